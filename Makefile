@@ -1,0 +1,40 @@
+# Both `make demo` and `make test` do all their set-up: a virtual environment in .venv, everything by pip.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test test-fast lint bench clean
+
+demo: $(VENV)/.engine  ## compare replicated, pd and ppd of a real model on two cores of this machine
+	$(BIN)/tercet compare --preset demo
+
+test: $(VENV)/.dev  ## every test that needs no third-party engine
+	$(BIN)/python -m pytest -m "not engines"
+
+test-fast: $(VENV)/.dev  ## the fast suite, for the inner loop
+	$(BIN)/python -m pytest -m "not slow and not engines"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.engine  ## the benchmarks, as ratios against a named peer in one run
+	$(BIN)/python -m benchmarks.run
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and by its exact pin: any other spec takes several GB of CUDA packages.
+$(VENV)/.engine: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt torch==2.13.0
+	$(PIP) install -c constraints.txt -e '.[engine]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.engine
+	$(PIP) install -c constraints.txt -e '.[engine,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,156 @@
+"""Conversations sent to a server: when they are due (open loop), or so many at a time (closed loop)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from time import perf_counter_ns
+from typing import Any, Protocol
+
+from tercet.bench.health import Health, Watch
+from tercet.bench.result import RequestResult
+from tercet.bench.sender import Headers, Sender
+
+OnResult = Callable[[RequestResult], None]
+
+_PREPARE_NS = 50_000_000
+"""A request's body is built this long before it is due, so that building it makes nothing late."""
+
+
+class Turn(Protocol):
+    """One turn of a conversation; `tercet.traffic.conversation.TurnSpec` is one."""
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens asked for."""
+
+    @property
+    def think_s(self) -> float:
+        """Silence before it, after the previous answer."""
+
+
+class Talk(Protocol):
+    """A conversation; `tercet.traffic.conversation.Conversation` is one."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+
+    @property
+    def arrival_s(self) -> float:
+        """When its first turn is due, in seconds after the start."""
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """Its turns."""
+
+    def request_body(
+        self, turn: int, history: Sequence[int], *, model: str, cache_salt: str | None = None
+    ) -> dict[str, Any]:
+        """Return turn `turn` (0 is the first) as a request; `history`: the token ids of all before it."""
+
+    def headers(self) -> Headers:
+        """Return the headers of each of its requests."""
+
+
+async def run_load(
+    sender: Sender,
+    talks: Sequence[Talk],
+    *,
+    model: str,
+    origin_ns: int,
+    on_result: OnResult,
+    cache_salt: str | None = None,
+    concurrency: int | None = None,
+) -> Health:
+    """Send every turn of `talks` and return the client's own health; `on_result` gets each request as it ends.
+
+    Open loop (`concurrency` None): a conversation starts `arrival_s` after `origin_ns`, whatever became of the others.
+    Closed loop: `concurrency` conversations at a time, in order, as fast as answers come. In both, turn k + 1 is due
+    `think_s` after turn k's end; after a failed turn the rest of its conversation is reported as not sent.
+    When cancelled, requests under way are cut and not reported; what had ended was told to `on_result`.
+    """
+    results: list[RequestResult] = []
+
+    def keep(result: RequestResult) -> None:
+        results.append(result)
+        on_result(result)
+
+    waiting = iter(talks)
+
+    async def one_by_one() -> None:
+        for talk in waiting:
+            await _converse(sender, talk, perf_counter_ns(), model, cache_salt, keep)
+
+    async with Watch() as watch:
+        async with asyncio.TaskGroup() as group:
+            if concurrency is None:
+                for talk in waiting:
+                    due_ns = origin_ns + int(talk.arrival_s * 1e9)
+                    group.create_task(_converse(sender, talk, due_ns, model, cache_salt, keep))
+            else:
+                for _ in range(min(concurrency, len(talks))):
+                    group.create_task(one_by_one())
+        return watch.health(results)
+
+
+async def _converse(
+    sender: Sender, talk: Talk, due_ns: int, model: str, cache_salt: str | None, keep: OnResult
+) -> None:
+    history: list[int] = []
+    for turn, spec in enumerate(talk.turns):
+        await _sleep_until(due_ns - _PREPARE_NS)
+        body = talk.request_body(turn, history, model=model, cache_salt=cache_salt)
+        payload = json.dumps(body, separators=(",", ":")).encode()
+        exact = spec.output_tokens if body.get("ignore_eos") else None
+        await _sleep_until(due_ns)
+        result = await sender.send(
+            payload,
+            scheduled_ns=due_ns,
+            conversation=talk.id,
+            turn=turn + 1,
+            headers=talk.headers(),
+            expected_tokens=exact,
+            chat="messages" in body,
+        )
+        keep(result)
+        if turn + 1 == len(talk.turns):
+            return
+        why = f"turn {turn + 1} failed" if not result.ok else _no_history(body, result)
+        if why:
+            _give_up(talk, turn + 1, why, keep)
+            return
+        history = [*body.get("prompt", ()), *result.token_ids]
+        due_ns = result.done_ns + int(talk.turns[turn + 1].think_s * 1e9)
+
+
+def _no_history(body: dict[str, Any], result: RequestResult) -> str | None:
+    if isinstance(body.get("prompt"), list) and len(result.token_ids) != (result.completion_tokens or -1):
+        return "the server did not return its answer's token ids (return_token_ids)"
+    return None
+
+
+def _give_up(talk: Talk, first: int, why: str, keep: OnResult) -> None:
+    """Report the turns from `first` on (0 is a conversation's first) as not sent."""
+    now_ns = perf_counter_ns()
+    for turn in range(first, len(talk.turns)):
+        keep(
+            RequestResult(
+                talk.id,
+                turn + 1,
+                now_ns,
+                now_ns,
+                now_ns,
+                error=f"not sent: {why}",
+                expected_tokens=talk.turns[turn].output_tokens,
+            )
+        )
+
+
+async def _sleep_until(due_ns: int) -> None:
+    """Sleep until perf_counter reads `due_ns`: loops' timers are coarse (uvloop: 1 ms) and may fire early."""
+    left_ns = due_ns - perf_counter_ns()
+    while left_ns > 0:
+        await asyncio.sleep(left_ns / 1e9)
+        left_ns = due_ns - perf_counter_ns()

@@ -1,0 +1,74 @@
+"""The flags of an engine, shared by `tercet serve` and `tercet worker`.
+
+`serve` gives them the default None, so that only flags really given win over the topology file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tercet.core.errors import UsageError
+
+Model = Annotated[
+    str | None, typer.Option(metavar="NAME", help="A name of `tercet model list`, a folder, or a Hugging Face id.")
+]
+RandomWeights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CONFIG", help="Random weights of this shape instead of a model's: tiny, a config.json, or its folder."
+    ),
+]
+CacheDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where models are kept.  [default: ~/.cache/tercet]")
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="tercet computes; virtual answers at the speed of --gpu.  [default: tercet]"),
+]
+Gpu = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The GPU that --engine virtual imitates: a100, h100, h200.  [default: h100]"),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(metavar="TYPE", help="bf16 or fp32: type of the weights and of the KV cache.  [default: bf16]"),
+]
+BlockSize = Annotated[int | None, typer.Option(metavar="N", help="Tokens per KV block.  [default: 16]")]
+KvBlocks = Annotated[
+    int | None, typer.Option(metavar="N", help="KV blocks of each rank; 0: as many as fit.  [default: 0]")
+]
+MaxNumSeqs = Annotated[int | None, typer.Option(metavar="N", help="Sequences in one batch.  [default: 64]")]
+MaxNumBatchedTokens = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Token budget of one step; longer prompts are cut in chunks.  [default: 512]"),
+]
+MaxModelLen = Annotated[
+    int | None, typer.Option(metavar="N", help="Longest prompt plus answer, in tokens.  [default: 4096]")
+]
+Transport = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="How KV blocks move: shm (same machine), tcp, auto (shm where possible).  [default: auto]"
+    ),
+]
+Lease = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="How long P keeps the blocks of a ticket nobody has read.  [default: 30]"),
+]
+
+
+def read_keys(path: Path | None) -> tuple[str, ...]:
+    """Return the keys of an API key file, one a line; empty lines and # comments are skipped. Raises UsageError."""
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"cannot read --api-key-file {path}: {error.strerror}") from error
+    keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    if not keys:
+        raise UsageError(f"--api-key-file {path} holds no key: write one a line")
+    return keys

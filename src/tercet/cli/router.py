@@ -1,0 +1,190 @@
+"""`tercet router`: the router alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from tercet.cli.engine_options import read_keys
+from tercet.core.errors import UsageError
+from tercet.core.stage import Mode
+from tercet.core.topology import mode_from_name
+
+URL_FLAGS = ("--worker", "--worker-urls", "--encode", "--prefill", "--decode")
+BALANCER_ALIASES = {"cache_aware": "prefix_aware"}
+"""What the vLLM router calls a balancer that we call otherwise."""
+
+
+def spread(arguments: list[str]) -> list[str]:
+    """Repeat a flag of URLs before each of its values: `--worker-urls A B` is `--worker-urls A --worker-urls B`."""
+    result: list[str] = []
+    flag = ""
+    for argument in arguments:
+        if argument.startswith("-"):
+            flag = argument if argument in URL_FLAGS else ""
+            if not flag:
+                result.append(argument)
+        elif flag:
+            result += [flag, argument]
+        else:
+            result.append(argument)
+    if flag and flag not in result[-2:]:
+        result.append(flag)  # no value at all: let the parser say so
+    return result
+
+
+class Command(TyperCommand):
+    """The command, whose flags of URLs take several values after one flag, as the vLLM router's do."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments."""
+        parsed: list[str] = super().parse_args(ctx, spread(args))
+        return parsed
+
+
+Urls = list[str] | None
+
+
+def router(
+    mode: Annotated[
+        str | None,
+        typer.Option(metavar="MODE", help="aggregated, replicated, pd, ppd.  [default: what the workers are for]"),
+    ] = None,
+    worker: Annotated[
+        Urls, typer.Option("--worker", "--worker-urls", metavar="URL...", help="Workers that prefill and decode.")
+    ] = None,
+    encode: Annotated[Urls, typer.Option(metavar="URL...", help="Encode workers.")] = None,
+    prefill: Annotated[Urls, typer.Option(metavar="URL...", help="Prefill workers.")] = None,
+    decode: Annotated[Urls, typer.Option(metavar="URL...", help="Decode workers.")] = None,
+    pd_disaggregation: Annotated[
+        bool, typer.Option("--pd-disaggregation", "--vllm-pd-disaggregation", help="The same as --mode pd.")
+    ] = False,
+    data_parallel_size: Annotated[
+        int | None,
+        typer.Option(
+            "--data-parallel-size",
+            "--intra-node-data-parallel-size",
+            metavar="N",
+            help="Ranks of every worker; URL#ranks=N says it of one.  [default: what the worker says]",
+        ),
+    ] = None,
+    dialect: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What the workers speak: tercet, vllm, sglang, trtllm.")
+    ] = None,
+    balancer: Annotated[
+        str | None,
+        typer.Option(
+            "--balancer",
+            "--policy",
+            metavar="NAME",
+            help="round_robin, random, least_loaded, power_of_two, consistent_hash, prefix_aware.  "
+            "[default: the mode's own]",
+        ),
+    ] = None,
+    ppd_threshold: Annotated[
+        int | None, typer.Option(metavar="TOKENS", help="Under ppd, a turn with fewer new tokens goes straight to D.")
+    ] = None,
+    prefill_fallback: Annotated[
+        str | None, typer.Option(metavar="WHAT", help="When no P answers: error, or decode (D does it).")
+    ] = None,
+    host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(metavar="N", help="Port to listen on.", min=0, max=65535)] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Accept only requests with one of these keys, one a line.")
+    ] = None,
+    worker_api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The key that the workers want, in the first line.")
+    ] = None,
+    connect_timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="To reach a worker.")] = None,
+    first_byte_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For a prefill, and for the first byte of a stream.")
+    ] = None,
+    answer_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For an answer that is not streamed.")
+    ] = None,
+    idle_timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Silence within an answer.")] = None,
+    max_body_bytes: Annotated[int | None, typer.Option(metavar="N", help="Longest request.")] = None,
+    max_answer_bytes: Annotated[int | None, typer.Option(metavar="N", help="Longest prefill answer.")] = None,
+    max_retries: Annotated[
+        int | None, typer.Option(metavar="N", help="Other workers tried, as long as nothing was answered.")
+    ] = None,
+    max_unaccepted_handoffs: Annotated[
+        int | None, typer.Option(metavar="N", help="Per decode rank: requests between prefill and acceptance.")
+    ] = None,
+    index_chunks: Annotated[int | None, typer.Option(metavar="N", help="Prefix chunks remembered per rank.")] = None,
+    max_conversations: Annotated[int | None, typer.Option(metavar="N", help="Conversations remembered.")] = None,
+    health_interval: Annotated[float | None, typer.Option(metavar="SECONDS", help="Between health checks.")] = None,
+    health_timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="For a health check.")] = None,
+    health_failures: Annotated[
+        int | None, typer.Option(metavar="N", help="Unanswered checks in a row that mean a worker is dead.")
+    ] = None,
+    probe_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For the request that proves a worker or a pair ready.")
+    ] = None,
+    shutdown_grace: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For requests in flight when it is asked to end.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything drawn at random.")] = None,
+) -> None:
+    """Start the router in front of workers that run already: one OpenAI-compatible URL for all of them.
+
+    A flag of URLs takes several, or may be repeated. Change the mode while it serves: POST /mode/NAME. Flags of vLLM's
+    router work too: --worker-urls, --policy, --pd-disaggregation, --intra-node-data-parallel-size.
+
+    \b
+    Examples:
+      tercet router --worker http://127.0.0.1:8001 http://127.0.0.1:8002
+      tercet router --mode ppd --prefill http://10.0.0.1:8001 --decode http://10.0.0.2:8001 http://10.0.0.3:8001
+      tercet router --dialect sglang --prefill http://p:30000#bootstrap=8998 --decode http://d:30000
+      tercet router --dialect vllm --pd-disaggregation --prefill http://p:8000 --decode http://d:8000
+    """
+    from tercet.router.app import run
+    from tercet.router.config import RouterConfig
+
+    given: dict[str, Any] = {
+        "mode": _mode(mode, pd_disaggregation),
+        "host": host,
+        "port": port,
+        "data_parallel_size": data_parallel_size,
+        "dialect": dialect,
+        "balancer": None if balancer is None else BALANCER_ALIASES.get(balancer, balancer),
+        "ppd_threshold": ppd_threshold,
+        "prefill_fallback": prefill_fallback,
+        "connect_timeout_s": connect_timeout,
+        "first_byte_timeout_s": first_byte_timeout,
+        "answer_timeout_s": answer_timeout,
+        "idle_timeout_s": idle_timeout,
+        "max_body_bytes": max_body_bytes,
+        "max_answer_bytes": max_answer_bytes,
+        "max_retries": max_retries,
+        "max_unaccepted_handoffs": max_unaccepted_handoffs,
+        "index_chunks": index_chunks,
+        "max_conversations": max_conversations,
+        "health_interval_s": health_interval,
+        "health_timeout_s": health_timeout,
+        "health_failures": health_failures,
+        "probe_timeout_s": probe_timeout,
+        "shutdown_grace_s": shutdown_grace,
+        "seed": seed,
+    }
+    config = RouterConfig(
+        workers=tuple(worker or ()),
+        encode=tuple(encode or ()),
+        prefill=tuple(prefill or ()),
+        decode=tuple(decode or ()),
+        api_keys=read_keys(api_key_file),
+        worker_api_key=next(iter(read_keys(worker_api_key_file)), None),
+        **{field: value for field, value in given.items() if value is not None},
+    )
+    raise typer.Exit(run(config))
+
+
+def _mode(name: str | None, pd_disaggregation: bool) -> Mode | None:
+    if not pd_disaggregation:
+        return None if name is None else mode_from_name(name)
+    if name not in (None, "pd", "ppd"):
+        raise UsageError(f"--pd-disaggregation and --mode {name} contradict each other: give one of them")
+    return Mode.PD if name is None else mode_from_name(name)

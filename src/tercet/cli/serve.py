@@ -1,0 +1,200 @@
+"""`tercet serve`: a topology, running."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tercet.cli import engine_options as flags
+from tercet.core.errors import UsageError
+from tercet.core.stage import Mode
+from tercet.core.topology import Topology, mode_from_name
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tercet.cli.start_view import StartView
+
+
+def serve(
+    topology: Annotated[
+        str | None,
+        typer.Argument(metavar="[TOPOLOGY.yaml|1P1D]", help="A file or a short form.  [default: the mode's preset]"),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(metavar="MODE", help="aggregated, replicated, pd, ppd.  [default: what the workers are for]"),
+    ] = None,
+    model: flags.Model = None,
+    random_weights: flags.RandomWeights = None,
+    engine: flags.Engine = None,
+    gpu: flags.Gpu = None,
+    dtype: flags.Dtype = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICE[,DEVICE]",
+            help="What ranks compute on, in turn: cpu:0, cpu:0-3, cuda:0.  "
+            "[default: the GPUs, else even shares of the cores]",
+        ),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Address the router listens on.  [default: 127.0.0.1]")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="The router's port; 0: any free one.  [default: 8000]", min=0, max=65535),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What `tercet stop` and `tercet logs` call it.  [default: the short form]"),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return once it is ready; it goes on running.")
+    ] = False,
+    restart: Annotated[
+        str,
+        typer.Option(
+            metavar="WHEN", help="on-failure: crashed parts start again, with growing pauses; no: they stay down."
+        ),
+    ] = "on-failure",
+    log_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the logs.  [default: ~/.local/state/tercet/NAME]")
+    ] = None,
+    start_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="How long one part may take to start.  [default: 120]")
+    ] = None,
+    balancer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="round_robin, random, least_loaded, power_of_two, consistent_hash, prefix_aware.  "
+            "[default: the mode's own]",
+        ),
+    ] = None,
+    ppd_threshold: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TOKENS", help="Under ppd, a turn with fewer new tokens goes straight to D.  [default: 512]"
+        ),
+    ] = None,
+    prefill_fallback: Annotated[
+        str | None,
+        typer.Option(metavar="WHAT", help="When no P answers: error, or decode (D does it).  [default: error]"),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Accept only requests with one of these keys, one a line.")
+    ] = None,
+    transport: flags.Transport = None,
+    lease: flags.Lease = None,
+    block_size: flags.BlockSize = None,
+    kv_blocks: flags.KvBlocks = None,
+    max_num_seqs: flags.MaxNumSeqs = None,
+    max_num_batched_tokens: flags.MaxNumBatchedTokens = None,
+    max_model_len: flags.MaxModelLen = None,
+    cache_dir: flags.CacheDir = None,
+) -> None:
+    """Start a topology on this machine: its workers, and an OpenAI-compatible router in front of them.
+
+    Without a topology, the mode's preset is started: 1A for aggregated (the default), 2A for replicated, 1P1D for pd
+    and ppd. In a short form P prefills, D decodes, A does both. A flag wins over the file's setting. Ctrl-C ends
+    everything; so does the end of this process, however it comes about.
+
+    \b
+    Examples:
+      tercet serve                                    one worker with smollm2-135m, on http://127.0.0.1:8000
+      tercet serve 1P1D --mode ppd --detach           prefill and decode apart; returns when ready
+      tercet serve 2A --devices cpu:0,cpu:1 --port 9000
+      tercet serve examples/topologies/pd.yaml --dtype fp32
+      tercet serve 2P2D --engine virtual --gpu h100   virtual GPUs: real scheduling, imitated speed
+      tercet serve 1P1D --random-weights tiny         starts in seconds, answers nonsense
+    """
+    from tercet.launch.devices import parse_devices
+    from tercet.launch.source import topology_from, with_settings
+
+    if restart not in ("on-failure", "no"):
+        raise UsageError(f"--restart {restart!r} is unknown: choose on-failure or no")
+    asked: Mode | None = None if mode is None else mode_from_name(mode)
+    settings: dict[str, Any] = {
+        "name": name,
+        "model": model,
+        "devices": None if devices is None else parse_devices(devices),
+        "random_weights": random_weights,
+        "engine": engine,
+        "gpu": gpu,
+        "dtype": dtype,
+        "host": host,
+        "port": port,
+        "balancer": balancer,
+        "ppd_threshold": ppd_threshold,
+        "prefill_fallback": prefill_fallback,
+        "api_key_file": None if api_key_file is None else str(api_key_file.absolute()),
+        "transport": transport,
+        "lease_s": lease,
+        "block_size": block_size,
+        "kv_blocks": kv_blocks,
+        "max_num_seqs": max_num_seqs,
+        "max_num_batched_tokens": max_num_batched_tokens,
+        "max_model_len": max_model_len,
+    }
+    built = with_settings(topology_from(topology, asked), settings)
+    _serve(built, detach, restart == "on-failure", log_dir, cache_dir, start_timeout)
+
+
+def _serve(
+    topology: Topology,
+    detach: bool,
+    restart: bool,
+    log_dir: Path | None,
+    cache_dir: Path | None,
+    start_timeout: float | None,
+) -> None:
+    import asyncio
+
+    from rich.console import Console
+
+    from tercet.cli.start_view import start_view
+    from tercet.launch.detached import DetachedSpec, start_detached
+    from tercet.launch.foreground import run_until_signal
+    from tercet.launch.local import START_TIMEOUT_S, LocalDeployment, check_router_port
+    from tercet.launch.model import prepare_model
+    from tercet.launch.state import default_run_root
+
+    # Before minutes go into fetching a model; the launcher looks again.
+    check_router_port(default_run_root(), topology.router)
+    console = Console(highlight=False)
+    timeout_s = START_TIMEOUT_S if start_timeout is None else start_timeout
+    with start_view(console) as view:
+        prepare_model(topology, cache_dir, view.model)
+        if detach:
+            spec = DetachedSpec(topology, None, log_dir, cache_dir, restart, timeout_s)
+            name = start_detached(spec, view.part)
+            view.close()
+            _say_how_to(console, name)
+            return
+        deployment = LocalDeployment(
+            topology, log_dir=log_dir, cache_dir=cache_dir, restart=restart, start_timeout_s=timeout_s
+        )
+        asyncio.run(run_until_signal(deployment, view.part, lambda: _ready(console, view, deployment.name)))
+
+
+def _ready(console: Console, view: StartView, name: str) -> None:
+    view.close()
+    _say_how_to(console, name)
+    console.print("Ctrl-C stops it.")
+
+
+def _say_how_to(console: Console, name: str) -> None:
+    """Tell what runs, and what to type next."""
+    from tercet.launch.state import default_run_root, find_running
+
+    state = find_running(default_run_root(), name)
+    lines = [
+        f"{state.name}: {state.shape} in mode {state.mode}, {state.model}, on {state.url}/v1",
+        f"logs: {state.log_dir}",
+        f"tercet status {state.url} | tercet logs router --name {state.name} -f | tercet stop {state.name}",
+    ]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)

@@ -1,0 +1,96 @@
+"""`tercet worker`: one worker alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tercet.cli import engine_options as flags
+from tercet.core.errors import UsageError
+from tercet.core.stage import Stage
+
+
+def worker(
+    name: Annotated[str, typer.Option(metavar="NAME", help="What logs and metrics call it.")] = "worker-0",
+    stages: Annotated[
+        str, typer.Option(metavar="STAGE[,STAGE]", help="prefill, decode, or both: then it serves whole requests.")
+    ] = "prefill,decode",
+    model: flags.Model = None,
+    served_model_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What clients call the model.  [default: the model's own name]")
+    ] = None,
+    random_weights: flags.RandomWeights = None,
+    cache_dir: flags.CacheDir = None,
+    engine: flags.Engine = None,
+    gpu: flags.Gpu = None,
+    dtype: flags.Dtype = None,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", help="0: any free port; the log names it.", min=0, max=65535)] = 0,
+    devices: Annotated[
+        str, typer.Option(metavar="DEVICE[,DEVICE]", help="One per rank: cpu:0, cpu:0-3 (four cores), cuda:0.")
+    ] = "cpu:0",
+    block_size: flags.BlockSize = None,
+    kv_blocks: flags.KvBlocks = None,
+    max_num_seqs: flags.MaxNumSeqs = None,
+    max_num_batched_tokens: flags.MaxNumBatchedTokens = None,
+    max_model_len: flags.MaxModelLen = None,
+    transport: flags.Transport = None,
+    lease: flags.Lease = None,
+    topology_id: Annotated[
+        str, typer.Option(metavar="ID", help="P and D must agree on it, and on the secret in TERCET_TOPOLOGY_SECRET.")
+    ] = "default",
+    api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Accept only requests with one of these keys, one a line.")
+    ] = None,
+) -> None:
+    """Start one worker: an OpenAI-compatible server on a URL, with one engine process per device.
+
+    `tercet serve` starts workers and router together; this is for putting a topology together by hand. Workers that
+    hand KV blocks to each other need the same TERCET_TOPOLOGY_SECRET (64 hex digits) in their environment.
+
+    \b
+    Examples:
+      tercet worker --port 8001                                        the whole of smollm2-135m on core 0
+      tercet worker --stages prefill --port 8001 --devices cpu:0
+      tercet worker --stages decode --port 8002 --devices cpu:1
+      tercet router --mode pd --prefill http://127.0.0.1:8001 --decode http://127.0.0.1:8002
+    """
+    from tercet.worker.config import WorkerConfig
+    from tercet.worker.front import run
+
+    given: dict[str, Any] = {
+        "model": model,
+        "engine": engine,
+        "dtype": dtype,
+        "block_size": block_size,
+        "kv_blocks": kv_blocks,
+        "max_num_seqs": max_num_seqs,
+        "max_num_batched_tokens": max_num_batched_tokens,
+        "max_model_len": max_model_len,
+        "transport": transport,
+        "lease_s": lease,
+    }
+    config = WorkerConfig(
+        name=name,
+        stages=frozenset(_stage(text.strip()) for text in stages.split(",")),
+        served_model_name=served_model_name,
+        random_weights=random_weights,
+        cache_dir=cache_dir,
+        gpu=gpu,
+        host=host,
+        port=port,
+        devices=tuple(text.strip() for text in devices.split(",")),
+        topology_id=topology_id,
+        api_keys=flags.read_keys(api_key_file),
+        **{field: value for field, value in given.items() if value is not None},
+    )
+    raise typer.Exit(run(config))
+
+
+def _stage(text: str) -> Stage:
+    try:
+        return Stage(text)
+    except ValueError:
+        raise UsageError(f"unknown stage {text!r}: choose {', '.join(Stage)}") from None

@@ -1,0 +1,123 @@
+"""What a comparison asks of a server beside its traffic: readiness for a run, mode, caches, one known question."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from tercet.core.errors import TercetError, UsageError
+from tercet.http.client import Client, ClientError
+from tercet.traffic.workload import TrafficSpec
+
+ADMIN_TIMEOUT_S = 10.0
+RESET_WAIT_S = 10.0
+ANSWER_TIMEOUT_S = 120.0
+JSON = (("Content-Type", "application/json"),)
+CAPITAL_QUESTION = "What is the capital of France?"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The first model a server lists; sizes None where it doesn't say."""
+
+    id: str
+    vocab_size: int | None
+    max_model_len: int | None
+
+
+async def served_model(client: Client, url: str) -> ServedModel:
+    """Return what `GET /v1/models` says. Raises TercetError when it says nothing useful."""
+    status, data = await _call(client, "GET", f"{url}/v1/models")
+    models = data.get("data") if isinstance(data, dict) else None
+    if status != 200 or not models:
+        raise TercetError(f"GET {url}/v1/models answered {status}: is this an OpenAI-compatible server?")
+    card = models[0]
+    return ServedModel(str(card["id"]), card.get("vocab_size"), card.get("max_model_len"))
+
+
+def require_room(model: ServedModel, traffic: TrafficSpec) -> None:
+    """Raise UsageError when a conversation outgrows what the model takes."""
+    if model.max_model_len is not None and traffic.longest > model.max_model_len:
+        raise UsageError(
+            f"conversations grow to {traffic.longest} tokens, {model.id} takes {model.max_model_len}: "
+            "lower --turns, --scale or the workload"
+        )
+
+
+async def switch_mode(client: Client, url: str, mode: str) -> None:
+    """Switch a router's mode. Raises TercetError with its reason when it refuses."""
+    status, data = await _call(client, "POST", f"{url}/mode/{mode}")
+    if status != 200:
+        raise TercetError(f"{url} refused mode {mode} with {status}: {_message(data)}")
+
+
+async def current_mode(client: Client, url: str) -> str | None:
+    """Return the mode that a Tercet router says it is in; None from any other server."""
+    status, data = await _call(client, "GET", f"{url}/mode")
+    return str(data["mode"]) if status == 200 and isinstance(data, dict) and "mode" in data else None
+
+
+async def forget_everything(client: Client, router_url: str, worker_urls: Mapping[str, str]) -> None:
+    """Empty every worker's prefix cache and the router's memory of conversations.
+
+    A worker refuses while sequences still use its blocks: it is asked again for RESET_WAIT_S, then TercetError.
+    """
+    for name, url in worker_urls.items():
+        until = monotonic() + RESET_WAIT_S
+        while True:
+            status, data = await _call(client, "POST", f"{url}/cache/reset")
+            if status == 200:
+                break
+            if status != 409 or monotonic() > until:
+                raise TercetError(f"{name} did not empty its prefix cache ({status}): {_message(data)}")
+            await asyncio.sleep(0.1)
+    status, data = await _call(client, "POST", f"{router_url}/conversations/clear")
+    if status != 200:
+        raise TercetError(f"{router_url} did not forget its conversations ({status}): {_message(data)}")
+
+
+async def ask_capital(client: Client, url: str, model: str) -> str:
+    """Return the answer to the question about the capital of France."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": CAPITAL_QUESTION}],
+        "temperature": 0,
+        "max_tokens": 16,
+    }
+    status, data = await _call(client, "POST", f"{url}/v1/chat/completions", body, timeout_s=ANSWER_TIMEOUT_S)
+    if status != 200:
+        raise TercetError(f"{url} answered {status} to a plain question: {_message(data)}")
+    return str(data["choices"][0]["message"]["content"]).strip()
+
+
+async def _call(
+    client: Client,
+    method: str,
+    url: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    timeout_s: float = ADMIN_TIMEOUT_S,
+) -> tuple[int, Any]:
+    payload = b"" if body is None else json.dumps(body).encode()
+    try:
+        response = await client.request(method, url, headers=JSON, body=payload, first_byte_timeout_s=timeout_s)
+        raw = await response.read()
+    except ValueError as error:
+        raise UsageError(f"{url}: {error}; write for instance http://127.0.0.1:8000") from error
+    except ClientError as error:
+        raise TercetError(f"{method} {url}: {error}") from error
+    try:
+        return response.status, json.loads(raw) if raw else None
+    except ValueError:
+        return response.status, raw.decode(errors="replace")
+
+
+def _message(data: Any) -> str:
+    """Return an OpenAI error object's message, or what came instead."""
+    if isinstance(data, dict) and isinstance(data.get("error"), dict):
+        return str(data["error"].get("message"))
+    return json.dumps(data)

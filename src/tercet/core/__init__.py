@@ -1,0 +1,1 @@
+"""Floor 0: words that every other floor shares. No I/O."""

@@ -1,0 +1,49 @@
+"""One hash chain for router, engine and caches.
+
+A block's hash is H(parent hash, token ids); the chain's root binds everything else that decides the KV values:
+model fingerprint, LoRA name, cache salt, and the content hashes of images.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+
+DIGEST_BYTES = 16
+
+
+def _digest(*parts: bytes) -> bytes:
+    h = blake2b(digest_size=DIGEST_BYTES)
+    for part in parts:
+        h.update(len(part).to_bytes(4, "little"))
+        h.update(part)
+    return h.digest()
+
+
+def root_hash(fingerprint: str, *, lora: str = "", cache_salt: str = "", media: Iterable[str] = ()) -> bytes:
+    """Return the parent of a sequence's first block. `media` are content hashes with their preprocessing."""
+    return _digest(fingerprint.encode(), lora.encode(), cache_salt.encode(), *(m.encode() for m in media))
+
+
+def block_hash(parent: bytes, tokens: Sequence[int]) -> bytes:
+    """Return the hash of one full block of token ids that follows `parent`."""
+    return blake2b(array("I", tokens).tobytes(), key=parent, digest_size=DIGEST_BYTES).digest()
+
+
+def extend_block_hashes(hashes: list[bytes], tokens: Sequence[int], block_size: int, root: bytes) -> None:
+    """Append to `hashes` those of the full blocks of `tokens` that are not yet in it."""
+    parent = hashes[-1] if hashes else root
+    for i in range(len(hashes), len(tokens) // block_size):
+        parent = block_hash(parent, tokens[i * block_size : (i + 1) * block_size])
+        hashes.append(parent)
+
+
+def text_chunk_hashes(text: bytes, chunk_bytes: int, root: bytes) -> list[bytes]:
+    """Return the chain over full `chunk_bytes` pieces of rendered text: the router's cheap prefix facts."""
+    hashes: list[bytes] = []
+    parent = root
+    for end in range(chunk_bytes, len(text) + 1, chunk_bytes):
+        parent = blake2b(text[end - chunk_bytes : end], key=parent, digest_size=DIGEST_BYTES).digest()
+        hashes.append(parent)
+    return hashes

@@ -1,0 +1,27 @@
+"""Identifiers: request ids, unguessable ticket ids, and `url@rank` addresses."""
+
+from __future__ import annotations
+
+import secrets
+
+from tercet.core.errors import UsageError
+
+
+def new_id(prefix: str) -> str:
+    """Return `prefix-` and 128 random bits in hex: unique, and unguessable by a client."""
+    return f"{prefix}-{secrets.token_hex(16)}"
+
+
+def split_rank(address: str) -> tuple[str, int | None]:
+    """Split `http://host:port@3` into (`http://host:port`, 3); rank None when absent."""
+    head, at, tail = address.rpartition("@")
+    if not at or "/" in tail or "://" not in head:
+        return address, None
+    if not tail.isdigit():
+        raise UsageError(f"bad rank {tail!r} in {address!r}: write URL@NUMBER")
+    return head, int(tail)
+
+
+def join_rank(url: str, rank: int | None) -> str:
+    """Write a rank's address: `url@rank`, or the URL alone when rank is None."""
+    return url if rank is None else f"{url}@{rank}"

@@ -1,0 +1,53 @@
+"""Routes: which ranks serve a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tercet.core.ids import join_rank
+from tercet.core.stage import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """One data-parallel engine of a worker. `letter` is its role (P, D, A), `index` its number among the ranks of that
+    role.
+
+    `rank` is None for a worker that has one rank only and need not be told which. `label` is the short name written in
+    routes, `P0`; `address` is `url` or `url@rank`. Both are made once: a router asks for them several times a request.
+    """
+
+    letter: str
+    index: int
+    url: str
+    rank: int | None = None
+    label: str = field(init=False, compare=False)
+    address: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Write label and address."""
+        object.__setattr__(self, "label", f"{self.letter}{self.index}")
+        object.__setattr__(self, "address", join_rank(self.url, self.rank))
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The legs of one request. `held` are the prompt tokens that the decode rank is believed to hold, `uncached`
+    those it lacks; `prefill_uncached` those that the prefill rank lacks. All are estimates, exact for token-id
+    prompts.
+
+    `known` says that the request continues a remembered conversation; `fallback` that P was wanted and not to be had.
+    """
+
+    mode: Mode
+    decode: Rank
+    prefill: Rank | None = None
+    held: int = 0
+    uncached: int = 0
+    prefill_uncached: int = 0
+    known: bool = False
+    fallback: bool = False
+
+    def __str__(self) -> str:
+        """Return for instance `P0>D1` or `A0`."""
+        return f"{self.prefill.label}>{self.decode.label}" if self.prefill else self.decode.label

@@ -1,0 +1,130 @@
+"""A topology: workers with stages, ranks, devices and engine, and the router in front of them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+
+from tercet.core.errors import UsageError
+from tercet.core.stage import ROLE_NAMES, ROLE_STAGES, Mode, Stage, role_letter
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """One worker: a front and one engine process per rank. `port` 0 lets the launcher choose.
+
+    `devices` holds one name per rank ("cpu:0", "cpu:0-1" for a set of cores, "cuda:0"); empty until the launcher
+    assigns them.
+    """
+
+    name: str
+    stages: frozenset[Stage]
+    ranks: int = 1
+    devices: tuple[str, ...] = ()
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """Settings of every worker's engine. `kv_blocks` 0 lets the engine size its pool."""
+
+    engine: str = "tercet"
+    gpu: str | None = None
+    dtype: str = "bf16"
+    block_size: int = 16
+    kv_blocks: int = 0
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    max_model_len: int = 4096
+    transport: str = "auto"
+    lease_s: float = 30.0
+    random_weights: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSpec:
+    """Settings of the router. `balancer` None leaves the choice to the mode; `port` 0 lets the launcher choose."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    balancer: str | None = None
+    ppd_threshold: int = 512
+    prefill_fallback: str = "error"
+    api_key_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """What `tercet serve` starts."""
+
+    name: str
+    model: str
+    mode: Mode
+    workers: tuple[WorkerSpec, ...]
+    devices: tuple[str, ...] = ()
+    engine: EngineSpec = field(default_factory=EngineSpec)
+    router: RouterSpec = field(default_factory=RouterSpec)
+
+    @property
+    def short_form(self) -> str:
+        """Return for instance `2E1P1D` or `2A`, counting workers by role."""
+        letters = [role_letter(worker.stages) for worker in self.workers]
+        return "".join(f"{letters.count(letter)}{letter}" for letter in "EPDA" if letter in letters)
+
+    @property
+    def ranks(self) -> int:
+        """Return the number of engine processes of all workers."""
+        return sum(worker.ranks for worker in self.workers)
+
+    def with_mode(self, mode: Mode) -> Topology:
+        """Return the same topology under another mode. Raises UsageError when a stage is missing."""
+        require_stages(mode, self.workers)
+        return replace(self, mode=mode)
+
+
+def parse_short_form(text: str) -> tuple[WorkerSpec, ...]:
+    """Read `1P1D`, `2A`, `2E1P1D`: a count and a role letter, repeated. Raises UsageError."""
+    if not re.fullmatch(r"(?:[1-9][0-9]{0,3}[EPDA])+", text):
+        raise UsageError(f"{text!r} is neither a file nor a short form: write for instance 1P1D, 2A or 2E1P1D")
+    workers: list[WorkerSpec] = []
+    for count, letter in re.findall(r"([0-9]+)([EPDA])", text):
+        start = sum(1 for worker in workers if worker.stages == ROLE_STAGES[letter])
+        workers += [WorkerSpec(f"{ROLE_NAMES[letter]}-{start + i}", ROLE_STAGES[letter]) for i in range(int(count))]
+    return tuple(workers)
+
+
+PRESETS: dict[Mode, str] = {Mode.AGGREGATED: "1A", Mode.REPLICATED: "2A", Mode.PD: "1P1D", Mode.PPD: "1P1D"}
+
+
+def missing_stage(mode: Mode, workers: tuple[WorkerSpec, ...]) -> str | None:
+    """Return why `mode` can't run on these workers, or None when it can."""
+    letters = {role_letter(worker.stages) for worker in workers}
+    if mode in (Mode.AGGREGATED, Mode.REPLICATED):
+        return None if "A" in letters else f"mode {mode} needs a worker with prefill and decode (A); there is none"
+    for letter, stage in (("P", "prefill"), ("D", "decode")):
+        if letter not in letters:
+            return f"mode {mode} needs a {stage} worker ({letter}); there is none"
+    return None
+
+
+def require_stages(mode: Mode, workers: tuple[WorkerSpec, ...]) -> None:
+    """Raise UsageError when `mode` can't run on these workers."""
+    if reason := missing_stage(mode, workers):
+        raise UsageError(reason)
+
+
+def default_mode(workers: tuple[WorkerSpec, ...]) -> Mode:
+    """Return the mode that uses these workers when none is named. Raises UsageError when no mode can."""
+    letters = [role_letter(worker.stages) for worker in workers]
+    if "A" in letters and "P" not in letters and "D" not in letters:
+        return Mode.AGGREGATED if letters.count("A") == 1 else Mode.REPLICATED
+    require_stages(Mode.PD, workers)
+    return Mode.PD
+
+
+def mode_from_name(name: str) -> Mode:
+    """Return the mode called `name`. Raises UsageError that lists the known ones."""
+    try:
+        return Mode(name)
+    except ValueError:
+        raise UsageError(f"unknown mode {name!r}: choose one of {', '.join(Mode)}") from None

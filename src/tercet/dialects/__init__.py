@@ -1,0 +1,1 @@
+"""Floor 1: each engine's wire protocol as a pure state machine."""

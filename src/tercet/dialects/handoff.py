@@ -1,0 +1,202 @@
+"""The state machine of every engine that hands KV on by `kv_transfer_params`: P first, then D with what P returned."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tercet.core.errors import RequestError
+from tercet.core.route import Rank, Route
+from tercet.core.stage import Stage
+from tercet.dialects.early_end import TICKET_FIELD, early_answer
+from tercet.dialects.protocol import Answer, Failure, Headers, Leg, Legs, Reply, Step
+from tercet.dialects.request import ClientRequest, dump
+from tercet.dialects.usage import failed, merge_cached, read_usage
+
+RANK_HEADER = "X-data-parallel-rank"
+MISFIT_CODE = "ticket_mismatch"
+
+PREFILL_PARAMS: dict[str, object] = {
+    "do_remote_decode": True,
+    "do_remote_prefill": False,
+    "remote_engine_id": None,
+    "remote_block_ids": None,
+    "remote_host": None,
+    "remote_port": None,
+}
+
+_DECODER = json.JSONDecoder()
+_BLANK = re.compile(r"\s*")
+
+Release = Callable[[ClientRequest, Route, dict[str, Any]], Leg | None]
+"""(request, route, ticket) -> the leg that frees P's blocks, None when the ticket holds none."""
+
+
+def leg_headers(request: ClientRequest, rank: Rank) -> Headers:
+    """Return the headers of a leg to `rank`."""
+    own: Headers = (("Content-Type", "application/json"),)
+    if rank.rank is not None:
+        own = (*own, (RANK_HEADER, str(rank.rank)))
+    return own + request.headers
+
+
+def prefill_body(request: ClientRequest) -> bytes:
+    """Return the prefill leg's body: one token of one choice, and a ticket."""
+    body = {key: value for key, value in request.body.items() if key not in ("stream_options", "best_of")}
+    body.update(max_tokens=1, n=1, stream=False)
+    if "max_completion_tokens" in body:
+        body["max_completion_tokens"] = 1
+    if isinstance(body.get("min_tokens"), int) and body["min_tokens"] > 1:
+        body["min_tokens"] = 1  # still: not to end at once
+    body[TICKET_FIELD] = PREFILL_PARAMS
+    return dump(body)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What P handed on: `params` to read, `raw` to pass on verbatim."""
+
+    params: dict[str, Any]
+    raw: bytes
+
+
+def split_ticket(body: bytes) -> tuple[dict[str, Any], Ticket | None]:
+    """Return P's answer without its ticket, and the ticket. Raises ValueError when the answer is no JSON object.
+
+    The ticket's own text is kept: a long prompt's ticket holds thousands of numbers, and writing them costs more than
+    all else that the router does about a request.
+    """
+    text = body.decode()
+    key = f'"{TICKET_FIELD}":'
+    # The last place: in a JSON string the quotes would be escaped.
+    at = text.rfind(key)
+    if at >= 0:
+        blank = _BLANK.match(text, at + len(key))
+        assert blank is not None
+        params, end = _DECODER.raw_decode(text, blank.end())
+        answer = json.loads(f"{text[:at]}{key}null{text[end:]}")
+        if isinstance(answer, dict) and answer.pop(TICKET_FIELD, answer) is None:
+            return answer, _ticket(params, text[blank.end() : end].encode())
+    answer = json.loads(text)
+    if not isinstance(answer, dict):
+        raise ValueError("not an object")
+    params = answer.pop(TICKET_FIELD, None)
+    return answer, _ticket(params, dump(params) if params else b"")
+
+
+def _ticket(params: object, raw: bytes) -> Ticket | None:
+    return Ticket(params, raw) if isinstance(params, dict) and params else None
+
+
+def with_ticket(raw: bytes, ticket: Ticket) -> bytes:
+    """Return a request's body, a JSON object without a ticket, with one."""
+    head = raw.rstrip()[:-1].rstrip()
+    comma = b"" if head.endswith(b"{") else b","
+    return b'%b%b"kv_transfer_params":%b}' % (head, comma, ticket.raw)
+
+
+class HandoffExchange:
+    """One request on one route, with or without a prefill leg."""
+
+    def __init__(self, request: ClientRequest, route: Route, release: Release) -> None:
+        self._request, self._route, self._release = request, route, release
+        self._ticket: Ticket | None = None
+        self._prefill_cached: int | None = None
+
+    def start(self) -> Legs:
+        """Return the prefill leg, or the only leg when D does it all."""
+        request, prefill = self._request, self._route.prefill
+        if prefill is None:
+            return Legs((self._decode_leg(request.raw),))
+        headers = leg_headers(request, prefill)
+        return Legs((Leg(Stage.PREFILL, prefill, request.path, headers, prefill_body(request)),))
+
+    def on_answer(self, leg: Leg, answer: Answer) -> Step:
+        """Take P's answer, or D's when it is not streamed or an error."""
+        if answer.status != 200:
+            return _not_ok(leg, answer)
+        if failed(answer.body):
+            return _engine_failed(leg)
+        return self._prefilled(leg, answer) if leg.stage is Stage.PREFILL else self._decoded(leg, answer)
+
+    def on_exit(self, accepted: bool) -> tuple[Leg, ...]:
+        """Return the release of P's blocks, unless D accepted them or there are none."""
+        ticket, self._ticket = self._ticket, None
+        if ticket is None or accepted:
+            return ()
+        release = self._release(self._request, self._route, ticket.params)
+        return () if release is None else (release,)
+
+    def _prefilled(self, leg: Leg, answer: Answer) -> Step:
+        try:
+            data, ticket = split_ticket(answer.body)
+            choice = data["choices"][0]
+            finish = choice["finish_reason"]
+        except (ValueError, LookupError, TypeError):
+            return _broken(leg, "its answer to a prefill is no OpenAI answer")
+        self._ticket = ticket
+        usage = read_usage(data.get("usage"))
+        self._prefill_cached = None if usage is None else usage.cached_tokens
+        request = self._request
+        if request.choices == 1 and (finish != "length" or request.max_tokens == 1):
+            try:
+                return Reply(200, *early_answer(data, request), early=True)
+            except (ValueError, TypeError, AttributeError):
+                return _broken(leg, "its answer to a prefill is no OpenAI answer")
+        if self._ticket is None:
+            # Nothing to hand on, yet more is wanted (another choice): D computes the prompt itself.
+            return Legs((self._decode_leg(request.raw),))
+        return Legs((self._decode_leg(with_ticket(request.raw, self._ticket)),))
+
+    def _decoded(self, leg: Leg, answer: Answer) -> Step:
+        if self._prefill_cached is not None:
+            try:
+                data = json.loads(answer.body)
+            except ValueError:
+                return _broken(leg, "its answer is not JSON")
+            if isinstance(data, dict) and merge_cached(data, self._prefill_cached):
+                return Reply(200, json.dumps(data, ensure_ascii=False).encode())
+        return Reply(200, answer.body, answer.headers.get("content-type", "application/json"))
+
+    def _decode_leg(self, body: bytes) -> Leg:
+        request, rank = self._request, self._route.decode
+        return Leg(Stage.DECODE, rank, request.path, leg_headers(request, rank), body, request.stream)
+
+
+def _not_ok(leg: Leg, answer: Answer) -> Step:
+    error = worker_error(leg.rank, answer)
+    if error.code == MISFIT_CODE:
+        message = f"{leg.rank.label} does not accept the blocks it was handed: {error.message}"
+        return Failure(RequestError(502, message, code=MISFIT_CODE), leg.rank, retry=True, misfit=True)
+    if answer.status >= 500 or answer.status < 400:
+        return Failure(error, leg.rank, retry=True)
+    return Reply(answer.status, answer.body, answer.headers.get("content-type", "application/json"))
+
+
+def worker_error(rank: Rank, answer: Answer) -> RequestError:
+    """Return a worker's error answer as an error of our own; keeps message, type and code where it is an error
+    object."""
+    status = answer.status if answer.status >= 400 else 502
+    try:
+        error = json.loads(answer.body)["error"]
+        message = str(error["message"])
+        code = error.get("code")
+        return RequestError(
+            status, message, kind=str(error.get("type") or ""), code=None if code is None else str(code)
+        )
+    except (ValueError, LookupError, TypeError, AttributeError):
+        text = answer.body[:200].decode("utf-8", "replace")
+        return RequestError(status, f"worker {rank.label} answered {answer.status}: {text}", code="worker_error")
+
+
+def _engine_failed(leg: Leg) -> Failure:
+    message = f'the engine of {leg.rank.label} failed while it answered (finish_reason "error")'
+    return Failure(RequestError(502, message, code="engine_error"), leg.rank, retry=True)
+
+
+def _broken(leg: Leg, what: str) -> Failure:
+    message = f"worker {leg.rank.label} does not speak this protocol: {what}"
+    return Failure(RequestError(502, message, code="bad_worker_answer"), leg.rank, retry=True)

@@ -1,0 +1,133 @@
+"""What a dialect is: it turns a request and a route into legs, and answers into the next step. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from tercet.core.errors import RequestError
+from tercet.core.route import Rank, Route
+from tercet.core.stage import Stage
+from tercet.dialects.request import ClientRequest
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One HTTP request (POST) to one rank. `streams`: if it succeeds, its answer's body is the client's, passed on as
+    it comes; any other answer is read whole and given to `on_answer`."""
+
+    stage: Stage
+    rank: Rank
+    path: str
+    headers: Headers
+    body: bytes
+    streams: bool = False
+
+    @property
+    def url(self) -> str:
+        """Where the leg goes."""
+        return self.rank.url + self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole HTTP answer. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Legs:
+    """Send these, all at once."""
+
+    legs: tuple[Leg, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The client's answer is complete. `early`: the decode leg was not needed."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+    early: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The route failed at `rank`. `retry`: another rank may do better. `misfit`: P and D don't understand each
+    other."""
+
+    error: RequestError
+    rank: Rank
+    retry: bool
+    misfit: bool = False
+
+
+Step = Legs | Reply | Failure
+
+
+class Exchange(Protocol):
+    """The dialect's side of one request on one route."""
+
+    def start(self) -> Legs:
+        """Return the first legs."""
+        ...
+
+    def on_answer(self, leg: Leg, answer: Answer) -> Step:
+        """Take a leg's whole answer; return what is next."""
+        ...
+
+    def on_exit(self, accepted: bool) -> tuple[Leg, ...]:
+        """The request is over. Return the releases to send: none when D `accepted` what P held for it."""
+        ...
+
+
+class Dialect(Protocol):
+    """One kind of engine. `ready_path` answers 200 when the worker serves; `reset_path` drops its prefix cache on
+    POST."""
+
+    @property
+    def name(self) -> str:
+        """Return the dialect's name."""
+        ...
+
+    @property
+    def ready_path(self) -> str:
+        """Return the path that says whether a worker is up."""
+        ...
+
+    @property
+    def reset_path(self) -> str:
+        """Return the path that empties a worker's prefix cache."""
+        ...
+
+    @property
+    def decode_alone(self) -> bool:
+        """True when a decode worker can serve a whole request; else it needs P for every prompt."""
+        ...
+
+    def begin(self, request: ClientRequest, route: Route) -> Exchange:
+        """Return the state machine of one request on one route. A route whose P is its D asks for a proof that this
+        half of a pair lives."""
+        ...
+
+    def engines(self, ready_answer: bytes) -> tuple[EngineState, ...]:
+        """Return what the answer of `ready_path` says of each rank; empty when it says nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """One rank as its worker describes it. A new `engine_id` is a new process with an empty cache; None while it
+    starts."""
+
+    rank: int
+    engine_id: str | None
+    ready: bool
+    kv_tokens: int | None = None

@@ -1,0 +1,62 @@
+"""What an answer of an engine means that writes its errors flat: a reply, a refusal or a failure."""
+
+from __future__ import annotations
+
+import json
+
+from tercet.core.errors import RequestError
+from tercet.dialects.handoff import worker_error
+from tercet.dialects.protocol import Answer, Failure, Leg, Reply, Step
+from tercet.dialects.request import dump
+from tercet.dialects.usage import merge_cached
+
+
+def refused(leg: Leg, answer: Answer) -> Step:
+    """Take an answer whose status is not 200: a 4xx is the client's own affair, all else the worker's fault."""
+    answer = nested(answer)
+    if 400 <= answer.status < 500:
+        return Reply(answer.status, answer.body, answer.headers.get("content-type", "application/json"))
+    return Failure(worker_error(leg.rank, answer), leg.rank, retry=True)
+
+
+def nested(answer: Answer) -> Answer:
+    """Return an error as OpenAI writes it: SGLang and TensorRT-LLM leave out the `error` around message, type and
+    code."""
+    try:
+        data = json.loads(answer.body)
+    except ValueError:
+        return answer
+    if not isinstance(data, dict) or "error" in data or not isinstance(data.get("message"), str):
+        return answer
+    code = data.get("code")
+    error = {
+        "message": data["message"],
+        "type": str(data.get("type") or ""),
+        "code": None if code is None else str(code),
+        "param": data.get("param"),
+    }
+    return Answer(answer.status, {"content-type": "application/json"}, dump({"error": error}))
+
+
+def engine_failed(leg: Leg, what: str) -> Failure:
+    """Return the failure of an engine that gave up although HTTP said 200."""
+    message = f"the engine of {leg.rank.label} failed while it answered ({what})"
+    return Failure(RequestError(502, message, code="engine_error"), leg.rank, retry=True)
+
+
+def broken(leg: Leg, what: str) -> Failure:
+    """Return the failure of a worker that answers something else than its protocol."""
+    message = f"worker {leg.rank.label} does not speak this protocol: {what}"
+    return Failure(RequestError(502, message, code="bad_worker_answer"), leg.rank, retry=True)
+
+
+def merged_reply(leg: Leg, answer: Answer, prefill_cached: int | None) -> Step:
+    """Return D's whole answer as the client's, with the cached tokens that P had, where P said so."""
+    if prefill_cached is not None:
+        try:
+            data = json.loads(answer.body)
+        except ValueError:
+            return broken(leg, "its answer is not JSON")
+        if isinstance(data, dict) and merge_cached(data, prefill_cached):
+            return Reply(200, json.dumps(data, ensure_ascii=False).encode())
+    return Reply(200, answer.body, answer.headers.get("content-type", "application/json"))

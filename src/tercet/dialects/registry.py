@@ -1,0 +1,36 @@
+"""The dialects by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tercet.core.errors import UsageError
+from tercet.dialects.protocol import Dialect
+from tercet.dialects.sglang import SglangDialect
+from tercet.dialects.tercet import TercetDialect
+from tercet.dialects.trtllm import TrtllmDialect
+from tercet.dialects.vllm import VllmDialect
+
+DIALECTS: dict[str, Dialect] = {
+    dialect.name: dialect for dialect in (TercetDialect(), VllmDialect(), SglangDialect(), TrtllmDialect())
+}
+
+
+def dialect_named(name: str) -> Dialect:
+    """Return the dialect called `name`. Raises UsageError that lists the known ones."""
+    try:
+        return DIALECTS[name]
+    except KeyError:
+        raise UsageError(f"unknown dialect {name!r}: choose one of {', '.join(DIALECTS)}") from None
+
+
+def dialect_for(name: str, bootstrap_ports: Mapping[str, int]) -> Dialect:
+    """Return the dialect called `name` for these workers: their bootstrap ports by URL, where one is given. Raises
+    UsageError."""
+    dialect = dialect_named(name)
+    if isinstance(dialect, SglangDialect):
+        return replace(dialect, bootstrap_ports=dict(bootstrap_ports))
+    if bootstrap_ports:
+        raise UsageError(f"the dialect {name} knows no bootstrap ports: leave #bootstrap=PORT out")
+    return dialect

@@ -1,0 +1,136 @@
+"""The dialect of SGLang: P and D get the same body at once and meet in a bootstrap room.
+
+Facts read in sglang 0.5.23 unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from tercet.core.errors import RequestError
+from tercet.core.route import Rank, Route
+from tercet.core.stage import Stage
+from tercet.dialects.handoff import leg_headers
+from tercet.dialects.protocol import Answer, EngineState, Leg, Legs, Reply, Step
+from tercet.dialects.refusal import engine_failed, refused
+from tercet.dialects.request import ClientRequest, dump
+from tercet.dialects.usage import failed
+
+DEFAULT_BOOTSTRAP_PORT = 8998
+"""Of `--disaggregation-bootstrap-port`."""
+
+FAKE_HOST = "2.2.2.2"
+"""Bootstrap host (`FAKE_BOOTSTRAP_HOST`) for which a disaggregated worker moves no blocks: its own warm-up and health
+check use it."""
+
+ROOMS = 2**63 - 2**20
+"""A room is a positive int64. Several prompts or choices take the rooms after the first, so some are left above; 0
+is taken by the engine for a room that nobody entered yet."""
+
+
+def random_room() -> int:
+    """Return a room that nobody else is in."""
+    return 1 + secrets.randbelow(ROOMS)
+
+
+@dataclass(frozen=True, slots=True)
+class SglangDialect:
+    """`bootstrap_ports` are those of the prefill workers, by URL, where they differ from the default.
+
+    A decode worker refuses (400) a request without a room, so it never computes a prompt itself: `decode_alone`.
+    /health runs an inference of a second or more; /get_model_info says no less: inferences prove readiness anyway.
+    """
+
+    bootstrap_ports: Mapping[str, int] = field(default_factory=dict)
+    room: Callable[[], int] = random_room
+    name: str = "sglang"
+    ready_path: str = "/get_model_info"
+    reset_path: str = "/flush_cache"
+    decode_alone: bool = False
+
+    def begin(self, request: ClientRequest, route: Route) -> SglangExchange:
+        """Return the state machine of one request on one route."""
+        return SglangExchange(request, route, self)
+
+    def engines(self, ready_answer: bytes) -> tuple[EngineState, ...]:
+        """Return nothing: ranks are given on the command line."""
+        return ()
+
+    def meeting(self, prefill: Rank) -> dict[str, object]:
+        """Return the fields that bring P and D together: D asks P's bootstrap server, on P's host, for the room."""
+        host = urlsplit(prefill.url).hostname
+        port = self.bootstrap_ports.get(prefill.url, DEFAULT_BOOTSTRAP_PORT)
+        return {"bootstrap_host": host, "bootstrap_port": port, "bootstrap_room": self.room()}
+
+
+class SglangExchange:
+    """One request on one route: a whole worker alone, or P and D at once.
+
+    Nothing is ever held for long, so there is nothing to release: a leg whose connection closes is aborted, and its
+    blocks with it. A leg left alone would wait 300 s (SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT): the caller cancels it
+    as soon as the other one failed.
+    """
+
+    def __init__(self, request: ClientRequest, route: Route, dialect: SglangDialect) -> None:
+        self._request, self._route, self._dialect = request, route, dialect
+
+    def start(self) -> Legs:
+        """Return the leg of a whole worker, or both. Raises RequestError 501 when D alone is asked for an answer."""
+        request, prefill, decode = self._request, self._route.prefill, self._route.decode
+        if prefill is decode:  # one half of a pair is probed
+            return Legs((self._leg(Stage.DECODE, decode, self._alone(decode)),))
+        if prefill is not None:
+            meeting = self._dialect.meeting(prefill)
+            hint = {} if prefill.rank is None else {"disagg_prefill_dp_rank": prefill.rank}
+            return Legs(
+                (
+                    self._leg(Stage.PREFILL, prefill, meeting),
+                    self._leg(Stage.DECODE, decode, {**meeting, **hint}, request.stream),
+                )
+            )
+        if decode.letter == "D":
+            message = f"the SGLang decode worker {decode.label} can't compute a prompt: it needs a prefill worker"
+            raise RequestError(501, message, code="no_prefill_worker")
+        return Legs((self._leg(Stage.DECODE, decode, {}, request.stream),))
+
+    def on_answer(self, leg: Leg, answer: Answer) -> Step:
+        """Take P's answer, which only says whether it failed, or D's when it is not streamed or an error.
+
+        Nothing is merged: the first token's logprobs and P's count of cached tokens reach D with the blocks
+        (`MetadataBuffers`), and D's answer holds them. The prompt's own logprobs (`echo`), which P alone has, are
+        not.
+        """
+        if answer.status != 200:
+            return refused(leg, answer)
+        if failed(answer.body):
+            return engine_failed(leg, "an error in its stream")
+        if aborted(answer.body):
+            # Somebody else aborted it there: what there is of an answer is none.
+            return engine_failed(leg, 'finish_reason "abort"')
+        if leg.stage is Stage.PREFILL:
+            return Legs(())
+        return Reply(200, answer.body, answer.headers.get("content-type", "application/json"))
+
+    def on_exit(self, accepted: bool) -> tuple[Leg, ...]:
+        """Return nothing."""
+        return ()
+
+    def _alone(self, rank: Rank) -> dict[str, object]:
+        """Return the fields that make one half of a pair answer without the other: nonsense, but proof of life."""
+        # The room chooses the rank where nothing else does.
+        return {"bootstrap_host": FAKE_HOST, "bootstrap_port": None, "bootstrap_room": rank.rank or 0}
+
+    def _leg(self, stage: Stage, rank: Rank, fields: dict[str, object], streams: bool = False) -> Leg:
+        request = self._request
+        if rank.rank is not None:
+            fields = {**fields, "routed_dp_rank": rank.rank}
+        body = dump({**request.body, **fields}) if fields else request.raw
+        return Leg(stage, rank, request.path, leg_headers(request, rank), body, streams)
+
+
+def aborted(text: bytes) -> bool:
+    """True when an answer ended because somebody aborted the request in the engine."""
+    return b'"finish_reason":"abort"' in text or b'"finish_reason": "abort"' in text

@@ -1,0 +1,54 @@
+"""The dialect of the built-in engine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tercet.core.route import Route
+from tercet.core.stage import Stage
+from tercet.dialects.handoff import HandoffExchange, leg_headers
+from tercet.dialects.protocol import EngineState, Leg
+from tercet.dialects.request import ClientRequest, dump
+
+RELEASE_PATH = "/kv/release"
+
+
+@dataclass(frozen=True, slots=True)
+class TercetDialect:
+    """Tickets name themselves; P is told to let go of one by its id."""
+
+    name: str = "tercet"
+    ready_path: str = "/ready"
+    reset_path: str = "/cache/reset"
+    decode_alone: bool = True
+
+    def begin(self, request: ClientRequest, route: Route) -> HandoffExchange:
+        """Return the state machine of one request on one route."""
+        return HandoffExchange(request, route, release)
+
+    def engines(self, ready_answer: bytes) -> tuple[EngineState, ...]:
+        """Read the `engines` of a front's answer to /ready; empty when there are none."""
+        try:
+            return tuple(_state(engine) for engine in json.loads(ready_answer)["engines"])
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return ()
+
+
+def _state(engine: dict[str, Any]) -> EngineState:
+    engine_id, kv_tokens = engine["engine_id"], engine.get("kv_tokens")
+    return EngineState(
+        int(engine["rank"]),
+        None if engine_id is None else str(engine_id),
+        bool(engine["ready"]),
+        kv_tokens if isinstance(kv_tokens, int) and kv_tokens > 0 else None,
+    )
+
+
+def release(request: ClientRequest, route: Route, ticket: dict[str, Any]) -> Leg | None:
+    """Return the request that frees a ticket's blocks on P at once."""
+    if route.prefill is None or "ticket_id" not in ticket:
+        return None
+    body = dump({"ticket_id": ticket["ticket_id"]})
+    return Leg(Stage.PREFILL, route.prefill, RELEASE_PATH, leg_headers(request, route.prefill), body)

@@ -1,0 +1,44 @@
+"""The dialect of vLLM: whole requests, and prefill handed to decode by its NIXL connector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tercet.core.route import Route
+from tercet.core.stage import Stage
+from tercet.dialects.handoff import HandoffExchange, leg_headers
+from tercet.dialects.protocol import EngineState, Leg
+from tercet.dialects.request import COMPLETIONS_PATH, ClientRequest, dump
+
+NO_SUCH_MODEL = "tercet-release"
+
+
+@dataclass(frozen=True, slots=True)
+class VllmDialect:
+    """vLLM has no word for a release: D tells P to free what a request names that D refuses, and so frees what we
+    name."""
+
+    name: str = "vllm"
+    ready_path: str = "/health"
+    reset_path: str = "/reset_prefix_cache"
+    decode_alone: bool = True
+
+    def begin(self, request: ClientRequest, route: Route) -> HandoffExchange:
+        """Return the state machine of one request on one route."""
+        return HandoffExchange(request, route, release)
+
+    def engines(self, ready_answer: bytes) -> tuple[EngineState, ...]:
+        """Return nothing: /health has no body."""
+        return ()
+
+
+def release(request: ClientRequest, route: Route, ticket: dict[str, Any]) -> Leg | None:
+    """Return a request that D refuses (404, unknown model), upon which it tells P to free the ticket's blocks.
+
+    P frees them when D's engine next makes a step; failing that, the lease (30 s) ends.
+    """
+    if not ticket.get("do_remote_prefill"):
+        return None
+    body = dump({"model": NO_SUCH_MODEL, "prompt": "x", "max_tokens": 1, "kv_transfer_params": ticket})
+    return Leg(Stage.DECODE, route.decode, COMPLETIONS_PATH, leg_headers(request, route.decode), body)

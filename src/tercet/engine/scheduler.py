@@ -1,0 +1,307 @@
+"""The scheduler: which tokens are computed next. Pure: no clock, socket, thread or tensor; `now` is passed in.
+
+Order of arrival (of `add`) decides everything: who is admitted, who gets the token budget first, and who is preempted
+last. A sequence gets the blocks of its whole prompt when it is admitted, and one more whenever it grows into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+from tercet.core.sampling import SampledToken
+from tercet.engine.allocation import Allocation
+from tercet.engine.blocks import BlockPool
+from tercet.engine.bounds import check_fit, finish_reason, set_bounds
+from tercet.engine.held import HeldSequences
+from tercet.engine.leap import Tokens, leap, longest_leap
+from tercet.engine.limits import SchedulerConfig, SchedulerStats
+from tercet.engine.sequence import Batch, Chunk, Fetch, Output, Schedule, Sequence, State
+from tercet.engine.waiting import WaitingQueue, insert_by_arrival, remove_by_arrival
+
+__all__ = ["Scheduler", "SchedulerConfig", "SchedulerStats"]
+
+_EMPTY = Batch(())
+
+
+class Scheduler:
+    """Owns all sequences of one engine from `add` to their end. Not thread-safe.
+
+    One step at a time: `schedule`, execute its batch, `step_done`; an empty batch needs no `step_done`. Every other
+    method may be called in between.
+    """
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.config = config
+        self._pool = BlockPool(config.num_blocks)
+        self._allocation = Allocation(self._pool, config.block_size, config.prefix_caching)
+        self._sequences: dict[str, Sequence] = {}
+        self._queue = WaitingQueue(self._allocation)
+        self._running: list[Sequence] = []  # by arrival
+        self._fetching: dict[str, Sequence] = {}  # cancelled ones too: a transfer may still write into their blocks
+        self._held = HeldSequences()
+        self._executing: Batch | None = None
+        self._added = 0
+        self._preemptions = 0
+        self._expirations = 0
+        self._remote_recomputes = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence. Raises RequestError when it can never fit or its ticket contradicts it."""
+        if sequence.id in self._sequences or sequence.id in self._fetching:
+            raise ValueError(f"sequence {sequence.id!r} is already here")
+        check_fit(sequence, self.config)
+        set_bounds(sequence, self.config)
+        sequence.number = self._added
+        sequence.state = State.WAITING if sequence.ticket is None else State.WAITING_REMOTE
+        self._added += 1
+        self._sequences[sequence.id] = sequence
+        self._queue.add(sequence)
+
+    def cancel(self, sequence_id: str) -> Output | None:
+        """End a sequence in any state; None when it is unknown.
+
+        Blocks that a running step or transfer may still write are freed when that ends.
+        """
+        sequence = self._sequences.pop(sequence_id, None)
+        if sequence is None:
+            return None
+        if self._held.remove(sequence_id) is not None:
+            self._allocation.free(sequence)
+        elif sequence.state is State.RUNNING:
+            remove_by_arrival(self._running, sequence)
+            if not self._is_executing(sequence):
+                self._allocation.free(sequence)
+        elif sequence_id not in self._fetching:
+            self._queue.remove(sequence)
+        sequence.state, sequence.finish_reason = State.DONE, "abort"
+        return Output(sequence, None, "abort")
+
+    def schedule(self, now: float) -> Schedule:
+        """Return the next batch and the remote reads to start; both count as in flight from now on.
+
+        Decodes come first, then prompts under way, then admissions; each by order of arrival, all under one budget.
+        """
+        if self._executing is not None:
+            raise RuntimeError("the last batch is still executing: call step_done first")
+        chunks, prompts = self._decodes()
+        budget = self.config.max_num_batched_tokens - len(chunks)
+        for sequence in prompts:
+            if budget == 0:
+                break
+            budget -= self._prompt_chunk(sequence, budget, chunks)
+        fetches: list[Fetch] = []
+        if self._queue:
+            # A spare block for each that runs to grow into, or who enters would be preempted at once.
+            for sequence in self._queue.admit(self._seats_left(), len(self._running), budget):
+                if sequence.state is State.WAITING_REMOTE:
+                    fetches.append(self._fetch(sequence))
+                else:
+                    sequence.state = State.RUNNING
+                    insert_by_arrival(self._running, sequence)
+                    budget -= self._prompt_chunk(sequence, budget, chunks)
+        if not chunks:
+            return Schedule(_EMPTY, tuple(fetches))
+        self._executing = Batch(tuple(chunks))
+        return Schedule(self._executing, tuple(fetches))
+
+    def _decodes(self) -> tuple[list[Chunk], list[Sequence]]:
+        """Return the decode chunks, and the running sequences with more than one token to compute."""
+        running, allocation, size = self._running, self._allocation, self.config.block_size
+        chunks: list[Chunk] = []
+        prompts: list[Sequence] = []
+        index = 0
+        while index < len(running):
+            sequence = running[index]
+            start = sequence.computed
+            if len(sequence.tokens) - start > 1:
+                prompts.append(sequence)
+            else:
+                if start == len(sequence.blocks) * size:
+                    while self._pool.available == 0 and self._preempt_last() is not sequence:
+                        pass
+                    if sequence.state is not State.RUNNING:
+                        break
+                    allocation.grow(sequence)
+                chunks.append(Chunk(sequence, start, 1, True))
+            index += 1
+        return chunks, prompts
+
+    def _preempt_last(self) -> Sequence:
+        """Take the blocks of the latest arrival; it keeps its tokens and computes them again later."""
+        sequence = self._running.pop()
+        self._allocation.free(sequence)
+        sequence.state = State.PREEMPTED
+        sequence.preemptions += 1
+        self._preemptions += 1
+        self._queue.add(sequence)
+        return sequence
+
+    def _prompt_chunk(self, sequence: Sequence, budget: int, chunks: list[Chunk]) -> int:
+        start, known = sequence.computed, len(sequence.tokens)
+        # After a failed fetch the first token may lie beyond the prompt's blocks: it then decodes, which grows.
+        length = min(budget, known - start, len(sequence.blocks) * self.config.block_size - start)
+        chunks.append(Chunk(sequence, start, length, start + length == known))
+        return length
+
+    def _seats_left(self) -> int:
+        fetching = sum(1 for sequence in self._fetching.values() if sequence.state is not State.DONE)
+        return self.config.seats - len(self._running) - fetching
+
+    def _fetch(self, sequence: Sequence) -> Fetch:
+        """Ask for the blocks that the own cache lacks; asked for none, the transfer still tells P to free its own."""
+        assert sequence.ticket is not None
+        self._fetching[sequence.id] = sequence
+        known = sequence.computed // self.config.block_size
+        return Fetch(sequence, sequence.ticket.block_ids[known:], tuple(sequence.blocks[known:]))
+
+    def step_done(self, batch: Batch, sampled: Seq[SampledToken | None], now: float) -> list[Output]:
+        """Commit the step that `schedule` returned; `sampled` has an entry for each chunk, None where none was due."""
+        if batch is not self._executing:
+            raise RuntimeError("this batch is not the one that is executing")
+        self._executing = None
+        outputs: list[Output] = []
+        computed = self._allocation.computed
+        for chunk, token in zip(batch.chunks, sampled, strict=True):
+            sequence = chunk.sequence
+            if sequence.state is State.DONE:  # cancelled meanwhile
+                self._allocation.free(sequence)
+                continue
+            computed(sequence, chunk.start + chunk.length)
+            if not chunk.samples:
+                continue
+            if token is None:
+                raise ValueError(f"the executor returned no token for {sequence.id!r}")
+            tokens = sequence.tokens
+            tokens.append(token.token)
+            reason = None
+            if token.token in sequence.stops or len(tokens) >= sequence.limit:
+                reason = finish_reason(sequence)
+            if reason is not None:
+                self._finish_running(sequence, reason)
+            elif sequence.hold:
+                remove_by_arrival(self._running, sequence)
+                sequence.state = State.HELD
+                self._held.add(sequence, now + self.config.lease_s)
+            outputs.append(Output(sequence, token, reason))
+        return outputs
+
+    def remote_ready(self, sequence_id: str, now: float) -> list[Output]:
+        """Note that a fetch succeeded: the ticket's first token comes out, and the sequence decodes on."""
+        sequence = self._fetched(sequence_id)
+        if sequence is None:
+            return []
+        sequence.external_tokens = sequence.prompt_len - sequence.computed
+        self._allocation.computed(sequence, sequence.prompt_len)
+        return self._start_from_ticket(sequence)
+
+    def remote_failed(self, sequence_id: str, now: float) -> list[Output]:
+        """Note that a fetch failed: the first token stays and comes out, the prompt is computed here."""
+        sequence = self._fetched(sequence_id)
+        if sequence is None:
+            return []
+        self._remote_recomputes += 1
+        return self._start_from_ticket(sequence)
+
+    def _fetched(self, sequence_id: str) -> Sequence | None:
+        sequence = self._fetching.pop(sequence_id)
+        if sequence.state is State.DONE:  # cancelled meanwhile
+            self._allocation.free(sequence)
+            return None
+        return sequence
+
+    def _start_from_ticket(self, sequence: Sequence) -> list[Output]:
+        assert sequence.ticket is not None
+        sequence.state = State.RUNNING
+        insert_by_arrival(self._running, sequence)
+        reason = finish_reason(sequence)
+        if reason is not None:
+            self._finish_running(sequence, reason)
+        return [Output(sequence, sequence.ticket.first, reason)]
+
+    def release(self, sequence_id: str) -> bool:
+        """Free a held sequence's blocks; False when it is not held (any more)."""
+        sequence = self._held.remove(sequence_id)
+        if sequence is None:
+            return False
+        self._end_held(sequence)
+        return True
+
+    def renew(self, sequence_id: str, until: float) -> bool:
+        """Move the end of a held sequence's lease; False when it is not held."""
+        return self._held.renew(sequence_id, until)
+
+    def expire(self, now: float) -> list[Sequence]:
+        """Free and return the held sequences whose lease ended."""
+        expired = self._held.remove_expired(now)
+        for sequence in expired:
+            self._end_held(sequence)
+        self._expirations += len(expired)
+        return expired
+
+    def next_deadline(self) -> float | None:
+        """Return when `expire` has something to do next."""
+        return self._held.next_end()
+
+    def uneventful_steps(self) -> int:
+        """Return how many decode steps can pass before one could finish, admit, preempt or hold a sequence.
+
+        A stop token can end a sequence earlier: whoever knows the tokens sees to that.
+        """
+        if self._executing is not None:
+            return 0
+        if self._queue and self._seats_left() and not self._queue.is_stuck(len(self._running)):
+            return 0
+        return longest_leap(self._running, self._allocation)
+
+    def advance(self, k: int, tokens: Tokens) -> None:
+        """Commit k decode steps at once, exactly as k rounds of `schedule` and `step_done` would.
+
+        `tokens(sequence, k)` returns the k tokens that a sequence produces. Raises ValueError when k exceeds
+        `uneventful_steps()` or a token would end its sequence.
+        """
+        if not 0 <= k <= self.uneventful_steps():
+            raise ValueError(f"{k} steps asked for, {self.uneventful_steps()} are uneventful")
+        if k:
+            leap(self._running, self._allocation, k, tokens)
+
+    def reset_cache(self) -> bool:
+        """Drop all unreferenced cached blocks; False when blocks in use still hold known prefixes."""
+        return self._pool.forget_idle()
+
+    def stats(self) -> SchedulerStats:
+        """Return the figures of this moment; takes time linear in the number of sequences."""
+        states = [sequence.state for sequence in self._sequences.values()]
+        return SchedulerStats(
+            running=len(self._running),
+            waiting=states.count(State.WAITING),
+            waiting_remote=states.count(State.WAITING_REMOTE),
+            preempted=states.count(State.PREEMPTED),
+            held=len(self._held),
+            blocks_total=self._pool.num_blocks,
+            blocks_in_use=self._pool.in_use,
+            blocks_held=self._held.blocks,
+            blocks_cached=self._pool.idle,
+            uncompleted_tokens=sum(
+                len(s.tokens) - s.computed for s in self._sequences.values() if s.state is not State.HELD
+            ),
+            prefix_queries=self._allocation.prefix_queries,
+            prefix_hits=self._allocation.prefix_hits,
+            preemptions=self._preemptions,
+            expirations=self._expirations,
+            remote_recomputes=self._remote_recomputes,
+        )
+
+    def _finish_running(self, sequence: Sequence, reason: str) -> None:
+        remove_by_arrival(self._running, sequence)
+        self._allocation.free(sequence)
+        del self._sequences[sequence.id]
+        sequence.state, sequence.finish_reason = State.DONE, reason
+
+    def _end_held(self, sequence: Sequence) -> None:
+        self._allocation.free(sequence)
+        del self._sequences[sequence.id]
+        sequence.state = State.DONE
+
+    def _is_executing(self, sequence: Sequence) -> bool:
+        batch = self._executing
+        return batch is not None and any(chunk.sequence is sequence for chunk in batch.chunks)

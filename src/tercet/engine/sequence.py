@@ -1,0 +1,114 @@
+"""A sequence: one prompt on its way to one answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from tercet.core.sampling import SampledToken, SamplingParams
+from tercet.core.ticket import Ticket
+
+
+class State(StrEnum):
+    """Where a sequence is. See the scheduler's contract in the design."""
+
+    WAITING = "waiting"
+    WAITING_REMOTE = "waiting_remote"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    HELD = "held"
+    DONE = "done"
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Sequence:
+    """Mutable bookkeeping of one sequence; owned by one Scheduler, read by its executor.
+
+    `tokens` is the prompt followed by the output; `computed` counts the leading tokens whose KV is in `blocks`.
+    `hold` asks for a ticket after the first token (prefill worker); `ticket` says that the prompt's KV is held
+    elsewhere (decode worker): `tokens` then already ends with the ticket's first token.
+
+    The scheduler sets `number` (order of arrival), `limit` (length in tokens that ends it) and `stops` (tokens that do)
+    when the sequence is added.
+    """
+
+    id: str
+    tokens: list[int]
+    prompt_len: int
+    sampling: SamplingParams
+    arrival: float
+    root: bytes
+    hold: bool = False
+    ticket: Ticket | None = None
+    state: State = State.WAITING
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)
+    cached_tokens: int = 0
+    external_tokens: int = 0
+    preemptions: int = 0
+    lease_until: float | None = None
+    finish_reason: str | None = None
+    number: int = 0
+    limit: int = 0
+    stops: frozenset[int] = frozenset()
+
+    @property
+    def output_len(self) -> int:
+        """Tokens produced so far, a ticket's first token included."""
+        return len(self.tokens) - self.prompt_len
+
+
+class Chunk(NamedTuple):
+    """A sequence's share of one step: compute tokens[start : start + length].
+
+    `samples`: the last position's logits choose the token at position start + length. One is made for every sequence
+    of every step, hence a tuple: a frozen data class takes three times as long to make.
+    """
+
+    sequence: Sequence
+    start: int
+    length: int
+    samples: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step: decode chunks (length 1) and prefill chunks under one token budget."""
+
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed in this step."""
+        return sum(chunk.length for chunk in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """A remote read to start: copy the ticket's blocks `remote` into the local blocks `local`, pairwise."""
+
+    sequence: Sequence
+    remote: tuple[int, ...]
+    local: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What `Scheduler.schedule(now)` decided: a batch to execute (may be empty) and reads to start beside it."""
+
+    batch: Batch
+    fetches: tuple[Fetch, ...] = ()
+
+
+class Output(NamedTuple):
+    """What one step (or event) brought one sequence, which is already in the state that follows.
+
+    `sampled` is None for an event without a token (cancelled, failed). `finish_reason` is "stop", "length", "abort",
+    "error" or None. A tuple for the same reason as Chunk.
+    """
+
+    sequence: Sequence
+    sampled: SampledToken | None
+    finish_reason: str | None

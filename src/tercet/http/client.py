@@ -1,0 +1,181 @@
+"""The lean HTTP/1.1 client: pooled connections, deadlines, time stamps at the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Iterable
+from time import perf_counter_ns
+from urllib.parse import urlsplit
+
+from tercet.http.deadlines import Deadlines
+from tercet.http.errors import ClientError
+from tercet.http.relay import OnFirst, Relayed
+from tercet.http.response import Response
+from tercet.http.upstream import Key, Upstream
+from tercet.http.wire import request_head
+
+__all__ = ["Client", "ClientError", "OnFirst", "Relayed", "Response"]
+
+_STALE_WITHIN_NS = 1_000_000_000
+_MAX_URLS = 4096
+
+
+class Client:
+    """Sends requests over keep-alive connections, pooled by host and port.
+
+    A pooled connection that the server closes as soon as a request is written on it, before a byte of an answer, was
+    stale: the request is sent once more, on a fresh connection. `max_header_bytes` bounds an answer's head.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect_timeout_s: float = 2.0,
+        max_connections_per_host: int = 4096,
+        keep_alive_s: float = 4.0,
+        max_header_bytes: int = 64 * 1024,
+        deadline_resolution_s: float = 0.1,
+    ) -> None:
+        self._open: Deadlines[Upstream] = Deadlines(deadline_resolution_s)
+        self.keep_alive_ns = int(keep_alive_s * 1e9)
+        self._connect_timeout_s = connect_timeout_s
+        self._max_per_host = max_connections_per_host
+        self._max_header_bytes = max_header_bytes
+        self._idle: dict[Key, list[Upstream]] = {}
+        self._count: dict[Key, int] = {}
+        self._connecting: dict[Key, int] = {}
+        self._urls: dict[str, tuple[Key, str, str]] = {}
+        self._closed = False
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        first_byte_timeout_s: float = 60.0,
+        idle_timeout_s: float = 30.0,
+        on_begin: Callable[[Response], None] | None = None,
+    ) -> Response:
+        """Send a request; return once the answer's head has arrived.
+
+        `Host` and `Content-Length` are added. `on_begin` is given the response before anything of it came.
+        `first_byte_timeout_s` runs until the first byte of the answer's *body*, `idle_timeout_s` between its later
+        bytes. Raises ClientError, and ValueError for an URL or header that is none.
+        """
+        key, target, authority = self._split(url)
+        lines = [("Host", authority), *headers]
+        if body or method in ("POST", "PUT", "PATCH"):
+            lines.append(("Content-Length", str(len(body))))
+        head = request_head(method, target, lines)
+        upstream = self._take_idle(key)
+        if upstream is not None:
+            response = Response(upstream, method, self._max_header_bytes)
+            if on_begin is not None:
+                on_begin(response)
+            try:
+                await response.begin(head, body, first_byte_timeout_s, idle_timeout_s)
+                return response
+            except ClientError as error:
+                stale = error.reason == "closed" and response.untouched and not response.abandoned
+                if not stale or perf_counter_ns() - response.started_ns > _STALE_WITHIN_NS:
+                    raise
+        response = Response(await self._connect(key), method, self._max_header_bytes)
+        if on_begin is not None:
+            on_begin(response)
+        await response.begin(head, body, first_byte_timeout_s, idle_timeout_s)
+        return response
+
+    def disconnect(self, url: str) -> None:
+        """Cut every connection to the URL's host and port; answers under way from there fail with a ClientError."""
+        key = self._split(url)[0]
+        for upstream in [upstream for upstream in self._open.members if upstream.key == key]:
+            upstream.lost()
+
+    async def close(self) -> None:
+        """Close every connection; answers under way fail with a ClientError."""
+        self._closed = True
+        for upstream in list(self._open.members):
+            upstream.lost()
+        self._open.stop()
+        for _ in range(3):  # transports report their end in the loop's next rounds
+            await asyncio.sleep(0)
+
+    # --- the pool ---
+
+    def opened(self, upstream: Upstream) -> None:
+        """A connection was made."""
+        self._open.add(upstream)
+        self._count[upstream.key] = self._count.get(upstream.key, 0) + 1
+
+    def release(self, upstream: Upstream) -> None:
+        """Take a connection back."""
+        if self._closed or not upstream.usable:
+            upstream.abort()
+        else:
+            self._idle.setdefault(upstream.key, []).append(upstream)
+
+    def forget(self, upstream: Upstream) -> None:
+        """A connection is gone."""
+        self._open.discard(upstream)
+        self._count[upstream.key] -= 1
+        idle = self._idle.get(upstream.key)
+        if idle is not None and upstream in idle:
+            idle.remove(upstream)
+
+    def _take_idle(self, key: Key) -> Upstream | None:
+        idle = self._idle.get(key)
+        while idle:
+            upstream = idle.pop()
+            if upstream.usable:
+                return upstream
+        return None
+
+    async def _connect(self, key: Key) -> Upstream:
+        host, port, secure = key
+        if self._closed:
+            raise ClientError("the client is closed", before_first_byte=True, reason="closed")
+        connecting = self._connecting.get(key, 0)
+        if self._count.get(key, 0) + connecting >= self._max_per_host:
+            raise ClientError(
+                f"{host}:{port} already has {self._max_per_host} connections: the bound of this client",
+                before_first_byte=True,
+                reason="too_many_connections",
+            )
+        self._connecting[key] = connecting + 1
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                _, upstream = await asyncio.get_running_loop().create_connection(
+                    lambda: Upstream(self, key), host, port, ssl=ssl.create_default_context() if secure else None
+                )
+        except TimeoutError:
+            raise ClientError(
+                f"no connection to {host}:{port} within {self._connect_timeout_s:g} s",
+                before_first_byte=True,
+                reason="connect_timeout",
+            ) from None
+        except OSError as error:
+            raise ClientError(
+                f"cannot connect to {host}:{port}: {error}", before_first_byte=True, reason="connect"
+            ) from error
+        finally:
+            self._connecting[key] -= 1
+        return upstream
+
+    def _split(self, url: str) -> tuple[Key, str, str]:
+        known = self._urls.get(url)
+        if known is not None:
+            return known
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"not an http URL: {url!r}")
+        secure = parts.scheme == "https"
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        authority = parts.netloc.rpartition("@")[2]
+        split = ((parts.hostname, parts.port or (443 if secure else 80), secure), target, authority)
+        if len(self._urls) >= _MAX_URLS:
+            self._urls.clear()
+        self._urls[url] = split
+        return split

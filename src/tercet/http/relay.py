@@ -1,0 +1,150 @@
+"""Passing an answer's body on to a client as it comes, undecoded where both sides are framed alike."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tercet.http.errors import ClientError
+from tercet.http.responder import Responder
+from tercet.http.wire import Headers
+
+if TYPE_CHECKING:
+    from tercet.http.response import Response
+
+OnFirst = Callable[[int], Iterable[tuple[str, str]] | None]
+"""Called with the time of the first body bytes, before anything is written; may return more headers, may raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """What passed. Times are perf_counter_ns at the socket read of the first and the last body bytes (of the head when
+    there was no body), `body_bytes` counts decoded bytes, `tail` is their end."""
+
+    first_ns: int
+    last_ns: int
+    body_bytes: int
+    tail: bytes
+
+
+class Relay:
+    """The sink of a relayed body: one call and one write for each socket read."""
+
+    __slots__ = (
+        "_body_bytes",
+        "_first_ns",
+        "_headers",
+        "_last_ns",
+        "_on_first",
+        "_responder",
+        "_response",
+        "_tail",
+        "_tail_bytes",
+        "_tail_size",
+        "_verbatim",
+        "_write",
+        "done",
+        "failure",
+    )
+
+    def __init__(
+        self, response: Response, responder: Responder, headers: Headers, on_first: OnFirst | None, tail_bytes: int
+    ) -> None:
+        self._response = response
+        self._responder = responder
+        self._headers = headers
+        self._on_first = on_first
+        self._tail_bytes = tail_bytes
+        self._tail: deque[bytes] = deque()
+        self._tail_size = 0
+        self._verbatim = False
+        self._write: Callable[[bytes], None] | None = None
+        self._first_ns = 0
+        self._last_ns = 0
+        self._body_bytes = 0
+        self.failure: Exception | None = None
+        self.done = False
+
+    def read(self, raw: bytes, pieces: list[bytes], now_ns: int) -> None:
+        """Pass on one socket read."""
+        if self.done:
+            return
+        self._last_ns = now_ns
+        if not self._first_ns and not self._begin(now_ns):
+            return
+        if self._write is not None:
+            self._write(raw)
+        elif self._verbatim:
+            self._responder.write_verbatim(raw)
+            self._write = self._responder.transport.write
+        else:
+            for piece in pieces:
+                self._responder.write(piece)
+        for piece in pieces:
+            self._keep(piece)
+
+    def ended(self, error: ClientError | None) -> None:
+        """End the client's answer too, or leave it where the failure left it."""
+        if self.done:
+            return
+        if error is None and (self._first_ns or self._begin(self._response.head_ns)):
+            self._responder.attach(None)
+            if self._verbatim:
+                self._responder.finish_verbatim()
+            else:
+                self._responder.finish()
+        elif error is not None:
+            self.failure = error
+            if self._verbatim and not self._response.whole_chunks():
+                self._responder.abort()
+        self._end()
+
+    def result(self) -> Relayed:
+        """Return what passed. Raises the failure."""
+        if self.failure is not None:
+            raise self.failure
+        tail = b"".join(self._tail)
+        return Relayed(
+            self._first_ns,
+            self._last_ns or self._first_ns,
+            self._body_bytes,
+            tail[-self._tail_bytes :] if tail else b"",
+        )
+
+    def _begin(self, now_ns: int) -> bool:
+        """Start the client's answer. False when `on_first` refused."""
+        self._first_ns = now_ns
+        response, responder = self._response, self._responder
+        try:
+            more = self._on_first(now_ns) if self._on_first is not None else None
+            if not responder.started:
+                length = None if response.chunked else response.headers.get("content-length")
+                responder.start(
+                    response.status,
+                    headers=[*self._headers, *(more or ())],
+                    content_type=response.headers.get("content-type", ""),
+                    content_length=None if length is None else int(length),
+                )
+        except Exception as error:  # noqa: BLE001 - a socket's callback: who awaits the relay must get it
+            self.failure = error
+            self._end()
+            return False
+        self._verbatim = response.chunked and responder.chunked
+        return True
+
+    def _keep(self, piece: bytes) -> None:
+        size = len(piece)
+        self._body_bytes += size
+        if not self._tail_bytes:
+            return
+        tail = self._tail
+        tail.append(piece)
+        self._tail_size += size
+        while self._tail_size - len(tail[0]) >= self._tail_bytes:
+            self._tail_size -= len(tail.popleft())
+
+    def _end(self) -> None:
+        self.done = True
+        self._response.wake()

@@ -1,0 +1,183 @@
+"""Bytes to requests: one reader a connection."""
+
+from __future__ import annotations
+
+from time import perf_counter_ns
+from typing import Protocol
+
+import httptools
+
+from tercet.core.errors import RequestError
+from tercet.http.limits import ServerLimits
+from tercet.http.request import Request, split_target
+from tercet.http.wire import request_head
+
+
+class Taker(Protocol):
+    """Who is told what was read."""
+
+    def body_follows(self) -> None:
+        """A request's head is read; its body is still to come."""
+
+    def request_read(self, request: Request, *, http10: bool, keep_alive: bool) -> None:
+        """A request is whole."""
+
+
+class RequestReader:
+    """Parses what one client sends, within `limits`. After a RequestError it is of no further use.
+
+    `begun` is True while part of a request has come, `in_body` from the end of its head on, `wants_continue` while
+    the client waits for leave to send its body.
+    """
+
+    __slots__ = (
+        "_body",
+        "_body_size",
+        "_complete",
+        "_headers",
+        "_limits",
+        "_parser",
+        "_raw_size",
+        "_raw_slack",
+        "_taker",
+        "_target",
+        "client",
+        "http10",
+        "in_body",
+        "wants_continue",
+    )
+
+    def __init__(self, limits: ServerLimits, taker: Taker, client: str) -> None:
+        self._limits = limits
+        self._taker = taker
+        self.client = client
+        self._parser = httptools.HttpRequestParser(self)
+        self._headers: dict[str, str] = {}
+        self._target = b""
+        self._body: list[bytes] = []
+        self._body_size = 0
+        self._raw_size = 0
+        self._raw_slack = 0
+        self._complete = False
+        self.http10 = False
+        self.in_body = False
+        self.wants_continue = False
+
+    @property
+    def begun(self) -> bool:
+        """True while part of a request has come."""
+        return self._raw_size > 0
+
+    def feed(self, data: bytes) -> None:
+        """Read on. Raises RequestError for bad HTTP and whatever exceeds a bound."""
+        self._raw_size += len(data)
+        self._complete = False
+        self._parse(data)
+        if self._complete:
+            # How much of `data` belongs to the next request isn't known: all of it is counted, and allowed for.
+            self._raw_size = self._raw_slack = len(data) if self._target else 0
+            return
+        excess = self._raw_size - self._raw_slack - self._limits.max_header_bytes
+        if excess > 0 and not self.in_body:
+            raise self._limits.headers_too_large()
+        if excess > 8 * self._limits.max_body_bytes:
+            raise self._limits.body_too_large()  # chunk framing without end
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+            return
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+        except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, RequestError):
+                raise error.__context__ from None
+            raise
+        except httptools.HttpParserError as error:
+            raise RequestError(400, f"malformed HTTP: {error}", code="bad_http") from None
+        # No other protocol is offered: the request is read as if it had not asked. The parser takes its body for the
+        # other protocol's bytes, so it is shown the same head once more, without the question.
+        parser, self._parser = self._parser, httptools.HttpRequestParser(self)
+        headers = [(name, value) for name, value in self._headers.items() if name not in ("upgrade", "connection")]
+        method = parser.get_method().decode("latin-1")
+        self._parse(request_head(method, self._target.decode("latin-1"), headers) + rest)
+
+    def close(self) -> None:
+        """Let go of the parser, which refers back to this reader."""
+        self._parser = None
+
+    # --- the parser's callbacks ---
+
+    def on_message_begin(self) -> None:
+        """Forget the last request."""
+        self._headers = {}
+        self._target = b""
+        self._body = []
+        self._body_size = 0
+        self.in_body = False
+        self.wants_continue = False
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the request target."""
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one header."""
+        if self.in_body:
+            return  # a trailer: nothing here reads them
+        key = name.decode("latin-1").lower()
+        text = value.decode("latin-1")
+        known = self._headers.get(key)
+        self._headers[key] = text if known is None else f"{known}, {text}"
+
+    def on_headers_complete(self) -> None:
+        """Check the head before any of the body is read. Raises RequestError."""
+        headers = self._headers
+        self.in_body = True
+        version = self._parser.get_http_version()
+        self.http10 = version == "1.0"
+        if version not in ("1.0", "1.1"):
+            raise RequestError(505, f"HTTP/{version} is not spoken here: use 1.1", code="bad_http_version")
+        if self._parser.should_upgrade():
+            if self._parser.get_method() == b"CONNECT":
+                raise RequestError(405, "CONNECT is not offered: this is no forward proxy", code="method_not_allowed")
+            return
+        if self._raw_size > self._limits.max_header_bytes:  # else its head can't be too large either
+            size = len(self._target) + sum(map(len, headers)) + sum(map(len, headers.values()))
+            if size > self._limits.max_header_bytes:
+                raise self._limits.headers_too_large()
+        length = headers.get("content-length")
+        if length is None and "transfer-encoding" not in headers:
+            return
+        if length is not None and int(length) > self._limits.max_body_bytes:
+            raise self._limits.body_too_large()
+        expect = headers.get("expect", "").lower()
+        if expect == "100-continue":
+            self.wants_continue = not self.http10
+        elif expect:
+            raise RequestError(417, f"unknown expectation {expect!r}", code="expectation_failed")
+        self._taker.body_follows()
+
+    def on_body(self, piece: bytes) -> None:
+        """Take a piece of the body. Raises RequestError as soon as it is too large."""
+        self.wants_continue = False
+        self._body_size += len(piece)
+        if self._body_size > self._limits.max_body_bytes:
+            raise self._limits.body_too_large()
+        self._body.append(piece)
+
+    def on_message_complete(self) -> None:
+        """Hand the request on."""
+        if self._parser.should_upgrade():
+            return  # to be read once more
+        target = self._target.decode("latin-1")
+        path, query = split_target(target)
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        method = self._parser.get_method().decode("latin-1")
+        request = Request(method, target, path, query, self._headers, body, self.client, perf_counter_ns())
+        self._complete = True
+        self._target = b""
+        self._body = []
+        self.in_body = False
+        self.wants_continue = False
+        self._taker.request_read(request, http10=self.http10, keep_alive=self._parser.should_keep_alive())

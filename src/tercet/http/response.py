@@ -1,0 +1,143 @@
+"""The answer to one request, as its taker sees it: read whole, in pieces, or relayed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+
+from tercet.http.errors import ClientError
+from tercet.http.exchange import Exchange
+from tercet.http.relay import OnFirst, Relay, Relayed
+from tercet.http.responder import Responder
+from tercet.http.wire import end_to_end
+
+_HIGH_WATER = 256 * 1024
+_LOW_WATER = 64 * 1024
+
+
+class Response(Exchange):
+    """One answer. Header names are lower case; repeated headers are joined with ", ".
+
+    All times are perf_counter_ns: `started_ns` when the request was written, `head_ns` when the head was read.
+    The body is taken once, by `read`, `chunks` or `relay`; if not, call `close`. The connection goes back to the pool
+    when the body is complete, and is closed when the body is not wanted to its end: also when the task is cancelled.
+    """
+
+    __slots__ = ()
+
+    def passed_on(self) -> list[tuple[str, str]]:
+        """Return the headers that a proxy may pass on, without the content type."""
+        passed = end_to_end(self.headers)
+        return [pair for pair in passed if pair[0] != "content-type"] if "content-type" in self.headers else passed
+
+    async def read(self, *, max_bytes: int = 256 * 1024 * 1024) -> bytes:
+        """Return the whole body. Raises ClientError, also when it is larger than `max_bytes`."""
+        pieces: list[bytes] = []
+        size = 0
+        async for piece, _ in self.chunks():
+            pieces.append(piece)
+            size += len(piece)
+            if size > max_bytes:
+                self.close()
+                raise ClientError(
+                    f"the answer is larger than {max_bytes} bytes", before_first_byte=False, reason="too_large"
+                )
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def chunks(self) -> AsyncIterator[tuple[bytes, int]]:
+        """Yield pieces of the decoded body with the time they were read from the socket. Raises ClientError."""
+        queue = _Queue(self)
+        try:
+            self._flow_to(queue)
+            while True:
+                while queue.pieces:
+                    yield queue.pop()
+                if queue.done:
+                    break
+                await self._wait()
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.close()
+
+    async def relay(
+        self,
+        responder: Responder,
+        *,
+        headers: Iterable[tuple[str, str]] = (),
+        on_first: OnFirst | None = None,
+        tail_bytes: int = 0,
+    ) -> Relayed:
+        """Pass the body on to `responder`, undecoded where both sides are framed alike.
+
+        `on_first(now_ns)` is called when the first body bytes were read and nothing was written yet; it may return
+        more headers, and may raise: the answer is then not begun. If it did not start `responder` itself, the answer
+        starts with this one's status and content type, `headers`, and what it returned. The last `tail_bytes` of the
+        decoded body are in the result. When the server fails half-way a ClientError is raised; `responder` can then
+        still be written to and finished, unless the failure left a chunk half sent: then it is aborted.
+        """
+        relay = Relay(self, responder, headers, on_first, tail_bytes)
+        try:
+            if self._upstream is not None:
+                responder.attach(self._upstream)
+            self._flow_to(relay)
+            while not relay.done:
+                await self._wait()
+        finally:
+            responder.attach(None)
+            self.close()
+        return relay.result()
+
+    def half_close(self) -> None:
+        """Tell the server that nobody waits for this answer any more, yet take it if it is on its way already."""
+        if self._upstream is not None:
+            self._upstream.half_close()
+
+    def wake(self) -> None:
+        """Let the taker of the body go on."""
+        self._wake()
+
+    def whole_chunks(self) -> bool:
+        """True when what came of a failed answer ends with a whole chunk."""
+        return self._whole_chunks()
+
+    def pause(self) -> None:
+        """Stop reading from the socket."""
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._upstream is not None:
+            self._upstream.resume()
+
+
+class _Queue:
+    """The sink of `chunks`: pieces with their times, bounded by pausing the socket."""
+
+    __slots__ = ("_response", "_size", "done", "pieces")
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+        self._size = 0
+        self.pieces: deque[tuple[bytes, int]] = deque()
+        self.done = False
+
+    def read(self, raw: bytes, pieces: list[bytes], now_ns: int) -> None:
+        for piece in pieces:
+            self.pieces.append((piece, now_ns))
+            self._size += len(piece)
+        if self._size > _HIGH_WATER:
+            self._response.pause()
+        self._response.wake()
+
+    def ended(self, error: ClientError | None) -> None:
+        self.done = True
+        self._response.wake()
+
+    def pop(self) -> tuple[bytes, int]:
+        item = self.pieces.popleft()
+        before, self._size = self._size, self._size - len(item[0])
+        if before >= _LOW_WATER > self._size:
+            self._response.resume()
+        return item

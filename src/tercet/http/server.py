@@ -1,0 +1,86 @@
+"""The lean HTTP/1.1 server: one asyncio.Protocol a connection, one task a request."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+from tercet.http.connection import Handler, ServerConnection
+from tercet.http.deadlines import Deadlines
+from tercet.http.limits import ServerLimits
+from tercet.http.request import Request
+from tercet.http.responder import Responder
+
+__all__ = ["Handler", "Request", "Responder", "Server", "ServerLimits"]
+
+
+class Server:
+    """Serves `handler` on one address.
+
+    A RequestError that the handler raises before it started its answer becomes an OpenAI error object, any other
+    exception a 500 and a log entry; after the start, either cuts the connection. When the client leaves, the
+    handler's task is cancelled.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        max_header_bytes: int = 64 * 1024,
+        max_body_bytes: int = 64 * 1024 * 1024,
+        max_connections: int = 8192,
+        header_timeout_s: float = 15.0,
+        body_timeout_s: float = 120.0,
+        keep_alive_s: float = 75.0,
+        write_timeout_s: float = 60.0,
+    ) -> None:
+        self.handler = handler
+        self.limits = ServerLimits(
+            max_header_bytes=max_header_bytes,
+            max_body_bytes=max_body_bytes,
+            max_connections=max_connections,
+            header_timeout_s=header_timeout_s,
+            body_timeout_s=body_timeout_s,
+            keep_alive_s=keep_alive_s,
+            write_timeout_s=write_timeout_s,
+        )
+        self.closing = False
+        self.tasks: set[asyncio.Task[None]] = set()
+        shortest = min(header_timeout_s, body_timeout_s, keep_alive_s, write_timeout_s)
+        self.connections: Deadlines[ServerConnection] = Deadlines(min(0.25, shortest / 4))
+        self._host = host
+        self._port = port
+        self._server: asyncio.Server | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on; when 0 was asked for, the one that was chosen."""
+        return self._port
+
+    async def start(self) -> None:
+        """Listen. Raises OSError (errno EADDRINUSE when the port is taken)."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: ServerConnection(self), self._host, self._port, backlog=2048)
+        self._port = int(self._server.sockets[0].getsockname()[1])
+
+    async def close(self, grace_s: float = 5.0) -> None:
+        """Stop accepting, let answers under way end for up to `grace_s` seconds, then cancel and cut what is left."""
+        self.closing = True
+        if self._server is not None:
+            self._server.close()
+        until = monotonic() + grace_s
+        for connection in list(self.connections.members):
+            connection.shutdown()
+        while self.connections.members and (left := until - monotonic()) > 0:
+            if self.tasks:
+                await asyncio.wait(set(self.tasks), timeout=left)
+            await asyncio.sleep(min(0.005, left))
+        for connection in list(self.connections.members):
+            connection.transport.abort()
+        for task in list(self.tasks):
+            task.cancel()
+        if self.tasks:
+            await asyncio.wait(set(self.tasks), timeout=max(1.0, grace_s))
+        self.connections.stop()

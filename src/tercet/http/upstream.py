@@ -1,0 +1,150 @@
+"""One connection of the client to a server, used for one exchange at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter_ns
+from typing import Protocol, cast
+
+from tercet.http.deadlines import NEVER
+
+Key = tuple[str, int, bool]
+"""Host, port, and whether the connection is encrypted."""
+
+
+class Exchange(Protocol):
+    """What reads a connection while a request is answered on it. `abandoned`: this side gave the request up."""
+
+    abandoned: bool
+
+    def received(self, data: bytes, now_ns: int) -> None:
+        """Bytes were read from the socket at `now_ns`."""
+
+    def lost(self, error: Exception | None) -> None:
+        """The connection is gone."""
+
+    def timed_out(self) -> None:
+        """Nothing came in time; the connection is cut."""
+
+
+class Pool(Protocol):
+    """Who keeps idle connections."""
+
+    keep_alive_ns: int
+
+    def opened(self, upstream: Upstream) -> None:
+        """A connection was made."""
+
+    def release(self, upstream: Upstream) -> None:
+        """Take a connection back, ready for another request."""
+
+    def forget(self, upstream: Upstream) -> None:
+        """A connection is gone."""
+
+
+class Upstream(asyncio.Protocol):
+    """A pooled connection. `deadline_ns` is moved by the exchange; `idle_ns` is the longest silence within a body."""
+
+    __slots__ = ("_half_closed", "_pool", "_reading_paused", "deadline_ns", "exchange", "idle_ns", "key", "transport")
+
+    def __init__(self, pool: Pool, key: Key) -> None:
+        self._pool = pool
+        self._half_closed = False
+        self._reading_paused = False
+        self.key = key
+        self.exchange: Exchange | None = None
+        self.transport: asyncio.Transport | None = None
+        self.deadline_ns = NEVER
+        self.idle_ns = NEVER
+
+    @property
+    def usable(self) -> bool:
+        """True while a request can be written."""
+        return self.transport is not None and not self._half_closed and not self.transport.is_closing()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self.transport = cast(asyncio.Transport, transport)
+        self._pool.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand the bytes on, with the time of their arrival."""
+        now_ns = perf_counter_ns()
+        if self.exchange is None:
+            self.abort()  # a server may not speak unasked
+        else:
+            self.exchange.received(data, now_ns)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the exchange."""
+        self._pool.forget(self)
+        self.deadline_ns = NEVER
+        self.transport = None
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.lost(exc)
+
+    def expired(self) -> None:
+        """The exchange's deadline passed, or the connection was idle long enough."""
+        self.deadline_ns = NEVER
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.timed_out()
+        self.abort()
+
+    def send(self, head: bytes, body: bytes) -> None:
+        """Write a request."""
+        assert self.transport is not None
+        if not body:
+            self.transport.write(head)
+        elif len(body) <= 65536:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
+
+    def half_close(self) -> None:
+        """Send no more, but read what still comes. Where that can't be said (TLS) the connection is cut."""
+        if self.transport is None or self._half_closed:
+            return
+        if not self.transport.can_write_eof():
+            self.lost()
+            return
+        self._half_closed = True
+        if self.exchange is not None:
+            self.exchange.abandoned = True
+        self.transport.write_eof()
+
+    def pause(self) -> None:
+        """Stop reading: whoever takes the body is too slow. No deadline runs meanwhile."""
+        if not self._reading_paused and self.transport is not None and not self.transport.is_closing():
+            self._reading_paused = True
+            self.deadline_ns = NEVER
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._reading_paused and self.transport is not None and not self.transport.is_closing():
+            self._reading_paused = False
+            self.deadline_ns = perf_counter_ns() + self.idle_ns
+            self.transport.resume_reading()
+
+    def release(self) -> None:
+        """Give the connection back: the exchange is over and left nothing behind."""
+        self.resume()
+        self.exchange = None
+        self.deadline_ns = perf_counter_ns() + self._pool.keep_alive_ns
+        self._pool.release(self)
+
+    def lost(self) -> None:
+        """Whoever takes the body is gone."""
+        exchange, self.exchange = self.exchange, None
+        self.abort()
+        if exchange is not None:
+            exchange.abandoned = True
+            exchange.lost(ConnectionAbortedError("whoever took the answer is gone"))
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self.exchange = None
+        if self.transport is not None:
+            self.transport.abort()

@@ -1,0 +1,69 @@
+"""Heads of HTTP/1.1 messages as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+
+Headers = Iterable[tuple[str, str]]
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_NOT_PASSED_ON = HOP_BY_HOP | {"content-length"}
+LAST_CHUNK = b"0\r\n\r\n"
+JOIN_LIMIT = 64 * 1024
+"""Pieces up to this size are joined before they are written: one copy is cheaper than one more buffer."""
+
+_REASONS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
+
+
+def response_head(status: int, headers: Headers) -> bytes:
+    """Return status line and headers with the empty line. Raises ValueError when a header could split the message."""
+    return _head(_REASONS.get(status) or f"HTTP/1.1 {status} Status", headers)
+
+
+def request_head(method: str, target: str, headers: Headers) -> bytes:
+    """Return request line and headers with the empty line. Raises ValueError when a part could split the message."""
+    if " " in target or " " in method:
+        raise ValueError(f"a space in the request line: {method!r} {target!r}")
+    return _head(f"{method} {target} HTTP/1.1", headers)
+
+
+def _head(first: str, headers: Headers) -> bytes:
+    lines = [first]
+    lines += [f"{name}: {value}" for name, value in headers]
+    text = "\r\n".join(lines)
+    breaks = len(lines) - 1
+    if text.count("\n") != breaks or text.count("\r") != breaks or "\0" in text:
+        raise ValueError("a header holds a line break or a NUL")
+    return (text + "\r\n\r\n").encode("latin-1")
+
+
+def chunk(data: bytes) -> bytes:
+    """Frame `data`, which must not be empty, as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def has_body(method: str, status: int) -> bool:
+    """True when the answer to `method` with `status` may carry a body."""
+    return method != "HEAD" and status >= 200 and status not in (204, 304)
+
+
+def end_to_end(headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the headers that a proxy may pass on: neither hop-by-hop nor about framing. Names must be lower case."""
+    passed = [(name, value) for name, value in headers.items() if name not in _NOT_PASSED_ON]
+    if "connection" in headers:
+        named = {name.strip().lower() for name in headers["connection"].split(",")}
+        passed = [pair for pair in passed if pair[0] not in named]
+    return passed

@@ -1,0 +1,283 @@
+"""A topology as processes of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import urlsplit
+
+from tercet.core.errors import UsageError
+from tercet.core.topology import RouterSpec, Topology
+from tercet.http.client import Client
+from tercet.launch.commands import Commands, Placement, TercetCommands
+from tercet.launch.devices import resolve_devices
+from tercet.launch.keeper import Keeper
+from tercet.launch.part import BACKOFF_S, Part, PartSpec
+from tercet.launch.ports import PortReservation, check_free
+from tercet.launch.progress import OnProgress, Progress
+from tercet.launch.segments import sweep_all
+from tercet.launch.state import RunDir, RunState, default_log_dir, default_run_root, running
+from tercet.transfer.pool import sweep
+from tercet.worker.config import SECRET_VARIABLE
+
+SECRET_BYTES = 32
+GRACE_S = 5.0
+START_TIMEOUT_S = 120.0
+CLEAR_TIMEOUT_S = 10.0
+"""How long killed processes may hold their shared segments."""
+
+
+def _ignore(_progress: Progress) -> None:
+    """Tell nobody."""
+
+
+class LocalDeployment:
+    """Starts a topology's workers and router here, watches over them, and leaves nothing behind.
+
+    Use it in one event loop, as a context manager or by `start` and `stop`; for another deployment make another one.
+    `start_timeout_s` bounds each part's start. With `restart`, crashed parts start again, waiting `backoff_s` between.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        run_root: Path | None = None,
+        log_dir: Path | None = None,
+        cache_dir: Path | None = None,
+        restart: bool = True,
+        start_timeout_s: float = START_TIMEOUT_S,
+        grace_s: float = GRACE_S,
+        backoff_s: Sequence[float] = BACKOFF_S,
+        commands: Commands | None = None,
+    ) -> None:
+        self.topology = topology
+        self.name = topology.name
+        self.warnings: list[str] = []
+        self._run_root = run_root or default_run_root()
+        self._given_log_dir = log_dir.absolute() if log_dir else None
+        self._cache_dir = cache_dir
+        self._restart = restart
+        self._start_timeout_s = start_timeout_s
+        self._grace_s = grace_s
+        self._backoff_s = backoff_s
+        self._commands: Commands = commands or TercetCommands()
+        self._client = Client()
+        self._on_progress: OnProgress = _ignore
+        self._ports = PortReservation()
+        self._placement = Placement(topology, "")
+        self._run_dir: RunDir | None = None
+        self._keeper: Keeper | None = None
+        self._workers: list[Part] = []
+        self._router: Part | None = None
+        self._watchers: list[asyncio.Task[None]] = []
+        self._starting: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._started_at = 0.0
+
+    @property
+    def url(self) -> str:
+        """The router's URL, once started."""
+        return self._placement.router_url
+
+    @property
+    def worker_urls(self) -> dict[str, str]:
+        """Each worker's URL by its name, once started."""
+        return {worker.name: self._placement.worker_url(worker) for worker in self.topology.workers}
+
+    @property
+    def log_dir(self) -> Path:
+        """Where NAME.log of every part lies."""
+        return self._given_log_dir or default_log_dir(self.name)
+
+    async def start(self, on_progress: OnProgress | None = None) -> None:
+        """Start everything and return when the router is ready; `on_progress` is told of every state until the end.
+
+        Raises UsageError (a busy port, an unknown device) before anything runs, LaunchError when a part does not come
+        up; either way, and when cancelled, nothing is left.
+        """
+        self._on_progress = on_progress or _ignore
+        self._starting = asyncio.create_task(self._start())
+        try:
+            await self._starting
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        self._started_at = time.time()
+        assigned, self.warnings = resolve_devices(self.topology)
+        self.topology = self._reserve_ports(assigned)
+        self._run_dir = run_dir = RunDir.claim(self._run_root, self.topology.name)
+        self.name = run_dir.name
+        self._placement = Placement(self.topology, run_dir.topology_id, cache_dir=self._cache_dir)
+        # Built before anything runs: a setting that can't work ends here.
+        workers = [
+            PartSpec(worker.name, tuple(self._commands.worker(self._placement, worker)), self.worker_urls[worker.name])
+            for worker in self.topology.workers
+        ]
+        argv = tuple(self._commands.router(self._placement))
+        router = PartSpec("router", argv, self.url, restarted_path="/health")
+        self._publish("starting")
+        for warning in self.warnings:
+            self._on_progress(Progress("deployment", "warning", warning))
+        sweep()  # what any launcher left whose keeper was killed too
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        log = os.open(self.log_dir / "launcher.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._keeper = keeper = await Keeper.start(run_dir.topology_id, run_dir.path, log)
+        finally:
+            os.close(log)
+        env = {**os.environ, SECRET_VARIABLE: secrets.token_hex(SECRET_BYTES), "PYTHONUNBUFFERED": "1"}
+        self._workers = [self._part(spec, env, keeper) for spec in workers]
+        await _all_or_none([part.start() for part in self._workers])
+        self._router = self._part(router, env, keeper)
+        await self._router.start()
+        self._publish("ready")
+        self._watchers = [asyncio.create_task(part.watch(self._restart)) for part in (*self._workers, self._router)]
+        self._on_progress(Progress("deployment", "ready", self.url))
+
+    def _part(self, spec: PartSpec, env: Mapping[str, str], keeper: Keeper) -> Part:
+        return Part(
+            spec,
+            log_dir=self.log_dir,
+            env=env,
+            keeper=keeper,
+            client=self._client,
+            on_progress=self._on_progress,
+            start_timeout_s=self._start_timeout_s,
+            backoff_s=self._backoff_s,
+        )
+
+    def _reserve_ports(self, topology: Topology) -> Topology:
+        """Reserve every port before anything starts; workers without one get those after the router's."""
+        router, host = topology.router, self._placement.host
+        check_router_port(self._run_root, router)
+        port = self._ports.take(router.host, router.port, "router", "--port") if router.port else 0
+        port = port or self._ports.find(router.host, 0)
+        workers = []
+        for worker in topology.workers:
+            if worker.port:
+                self._ports.take(host, worker.port, worker.name, "its `port` in the topology file, for instance")
+            else:
+                worker = replace(worker, port=self._ports.find(host, router.port + 1 if router.port else 0))
+            workers.append(worker)
+        return replace(topology, workers=tuple(workers), router=replace(router, port=port))
+
+    def _publish(self, phase: str) -> None:
+        if self._run_dir is not None:
+            topology = self.topology
+            self._run_dir.write(
+                RunState(
+                    name=self.name,
+                    topology_id=self._run_dir.topology_id,
+                    pid=os.getpid(),
+                    phase=phase,
+                    url=self.url,
+                    shape=topology.short_form,
+                    mode=str(topology.mode),
+                    model=shown_model(topology),
+                    log_dir=str(self.log_dir),
+                    started_at=self._started_at,
+                    workers=tuple(self.worker_urls.items()),
+                )
+            )
+
+    async def wait(self) -> None:
+        """Return when the deployment is stopped. Raises LaunchError when the router crashed and may not restart."""
+        while self._watchers and self._stopping is None:
+            done, _ = await asyncio.wait(self._watchers, return_when=asyncio.FIRST_COMPLETED)
+            router = self._watchers[-1]
+            if router in done and not router.cancelled():
+                router.result()
+            # A worker that may not restart stays down; the router goes on without it.
+            self._watchers = [task for task in self._watchers if task not in done]
+
+    async def stop(self) -> None:
+        """End everything and return when nothing is left: the router first, then the workers. Safe to call twice."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+        # Cancelling the one who waits must not leave half of it running.
+        await asyncio.shield(self._stopping)
+
+    def kill(self) -> None:
+        """Make a `stop` under way stop being patient."""
+        for part in (self._router, *self._workers):
+            if part is not None:
+                part.kill()
+
+    async def _stop(self) -> None:
+        if self._keeper is not None:
+            self._publish("stopping")
+            self._on_progress(Progress("deployment", "stopping"))
+        busy = [task for task in (self._starting, *self._watchers) if task is not None]
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+        if self._router is not None:
+            await self._router.end(self._grace_s)
+        await asyncio.gather(*(part.end(self._grace_s) for part in self._workers))
+        if self._run_dir is not None:
+            await _clear(self._run_dir.topology_id)
+        if self._keeper is not None:
+            await self._keeper.dismiss()
+        await self._client.close()
+        self._ports.close()
+        if self._run_dir is not None:
+            self._run_dir.release()
+        if self._keeper is not None:
+            self._on_progress(Progress("deployment", "stopped"))
+
+    async def __aenter__(self) -> LocalDeployment:
+        """Start; see `start`."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop."""
+        await self.stop()
+
+
+def check_router_port(run_root: Path, router: RouterSpec) -> None:
+    """Raise UsageError when the router's port is taken, by a deployment that is only starting too."""
+    for state in running(run_root) if router.port else ():
+        if urlsplit(state.url).port == router.port:
+            raise UsageError(
+                f"port {router.port} (router) is in use by the deployment {state.name!r}: end that with "
+                f"`tercet stop {state.name}`, or choose another port with --port"
+            )
+    check_free(router.host, router.port, "router", "--port")
+
+
+def shown_model(topology: Topology) -> str:
+    """Return what people are told of the model."""
+    shape = topology.engine.random_weights
+    return topology.model if shape is None else f"random weights of {shape}"
+
+
+async def _all_or_none(starts: Sequence[Coroutine[None, None, None]]) -> None:
+    """Run them together; at the first failure cancel the others, wait for them, and raise that failure alone."""
+    tasks = [asyncio.ensure_future(start) for start in starts]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+async def _clear(topology_id: str) -> None:
+    for _ in range(round(CLEAR_TIMEOUT_S / 0.05)):
+        if sweep_all(topology_id):
+            return
+        await asyncio.sleep(0.05)

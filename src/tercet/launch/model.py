@@ -1,0 +1,27 @@
+"""The model, here before any worker asks for it: so that it is fetched once, and visibly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from tercet.core.errors import MissingExtraError
+from tercet.core.topology import Topology
+from tercet.engine.models.folder import ModelFolder
+from tercet.engine.models.random_model import random_model_folder
+from tercet.engine.models.store import resolve
+
+
+def prepare_model(
+    topology: Topology, cache_dir: Path | None = None, progress: Callable[[str, float], None] | None = None
+) -> ModelFolder:
+    """Return the topology's model, fetching it when it is not here; `progress` gets a text and the fraction done.
+
+    Raises UsageError for an unknown model or when torch is not installed, TercetError when fetching fails.
+    """
+    if topology.engine.engine == "tercet" and (find_spec("torch") is None or find_spec("transformers") is None):
+        raise MissingExtraError("engine", "computing with the built-in engine")
+    if topology.engine.random_weights is not None:
+        return random_model_folder(topology.engine.random_weights, cache_dir)
+    return resolve(topology.model, cache_dir, progress=progress)

@@ -1,0 +1,182 @@
+"""What is running: one folder per deployment, locked by its launcher for as long as it lives."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tercet.core.errors import UsageError
+from tercet.transfer.pool import sweep
+
+STATE_FILE = "state.json"
+LOCK_FILE = "lock"
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """One deployment as others see it.
+
+    `phase` is starting, ready or stopping; `pid` the launcher's; `workers` (name, URL) pairs.
+    """
+
+    name: str
+    topology_id: str
+    pid: int
+    phase: str
+    url: str
+    shape: str
+    mode: str
+    model: str
+    log_dir: str
+    started_at: float
+    workers: tuple[tuple[str, str], ...] = ()
+
+
+def default_run_root() -> Path:
+    """Return this user's folder of running deployments: under XDG_RUNTIME_DIR, else /tmp."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(base) / "tercet" if base else Path(f"/tmp/tercet-{os.getuid()}")
+
+
+def default_log_dir(name: str) -> Path:
+    """Return where a deployment's logs go when nobody says; they stay there after its end."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "tercet" / name
+
+
+class RunDir:
+    """A claimed folder. Who holds its lock is alive: the kernel drops the lock with the process, however it ends."""
+
+    def __init__(self, path: Path, name: str, lock: int) -> None:
+        self.path = path
+        self.name = name
+        self._lock = lock
+
+    @property
+    def topology_id(self) -> str:
+        """Return what names the deployment's shared segments and its folder; unique per start, unlike the name."""
+        return self.path.name
+
+    @classmethod
+    def claim(cls, root: Path, name: str) -> RunDir:
+        """Make a folder for `name`, or `name-2`, ... where that name is running; clean up dead ones first."""
+        with _root_lock(root):
+            taken = {str(data.get("name")) for data in _sweep_stale(root)}
+            i, unique = 1, name
+            while unique in taken:
+                i += 1
+                unique = f"{name}-{i}"
+            path = root / f"{re.sub('[^A-Za-z0-9_-]', '-', unique)[:44]}-{secrets.token_hex(4)}"
+            path.mkdir(mode=0o700)
+            lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _write(path / STATE_FILE, json.dumps({"name": unique}))
+            return cls(path, unique, lock)
+
+    def write(self, state: RunState) -> None:
+        """Publish the state."""
+        _write(self.path / STATE_FILE, json.dumps(asdict(state), indent=1))
+
+    def release(self) -> None:
+        """Remove the folder and drop the lock."""
+        if self._lock < 0:
+            return
+        with _root_lock(self.path.parent):
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = -1
+
+
+def running(root: Path) -> list[RunState]:
+    """Return the deployments that are alive, by name; what dead launchers left is removed."""
+    if not root.is_dir():
+        return []
+    with _root_lock(root):
+        states = [_state(data) for data in _sweep_stale(root) if "pid" in data]
+    return sorted(states, key=lambda state: state.name)
+
+
+def find_running(root: Path, name: str | None) -> RunState:
+    """Return the deployment called `name`, or the only one there is. Raises UsageError that lists what there is."""
+    states = running(root)
+    names = ", ".join(state.name for state in states)
+    if name is not None:
+        for state in states:
+            if state.name == name:
+                return state
+        raise UsageError(f"no deployment {name!r} is running" + (f"; running: {names}" if names else ""))
+    if not states:
+        raise UsageError("nothing is running; start something with `tercet serve 1P1D --detach`")
+    if len(states) > 1:
+        raise UsageError(f"several deployments are running, name one: {names}")
+    return states[0]
+
+
+def alive(root: Path, state: RunState) -> bool:
+    """Return whether this very deployment's launcher still lives."""
+    return any(other.topology_id == state.topology_id for other in running(root))
+
+
+def _sweep_stale(root: Path) -> list[dict[str, Any]]:
+    """Remove the folders whose launcher is dead; return what the living ones say. Call with the root's lock held."""
+    living: list[dict[str, Any]] = []
+    # Only folders with a lock are ours to judge: logs may have been put beside them.
+    for path in sorted(lock.parent for lock in root.glob(f"*/{LOCK_FILE}")):
+        if _locked(path / LOCK_FILE):
+            living.append(json.loads((path / STATE_FILE).read_text(encoding="utf-8")))
+            continue
+        shutil.rmtree(path, ignore_errors=True)
+        sweep(path.name)
+    return living
+
+
+def _state(data: dict[str, Any]) -> RunState:
+    return RunState(**{**data, "workers": tuple((str(name), str(url)) for name, url in data["workers"])})
+
+
+def _locked(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace the file at once: a reader sees the old text or the new."""
+    temporary = path.with_name(f".{path.name}.new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+@contextmanager
+def _root_lock(root: Path) -> Iterator[None]:
+    """Hold the root's lock, making the root (0700) when there is none. UsageError if others could write there."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = root.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
+        raise UsageError(f"{root} must be a folder of yours with mode 0700: it says what `tercet stop` ends. Remove it")
+    fd = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""Floor 2: the router: executes routes; health, handoffs, administration, telemetry."""

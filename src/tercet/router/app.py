@@ -1,0 +1,173 @@
+"""The router as a process: puts the parts together, listens, and leaves in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+import uvloop
+from setproctitle import setproctitle
+
+from tercet.core.errors import RequestError, TercetError, UsageError
+from tercet.dialects.request import CHAT_PATH, COMPLETIONS_PATH
+from tercet.http.client import Client
+from tercet.http.server import Request, Responder, Server
+from tercet.router.admin import Admin
+from tercet.router.checks import Door, request_id
+from tercet.router.config import RouterConfig
+from tercet.router.generation import generate
+from tercet.router.handoffs import Handoffs
+from tercet.router.health import Prober
+from tercet.router.metrics import RouterMetrics
+from tercet.router.parts import Parts
+from tercet.router.passthrough import pass_through
+from tercet.router.sender import Sender
+from tercet.routing.events import ModeChanged
+from tercet.routing.fleet import FleetState
+
+log = logging.getLogger(__name__)
+
+Endpoint = Callable[[Request, Responder], Awaitable[None]]
+
+
+class Router:
+    """One router. `start` listens and begins to watch the workers; `close` ends both."""
+
+    def __init__(self, config: RouterConfig) -> None:
+        fleet = FleetState(index_chunks=config.index_chunks, max_conversations=config.max_conversations)
+        for event in config.worker_events():
+            fleet.apply(event)
+        fleet.apply(ModeChanged(config.start_mode))
+        client = Client(connect_timeout_s=config.connect_timeout_s)
+        sender, metrics = Sender(client, config), RouterMetrics()
+        self.parts = Parts(
+            config,
+            config.policy(),
+            config.make_dialect(),
+            fleet,
+            client,
+            sender,
+            Handoffs(config.max_unaccepted_handoffs, sender.control, metrics),
+            metrics,
+            Door(config.api_keys, config.worker_api_key),
+        )
+        self.prober = Prober(self.parts)
+        self._server = Server(self.handle, host=config.host, port=config.port, max_body_bytes=config.max_body_bytes)
+        admin = Admin(self.parts, self.prober)
+        self._endpoints: dict[str, dict[str, Endpoint]] = {
+            "/health": {"GET": admin.health},
+            "/ready": {"GET": admin.ready},
+            "/metrics": {"GET": admin.metrics},
+            "/metrics/clear": {"POST": admin.clear_metrics},
+            "/mode": {"GET": admin.mode},
+            "/status": {"GET": admin.status},
+            "/conversations/clear": {"POST": admin.clear_conversations},
+            "/cache/reset": {"POST": admin.reset_cache},
+            "/v1/models": {"GET": admin.models},
+        }
+        self._families: dict[str, dict[str, Endpoint]] = {
+            "/mode/": {"POST": admin.set_mode},
+            "/v1/models/": {"GET": admin.model},
+        }
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return self._server.port
+
+    async def start(self) -> None:
+        """Listen, then watch the workers. Raises UsageError when the port is taken or the address isn't ours."""
+        config = self.parts.config
+        try:
+            await self._server.start()
+        except OSError as error:
+            busy = error.errno == errno.EADDRINUSE
+            why = "the port is in use" if busy else error.strerror or str(error)
+            raise UsageError(f"can't listen on {config.host}:{config.port}: {why}; choose another --port") from error
+        self.prober.start()
+
+    async def close(self, grace_s: float) -> None:
+        """Stop listening, let answers under way end for up to `grace_s` seconds, release what is left, close
+        everything."""
+        await self._server.close(grace_s)
+        await self.prober.close()
+        await self.parts.handoffs.close(min(grace_s, 5.0))
+        await self.parts.client.close()
+
+    async def handle(self, request: Request, responder: Responder) -> None:
+        """Answer one HTTP request; a RequestError becomes an OpenAI error object with the request's id."""
+        headers = [("X-Request-Id", request_id(request.headers))]
+        try:
+            await self._dispatch(request, responder, headers)
+        except RequestError as error:
+            if responder.started:
+                raise
+            if error.status == 503:
+                headers.append(("Retry-After", "1"))
+            await responder.send(error.status, json.dumps(error.body()).encode(), headers=headers)
+
+    async def _dispatch(self, request: Request, responder: Responder, headers: list[tuple[str, str]]) -> None:
+        self.parts.door.check(request.path, request.headers)
+        path = request.path
+        if path in (CHAT_PATH, COMPLETIONS_PATH):
+            if request.method != "POST":
+                raise RequestError(405, f"{request.method} {path}: use POST")
+            await generate(self.parts, request, responder, headers, self.prober.suspect)
+            return
+        methods = self._endpoints.get(path)
+        if methods is None:
+            methods = next((found for start, found in self._families.items() if path.startswith(start)), None)
+        if methods is not None:
+            endpoint = methods.get("GET" if request.method == "HEAD" else request.method)
+            if endpoint is None:
+                raise RequestError(405, f"{request.method} {path}: use {', '.join(methods)}")
+            await endpoint(request, responder)
+        elif path.startswith("/v1/"):
+            await pass_through(self.parts, request, responder, headers, self.prober.suspect)
+        else:
+            raise RequestError(404, f"no such path: {path}")
+
+
+async def serve(config: RouterConfig) -> int:
+    """Run a router until SIGINT or SIGTERM; a second one ends it at once. Raises UsageError."""
+    loop = asyncio.get_running_loop()
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    router = Router(config)
+    try:
+        await router.start()
+        log.info("router listens on http://%s:%d, mode %s", config.host, router.port, config.start_mode)
+        await stop.wait()
+        log.info("stopping")
+    finally:
+        closing = asyncio.create_task(router.close(config.shutdown_grace_s))
+        hurried = asyncio.create_task(hurry.wait())
+        await asyncio.wait({closing, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not closing.done():
+            closing.cancel()
+            await asyncio.wait({closing})
+            await router.close(0.0)
+    return 0
+
+
+def run(config: RouterConfig) -> int:
+    """Run a router in this process; return its exit code."""
+    setproctitle("tercet router")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        code: int = uvloop.run(serve(config))
+        return code
+    except TercetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code

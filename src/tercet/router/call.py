@@ -1,0 +1,255 @@
+"""One request for generation on its way through the router."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from time import perf_counter_ns
+
+from tercet.core.errors import RequestError
+from tercet.core.route import Route
+from tercet.core.stage import Stage
+from tercet.dialects.protocol import Answer, Exchange, Failure, Leg, Legs, Reply, Step
+from tercet.dialects.request import ClientRequest
+from tercet.dialects.usage import Usage, failed, find_usage
+from tercet.http.client import ClientError, Relayed, Response
+from tercet.http.server import Responder
+from tercet.router.observation import Observation
+from tercet.router.parts import Parts
+from tercet.router.sender import failure
+from tercet.router.timing import Timing
+from tercet.routing.events import Finished, Prefilled, Routed
+from tercet.routing.facts import RequestFacts
+from tercet.routing.modes import route
+from tercet.routing.refusal import Refusal
+
+TAIL_BYTES = 4096
+"""Enough of a stream's end to hold its usage and its last finish reason."""
+
+Suspect = Callable[[str], None]
+
+
+class Call:
+    """Takes routes until one answers, or the next attempt would be one too many.
+
+    `suspect` is told the URL of a worker that failed. Cancelling `run` (the client left) cancels every leg and has
+    the blocks released that P holds. `broken` is true when a stream failed after its first byte.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        request: ClientRequest,
+        facts: RequestFacts,
+        responder: Responder,
+        headers: list[tuple[str, str]],
+        timing: Timing,
+        suspect: Suspect,
+    ) -> None:
+        self._parts, self._request, self._facts = parts, request, facts
+        self._responder, self._headers, self._timing = responder, headers, timing
+        self._suspect = suspect
+        self._mode = parts.fleet.mode  # a change of mode is for later requests
+        self._name = ""
+        self._accepted = False
+        self._place: str | None = None
+        self._observation: Observation | None = None
+        self._usage: Usage | None = None
+        self.broken = False
+
+    async def run(self) -> None:
+        """Answer the request. Raises RequestError while nothing has been sent."""
+        parts, avoid = self._parts, set[str]()
+        last: Failure | None = None
+        for _ in range(parts.config.max_retries + 1):
+            found = route(self._mode, self._facts, parts.fleet, parts.policy, avoid)
+            if isinstance(found, Refusal):
+                break
+            if last is not None:
+                parts.metrics.retries.add(last.error.code or "error")
+            last = await self._attempt(found)
+            if last is None:
+                return
+            if not last.retry or self._responder.started:
+                raise last.error
+            avoid.add(last.rank.address)
+        if last is not None:
+            raise last.error
+        assert isinstance(found, Refusal)
+        raise RequestError(found.status, found.reason, code=found.code, param="model" if found.status == 404 else None)
+
+    async def _attempt(self, found: Route) -> Failure | None:
+        """Take one route; None when it answered."""
+        parts = self._parts
+        self._name = str(next(parts.names))
+        self._accepted = False
+        self._timing.legs.clear()
+        self._timing.worker.clear()
+        self._headers[1:] = [("X-Tercet-Route", str(found))]
+        exchange = parts.dialect.begin(self._request, found)
+        parts.fleet.apply(Routed(self._name, found, self._facts))
+        kind = "split" if found.prefill else "fallback" if found.fallback else "direct"
+        parts.metrics.routed(self._mode, str(found), kind)
+        self._observation = Observation(self._name, found, self._facts, self._request.choices)
+        try:
+            if found.prefill is not None:
+                place = found.decode.address
+                await parts.handoffs.enter(place, parts.config.first_byte_timeout_s)
+                self._place = place
+            step: Step | None = exchange.start()
+            while isinstance(step, Legs):
+                step = await self._send(exchange, step)
+            if isinstance(step, Failure):
+                if step.misfit and found.prefill is not None:
+                    self._observation.misfit(parts)
+                return step
+            if step is not None:
+                await self._reply(step)
+            return None
+        finally:
+            self._leave_place()
+            parts.fleet.apply(Finished(self._name))
+            parts.handoffs.release(exchange.on_exit(self._accepted))
+
+    # --- legs ---
+
+    async def _send(self, exchange: Exchange, legs: Legs) -> Step | None:
+        """Send legs, all at once; return the step that decides, None when an answer was streamed. The first failure,
+        and whatever ends the request, cancels the others."""
+        if len(legs.legs) == 1:
+            return await self._one(exchange, legs.legs[0])
+        tasks = [asyncio.create_task(self._one(exchange, leg)) for leg in legs.legs]
+        try:
+            step: Step | None = None
+            more: tuple[Leg, ...] = ()
+            for done in asyncio.as_completed(tasks):
+                step = await done
+                if isinstance(step, Failure | Reply) or step is None:
+                    return step
+                more += step.legs
+            return Legs(more)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _one(self, exchange: Exchange, leg: Leg) -> Step | None:
+        step: Step | None
+        try:
+            if leg.stage is Stage.PREFILL:
+                step = await self._prefill(exchange, leg)
+            else:
+                return await self._decode(exchange, leg)
+        except ClientError as error:
+            self._suspect(leg.rank.url)
+            step = failure(leg, error)
+        # Once D answers it holds all that P had for it: P's failing so late is nothing to the client.
+        return Legs(()) if leg.stage is Stage.PREFILL and self._accepted else step
+
+    async def _prefill(self, exchange: Exchange, leg: Leg) -> Step:
+        begun: list[Response] = []
+        started = perf_counter_ns()
+        task = asyncio.get_running_loop().create_task(self._parts.sender.whole(leg, begun.append))
+        try:
+            answer = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._parts.handoffs.abandon(exchange, leg, task, begun)
+            raise
+        timing = answer.headers.get("server-timing")
+        self._timing.leg("prefill-leg", perf_counter_ns() - started, timing, "p-")
+        step = exchange.on_answer(leg, answer)
+        if not isinstance(step, Failure) and answer.status == 200:
+            usage = find_usage(answer.body)
+            self._parts.fleet.apply(Prefilled(self._name, None if usage is None else usage.prompt_tokens))
+        return step
+
+    async def _decode(self, exchange: Exchange, leg: Leg) -> Step | None:
+        started = perf_counter_ns()
+        response = await self._parts.sender.open(leg)
+        if leg.streams and response.status == 200:
+            await self._relay(leg, response, started)
+            return None
+        answer = await self._parts.sender.read(response)
+        self._timing.leg("decode-leg", perf_counter_ns() - started, answer.headers.get("server-timing"))
+        step = exchange.on_answer(leg, answer)
+        if isinstance(step, Reply) and step.status == 200:
+            self._accept(answer)
+        return step
+
+    def _accept(self, answer: Answer) -> None:
+        observation = self._observation
+        assert observation is not None
+        self._accepted = True
+        self._leave_place()
+        self._usage = find_usage(answer.body)
+        observation.first_token(self._parts, answer.headers, self._usage)
+        self._headers += passed_on(answer.headers)
+
+    async def _relay(self, leg: Leg, response: Response, started: int) -> None:
+        """Pass D's stream on as it comes. Raises ClientError when it failed before its first byte."""
+        observation = self._observation
+        assert observation is not None
+
+        def on_first(now_ns: int) -> list[tuple[str, str]]:
+            self._accepted = True
+            self._leave_place()
+            self._timing.leg("decode-leg", now_ns - started, response.headers.get("server-timing"))
+            observation.first_token(self._parts, response.headers, None)
+            return self._first_byte(now_ns, passed_on(response.headers), True)
+
+        try:
+            relayed = await response.relay(self._responder, on_first=on_first, tail_bytes=TAIL_BYTES)
+        except ClientError as error:
+            if not self._responder.started:
+                raise
+            self._suspect(leg.rank.url)
+            self._break_off(failure(leg, error).error)
+            return
+        self._streamed(relayed)
+
+    def _streamed(self, relayed: Relayed) -> None:
+        if failed(relayed.tail):
+            self._broke()
+            return
+        assert self._observation is not None
+        self._observation.finished(self._parts, find_usage(relayed.tail), relayed)
+
+    def _break_off(self, error: RequestError) -> None:
+        """Say in the stream that it broke: nothing of it can be taken back, nor sent again."""
+        self._broke()
+        if not self._responder.finished:
+            self._responder.write(b"\n\ndata: " + json.dumps(error.body()).encode() + b"\n\n")
+            self._responder.finish()
+
+    def _broke(self) -> None:
+        self.broken = True
+        self._parts.metrics.stream_failures.add(self._mode)
+
+    # --- answers ---
+
+    async def _reply(self, reply: Reply) -> None:
+        headers = self._first_byte(perf_counter_ns(), [], reply.status == 200)
+        if reply.status == 200:
+            if reply.early:
+                self._parts.metrics.early_ends.add(self._mode)
+            elif self._observation is not None:
+                self._observation.finished(self._parts, self._usage, None)
+        await self._responder.send(reply.status, reply.body, headers=headers, content_type=reply.content_type)
+
+    def _first_byte(self, now_ns: int, more: list[tuple[str, str]], good: bool) -> list[tuple[str, str]]:
+        if good:
+            timing = self._timing
+            seconds, own_seconds = (now_ns - timing.received_ns) / 1e9, timing.own_ns(now_ns) / 1e9
+            self._parts.metrics.first_byte(self._mode, seconds, own_seconds)
+        return [*self._headers, *more, ("Server-Timing", self._timing.header(now_ns))]
+
+    def _leave_place(self) -> None:
+        place, self._place = self._place, None
+        if place is not None:
+            self._parts.handoffs.leave(place)
+
+
+def passed_on(headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the worker's headers that the client gets: what Tercet's own workers say of the request."""
+    return [(name, value) for name, value in headers.items() if name.startswith("x-tercet-")]

@@ -1,0 +1,157 @@
+"""Settings of one router; field for field the flags of `tercet router`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from tercet.core.errors import UsageError
+from tercet.core.stage import ROLE_STAGES, Mode
+from tercet.core.topology import WorkerSpec, default_mode, require_stages
+from tercet.dialects.protocol import Dialect
+from tercet.dialects.registry import dialect_for, dialect_named
+from tercet.routing.balancers import balancer_named
+from tercet.routing.events import WorkerAdded
+from tercet.routing.modes import PPD_THRESHOLD, Policy
+
+FALLBACKS = ("error", "decode")
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """One router. Times in seconds, sizes in bytes.
+
+    `workers` (prefill and decode), `encode`, `prefill` and `decode` are URLs; `URL#ranks=N` says that a worker has
+    N ranks, else it has `data_parallel_size`, else as many as it says; `URL#bootstrap=PORT` (with ranks:
+    `#ranks=N,bootstrap=PORT`) where its decode workers find it, for dialects that meet in rooms. `mode` None takes
+    the one that fits the workers; `balancer` None the mode's. `first_byte_timeout_s` bounds the wait for a prefill
+    and for the first byte of a stream, `answer_timeout_s` that for an answer which isn't streamed, `idle_timeout_s`
+    silence within an answer. `max_unaccepted_handoffs` bounds, per decode rank, the requests between their
+    prefill's start and the decode worker's acceptance. `health_failures` unanswered checks in a row mean a worker
+    is dead. `worker_api_key` is sent to the workers.
+    """
+
+    mode: Mode | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: tuple[str, ...] = ()
+    encode: tuple[str, ...] = ()
+    prefill: tuple[str, ...] = ()
+    decode: tuple[str, ...] = ()
+    data_parallel_size: int | None = None
+    dialect: str = "tercet"
+    balancer: str | None = None
+    ppd_threshold: int = PPD_THRESHOLD
+    prefill_fallback: str = "error"
+    connect_timeout_s: float = 2.0
+    first_byte_timeout_s: float = 60.0
+    answer_timeout_s: float = 600.0
+    idle_timeout_s: float = 30.0
+    max_body_bytes: int = 64 * 1024 * 1024
+    max_answer_bytes: int = 256 * 1024 * 1024
+    max_retries: int = 2
+    max_unaccepted_handoffs: int = 128
+    index_chunks: int = 65536
+    max_conversations: int = 65536
+    health_interval_s: float = 1.0
+    health_timeout_s: float = 1.5
+    health_failures: int = 2
+    probe_timeout_s: float = 60.0
+    shutdown_grace_s: float = 10.0
+    api_keys: tuple[str, ...] = ()
+    worker_api_key: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that can't work. Raises UsageError."""
+        self.make_dialect()
+        if self.balancer is not None:
+            balancer_named(self.balancer)
+        if self.prefill_fallback not in FALLBACKS:
+            raise UsageError(f"unknown prefill fallback {self.prefill_fallback!r}: choose {' or '.join(FALLBACKS)}")
+        for name in (
+            "data_parallel_size",
+            "max_unaccepted_handoffs",
+            "index_chunks",
+            "max_conversations",
+            "max_body_bytes",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        for name in ("connect_timeout_s", "first_byte_timeout_s", "answer_timeout_s", "idle_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise UsageError(f"--{name.removesuffix('_s').replace('_', '-')} must be above 0")
+        if self.ppd_threshold < 0 or self.max_retries < 0:
+            raise UsageError("--ppd-threshold and --max-retries must not be negative")
+        if not self.worker_events():
+            raise UsageError("a router needs workers: name some by --worker, or by --prefill and --decode")
+        require_stages(self.start_mode, self._specs())
+        if reason := self.unable(self.start_mode):
+            raise UsageError(reason)
+        if self.prefill_fallback == "decode" and not dialect_named(self.dialect).decode_alone:
+            raise UsageError(f"--prefill-fallback decode: a decode worker of {self.dialect} can't compute a prompt")
+
+    @property
+    def start_mode(self) -> Mode:
+        """The mode to begin with. Raises UsageError when none fits the workers."""
+        return self.mode or default_mode(self._specs())
+
+    def unable(self, mode: Mode) -> str | None:
+        """Return why the workers' dialect can't run `mode`; None when it can."""
+        if mode is Mode.PPD and not dialect_named(self.dialect).decode_alone:
+            return f"mode ppd needs decode workers that compute prompts: those of {self.dialect} can't; take pd"
+        return None
+
+    def policy(self) -> Policy:
+        """Return how requests are routed."""
+        alone = dialect_named(self.dialect).decode_alone
+        return Policy(self.balancer, self.ppd_threshold, self.prefill_fallback == "decode", self.seed, alone)
+
+    def make_dialect(self) -> Dialect:
+        """Return the workers' dialect. Raises UsageError."""
+        urls = (*self.workers, *self.encode, *self.prefill, *self.decode)
+        split = [_split(text) for text in urls]
+        return dialect_for(self.dialect, {url: port for url, _, port in split if port is not None})
+
+    def worker_events(self) -> list[WorkerAdded]:
+        """Return the workers in order. Raises UsageError naming a URL that is none, or that is said twice."""
+        events: list[WorkerAdded] = []
+        groups = (("A", self.workers), ("E", self.encode), ("P", self.prefill), ("D", self.decode))
+        for letter, urls in groups:
+            for text in urls:
+                url, ranks, _ = _split(text)
+                if any(event.url == url for event in events):
+                    raise UsageError(f"worker {url} is named twice; give each URL once, by its role")
+                events.append(WorkerAdded(url, ROLE_STAGES[letter], ranks or self.data_parallel_size or 1))
+        return events
+
+    def fixed_ranks(self, url: str) -> bool:
+        """True when the number of a worker's ranks was given, so that its own word isn't asked."""
+        return self.data_parallel_size is not None or any(
+            _split(text)[0] == url and _split(text)[1] is not None
+            for text in (*self.workers, *self.encode, *self.prefill, *self.decode)
+        )
+
+    def _specs(self) -> tuple[WorkerSpec, ...]:
+        return tuple(WorkerSpec(event.url, event.stages, event.ranks) for event in self.worker_events())
+
+
+def _split(text: str) -> tuple[str, int | None, int | None]:
+    """Return (URL, ranks, bootstrap port) of what was given for a worker. Raises UsageError."""
+    url, _, fragment = text.partition("#")
+    url = url.rstrip("/")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise UsageError(f"{text!r} is no worker's URL: write http://HOST:PORT")
+    try:
+        _ = parts.port
+    except ValueError:
+        raise UsageError(f"{text!r} has no valid port") from None
+    said: dict[str, int] = {}
+    for part in fragment.split(",") if fragment else ():
+        key, _, value = part.partition("=")
+        if key not in ("ranks", "bootstrap") or not value.isdigit() or int(value) < 1:
+            raise UsageError(f"{text!r}: write URL#ranks=N for a worker of N ranks, URL#bootstrap=PORT for its port")
+        said[key] = int(value)
+    return url, said.get("ranks"), said.get("bootstrap")

@@ -1,0 +1,37 @@
+"""The fleet as it is now, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tercet.router.handoffs import Handoffs
+from tercet.router.metrics import PREFIX
+from tercet.routing.fleet import FleetState
+
+
+class FleetGauges(Collector):
+    """Read when asked: nothing is kept twice."""
+
+    def __init__(self, fleet: FleetState, handoffs: Handoffs) -> None:
+        self._fleet, self._handoffs = fleet, handoffs
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield requests, conversations, and of each rank: ready, requests, tokens, prefix blocks, unaccepted
+        handoffs."""
+        fleet = self._fleet
+        yield GaugeMetricFamily(PREFIX + "in_flight", "Requests under way", value=fleet.in_flight)
+        yield GaugeMetricFamily(PREFIX + "conversations", "Conversations remembered", value=len(fleet.conversations))
+        yield self._of_ranks("rank_ready", "1 when an inference succeeded", lambda a: float(fleet.ready(a)))
+        yield self._of_ranks("rank_requests", "Requests under way", lambda a: fleet.load(fleet.ranks[a]).requests)
+        yield self._of_ranks("rank_tokens", "Prompt tokens to compute", lambda a: fleet.load(fleet.ranks[a]).tokens)
+        yield self._of_ranks("rank_prefix_blocks", "Pieces believed cached", lambda a: len(fleet.index(a)))
+        yield self._of_ranks("unaccepted_handoffs", "Handoffs not yet accepted", self._handoffs.unaccepted)
+
+    def _of_ranks(self, name: str, text: str, value: Callable[[str], float]) -> Metric:
+        family = GaugeMetricFamily(PREFIX + name, text, labels=("rank", "address"))
+        for address, rank in self._fleet.ranks.items():
+            family.add_metric((rank.label, address), value(address))
+        return family

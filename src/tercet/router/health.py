@@ -1,0 +1,281 @@
+"""Health: who is alive, who is ready, who can hand on to whom. An inference proves it, nothing less."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+from collections.abc import Coroutine
+from typing import Any
+
+from tercet.core.errors import RequestError
+from tercet.core.route import Rank, Route
+from tercet.core.stage import Mode, Stage
+from tercet.dialects.protocol import EngineState, Exchange, Failure, Leg, Legs, Reply, Step
+from tercet.dialects.request import COMPLETIONS_PATH, ClientRequest, dump
+from tercet.http.client import ClientError
+from tercet.router.parts import Parts
+from tercet.routing.events import CacheSized, ModelsListed, PairHealth, RankHealth, RankRestarted, WorkerAdded
+
+log = logging.getLogger(__name__)
+
+PROBES_AT_ONCE = 4
+PAIR_RETRY_S = 1.0
+PROBE_WORDS = "one two three four five six seven eight nine ten " * 3
+
+
+class Prober:
+    """One watch per worker, and one over the pairs. `cards` holds the model objects that each worker lists."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._doubts: dict[str, asyncio.Event] = {}
+        self._changed = asyncio.Event()
+        self._limit = asyncio.Semaphore(PROBES_AT_ONCE)
+        self._engines: dict[str, str] = {}
+        self._said: dict[str, str] = {}
+        self.cards: dict[str, list[dict[str, Any]]] = {}
+
+    def start(self) -> None:
+        """Begin watching every worker of the fleet."""
+        for url in self._parts.fleet.workers:
+            self._doubts[url] = asyncio.Event()
+            self._run(self._watch(url))
+        self._run(self._watch_pairs())
+
+    async def close(self) -> None:
+        """Stop watching."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5.0)
+
+    def suspect(self, url: str) -> None:
+        """A request through this worker failed: look now, not at the next interval."""
+        if url in self._doubts:
+            self._doubts[url].set()
+
+    def problem(self, url: str) -> str | None:
+        """Return why this worker is not ready, for people; None when it is, or nothing is known yet."""
+        return self._said.get(url)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("a health check ended by a fault of its own", exc_info=task.exception())
+
+    # --- workers ---
+
+    async def _watch(self, url: str) -> None:
+        config, unanswered, dead = self._parts.config, 0, True
+        while True:
+            doubt = self._doubts[url]
+            doubt.clear()
+            try:
+                status, body = await self._get(url, self._parts.dialect.ready_path, config.health_timeout_s)
+            except ClientError as error:
+                unanswered += 1
+                # A refused connection needs no second opinion: nobody listens there.
+                if error.reason == "connect" or unanswered >= config.health_failures:
+                    self._down(url, str(error), dead)
+                    dead = True
+            else:
+                unanswered = 0
+                engines = self._parts.dialect.engines(body)
+                self._count_ranks(url, engines)
+                self._look(url, status, engines, returned=dead and url in self._said)
+                dead = False
+                await self._prove(url, status, engines)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(config.health_interval_s):
+                    await doubt.wait()
+
+    def _down(self, url: str, why: str, dead: bool) -> None:
+        self._said[url] = why
+        for rank in self._ranks(url):
+            self._set_ready(rank, False)
+        if not dead:
+            log.warning("worker %s is down: %s", url, why)
+            # Whoever still waits for it would wait for its deadline.
+            self._parts.client.disconnect(url)
+
+    def _count_ranks(self, url: str, engines: tuple[EngineState, ...]) -> None:
+        fleet = self._parts.fleet
+        worker = fleet.workers[url]
+        if len(engines) > 1 and len(engines) != worker.ranks and not self._parts.config.fixed_ranks(url):
+            log.info("worker %s has %d ranks", url, len(engines))
+            fleet.apply(WorkerAdded(url, worker.stages, len(engines)))
+
+    def _look(self, url: str, status: int, engines: tuple[EngineState, ...], *, returned: bool) -> None:
+        """Take in what the worker says of itself: restarted engines, engines that are not ready."""
+        states = {state.rank: state for state in engines}
+        for rank in self._ranks(url):
+            state = states.get(rank.rank or 0)
+            if state is None:
+                restarted, ready = returned, status == 200
+            else:
+                known = self._engines.get(rank.address)
+                restarted = state.engine_id is not None and known is not None and known != state.engine_id
+                ready = state.ready and state.engine_id is not None
+                if state.engine_id is not None and (restarted or known is None):
+                    self._engines[rank.address] = state.engine_id
+                    if state.kv_tokens is not None:
+                        self._parts.fleet.apply(CacheSized(rank.address, state.kv_tokens))
+            if restarted:
+                log.warning(
+                    "%s (%s) was restarted: its cache and conversations are forgotten", rank.label, rank.address
+                )
+                self._parts.fleet.apply(RankRestarted(rank.address))
+            if not ready:
+                self._said[url] = f"{self._parts.dialect.ready_path} answered {status}"
+                self._set_ready(rank, False)
+
+    async def _prove(self, url: str, status: int, engines: tuple[EngineState, ...]) -> None:
+        """Send an inference through every rank that says it is ready and has not shown it yet."""
+        fleet = self._parts.fleet
+        states = {state.rank: state for state in engines}
+        waiting = [
+            rank
+            for rank in self._ranks(url)
+            if not fleet.ready(rank.address)
+            and (states[rank.rank or 0].ready if (rank.rank or 0) in states else status == 200)
+        ]
+        if not waiting:
+            return
+        try:
+            await self._list_models(url)
+            for rank in waiting:
+                half = rank.letter == "P" or (rank.letter == "D" and not self._parts.dialect.decode_alone)
+                await self._probe(Route(Mode.PD, rank, rank if half else None))
+                self._said.pop(url, None)
+                self._set_ready(rank, True)
+                log.info("%s (%s) is ready", rank.label, rank.address)
+        except (ClientError, RequestError) as error:
+            self._say(url, f"an inference through it failed: {error}")
+
+    def _set_ready(self, rank: Rank, ready: bool) -> None:
+        if self._parts.fleet.ready(rank.address) != ready:
+            self._parts.fleet.apply(RankHealth(rank.address, ready))
+            self._changed.set()
+
+    def _say(self, what: str, problem: str) -> None:
+        if self._said.get(what) != problem:
+            log.warning("%s: %s", what, problem)
+        self._said[what] = problem
+
+    async def _list_models(self, url: str) -> None:
+        status, body = await self._get(url, "/v1/models", self._parts.config.probe_timeout_s)
+        try:
+            cards = [card for card in json.loads(body)["data"] if isinstance(card["id"], str)]
+        except (ValueError, LookupError, TypeError):
+            raise RequestError(502, f"/v1/models answered {status}, no list of models") from None
+        self.cards[url] = cards
+        self._parts.fleet.apply(ModelsListed(url, tuple(card["id"] for card in cards)))
+
+    # --- pairs ---
+
+    async def _watch_pairs(self) -> None:
+        while True:
+            self._changed.clear()
+            fleet = self._parts.fleet
+            open_pairs = [(p, d) for p in self._all("P") for d in self._all("D") if not self._paired(p, d)]
+            able = [(p, d) for p, d in open_pairs if fleet.ready(p.address) and fleet.ready(d.address)]
+            await asyncio.gather(*(self._probe_pair(p, d) for p, d in able))
+            still_open = any(not self._paired(p, d) for p, d in able)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PAIR_RETRY_S if still_open else self._parts.config.health_interval_s):
+                    await self._changed.wait()
+
+    async def _probe_pair(self, prefill: Rank, decode: Rank) -> None:
+        pair = f"{prefill.label}>{decode.label}"
+        async with self._limit:
+            engines = self._identity(prefill), self._identity(decode)
+            try:
+                await self._probe(Route(Mode.PD, decode, prefill))
+            except (ClientError, RequestError) as error:
+                self._say(pair, f"a request did not cross: {error}")
+                return
+            # A restart meanwhile makes the proof worthless.
+            if engines == (self._identity(prefill), self._identity(decode)):
+                self._said.pop(pair, None)
+                self._parts.fleet.apply(PairHealth(prefill.address, decode.address, True))
+
+    def _identity(self, rank: Rank) -> tuple[str | None, bool]:
+        return self._engines.get(rank.address), self._parts.fleet.ready(rank.address)
+
+    # --- probing ---
+
+    async def _probe(self, way: Route) -> None:
+        """Send an inference this way; of a prefill rank alone, only its leg. Raises ClientError or RequestError."""
+        models = self._parts.fleet.models[way.decode.url]
+        body: dict[str, object] = {
+            "model": models[0] if models else "",
+            # Unlike any other prompt from its first token on: a cache must not answer in the transfer's place.
+            "prompt": f"{secrets.token_hex(8)} {PROBE_WORDS}",
+            "max_tokens": 2,
+            "temperature": 0,
+            "ignore_eos": True,
+        }
+        raw = dump(body)
+        headers = self._parts.door.worker_headers("probe-" + secrets.token_hex(4), {})
+        exchange = self._parts.dialect.begin(ClientRequest(COMPLETIONS_PATH, body, raw, headers), way)
+        accepted = False
+        try:
+            async with asyncio.timeout(self._parts.config.probe_timeout_s):
+                step: object = exchange.start()
+                while isinstance(step, Legs):
+                    step, accepted = await self._exchange(exchange, step)
+                    if isinstance(step, Legs) and way.prefill is way.decode:
+                        return
+        except TimeoutError:
+            raise RequestError(504, "no answer in time") from None
+        finally:
+            self._parts.handoffs.release(exchange.on_exit(accepted))
+        if isinstance(step, Failure):
+            raise step.error
+        if isinstance(step, Reply) and step.status != 200:
+            raise RequestError(step.status, f"it answered {step.status}: {step.body[:200].decode(errors='replace')}")
+
+    async def _exchange(self, exchange: Exchange, legs: Legs) -> tuple[Step, bool]:
+        """Send legs, all at once; return the step that decides, and whether D answered. It ends the other legs."""
+        tasks = {asyncio.ensure_future(self._parts.sender.whole(leg)): leg for leg in legs.legs}
+        waiting, more = set(tasks), tuple[Leg, ...]()
+        try:
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    leg, answer = tasks[task], task.result()
+                    step = exchange.on_answer(leg, answer)
+                    if not isinstance(step, Legs):
+                        return step, leg.stage is Stage.DECODE and answer.status == 200
+                    more += step.legs
+            return Legs(more), False
+        finally:
+            for task in waiting:
+                task.cancel()
+            if waiting:
+                await asyncio.wait(waiting)
+
+    async def _get(self, url: str, path: str, timeout_s: float) -> tuple[int, bytes]:
+        headers = self._parts.door.worker_headers("health", {})
+        response = await self._parts.client.request(
+            "GET", url + path, headers=headers, first_byte_timeout_s=timeout_s, idle_timeout_s=timeout_s
+        )
+        return response.status, await response.read(max_bytes=1 << 20)
+
+    def _ranks(self, url: str) -> list[Rank]:
+        return [rank for rank in self._parts.fleet.ranks.values() if rank.url == url]
+
+    def _all(self, letter: str) -> list[Rank]:
+        return [rank for rank in self._parts.fleet.ranks.values() if rank.letter == letter]
+
+    def _paired(self, prefill: Rank, decode: Rank) -> bool:
+        return self._parts.fleet.paired(prefill.address, decode.address)

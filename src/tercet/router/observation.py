@@ -1,0 +1,74 @@
+"""What a request teaches about the fleet: news for the fold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tercet.core.route import Route
+from tercet.dialects.usage import Usage
+from tercet.http.client import Relayed
+from tercet.router.parts import Parts
+from tercet.routing.events import ConversationRecorded, FirstToken, PairHealth, PrefixLost
+from tercet.routing.facts import RequestFacts
+
+ROUNDING_TOKENS = 32
+"""A cache holds whole blocks, and an answer's last token never: so much less than believed is no surprise."""
+
+
+@dataclass(slots=True)
+class Observation:
+    """One route taken, under `name`. `choices` answers were wanted."""
+
+    name: str
+    route: Route
+    facts: RequestFacts
+    choices: int
+    prompt_tokens: int | None = None
+
+    def first_token(self, parts: Parts, headers: Mapping[str, str], usage: Usage | None) -> None:
+        """D has the prompt: its counts are in its headers, or in the usage of a whole answer."""
+        self.prompt_tokens = _number(headers.get("x-tercet-prompt-tokens"))
+        cached = _number(headers.get("x-tercet-cached-tokens"))
+        if usage is not None:
+            self.prompt_tokens = usage.prompt_tokens if self.prompt_tokens is None else self.prompt_tokens
+            cached = usage.cached_tokens if cached is None else cached
+        if self._wrong(cached):
+            parts.metrics.wrong_index.add(self.route.mode)
+            parts.fleet.apply(PrefixLost(self.facts, self.route.decode.address))
+        parts.fleet.apply(FirstToken(self.name, self.prompt_tokens, cached))
+
+    def finished(self, parts: Parts, usage: Usage | None, relayed: Relayed | None) -> None:
+        """The answer is whole: D holds prompt and answer of this conversation."""
+        if self.facts.prompts != 1:
+            return
+        if usage is not None:
+            prompt, answer = usage.prompt_tokens, usage.completion_tokens // self.choices
+        else:
+            prompt = self.facts.prompt_tokens if self.prompt_tokens is None else self.prompt_tokens
+            answer = 0 if relayed is None else _estimate_tokens(relayed) // self.choices
+        parts.fleet.apply(ConversationRecorded(self.facts, self.route.decode.address, prompt, answer))
+
+    def misfit(self, parts: Parts) -> None:
+        """D refused P's ticket: no request goes that way until a probe crossed."""
+        assert self.route.prefill is not None
+        parts.fleet.apply(PairHealth(self.route.prefill.address, self.route.decode.address, False))
+
+    def _wrong(self, cached: int | None) -> bool:
+        if cached is None or self.route.prefill is not None or self.facts.prompts != 1:
+            return False
+        held = self.route.held
+        return cached < held // 2 and held - cached > ROUNDING_TOKENS
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdigit() else None
+
+
+def _estimate_tokens(relayed: Relayed) -> int:
+    """Return about how many tokens a stream held that came without usage: one an event, by the size of its last
+    events."""
+    events = relayed.tail.count(b"data: ")
+    if not events:
+        return 0
+    return max(1, round(relayed.body_bytes / (len(relayed.tail) / events)) - 1)

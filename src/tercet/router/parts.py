@@ -1,0 +1,32 @@
+"""What every part of the router shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import count
+
+from tercet.dialects.protocol import Dialect
+from tercet.http.client import Client
+from tercet.router.checks import Door
+from tercet.router.config import RouterConfig
+from tercet.router.handoffs import Handoffs
+from tercet.router.metrics import RouterMetrics
+from tercet.router.sender import Sender
+from tercet.routing.fleet import FleetState
+from tercet.routing.modes import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """One router's parts. `names` gives each route taken a name of its own: clients may repeat theirs."""
+
+    config: RouterConfig
+    policy: Policy
+    dialect: Dialect
+    fleet: FleetState
+    client: Client
+    sender: Sender
+    handoffs: Handoffs
+    metrics: RouterMetrics
+    door: Door
+    names: count[int] = field(default_factory=count)

@@ -1,0 +1,67 @@
+"""Sends legs: the only place where the router speaks to workers for a client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tercet.core.errors import RequestError
+from tercet.core.stage import Stage
+from tercet.dialects.protocol import Answer, Failure, Leg
+from tercet.http.client import Client, ClientError, Response
+from tercet.router.config import RouterConfig
+
+CONTROL_TIMEOUT_S = 5.0
+
+_CONNECTION = frozenset({"connect", "connect_timeout", "closed", "protocol"})
+
+
+class Sender:
+    """Knows the deadlines."""
+
+    def __init__(self, client: Client, config: RouterConfig) -> None:
+        self._client, self._config = client, config
+
+    async def open(self, leg: Leg, on_begin: Callable[[Response], None] | None = None) -> Response:
+        """Send a leg; return when the head of its answer is there. Raises ClientError."""
+        config = self._config
+        quick = leg.streams or leg.stage is Stage.PREFILL
+        return await self._client.request(
+            "POST",
+            leg.url,
+            headers=leg.headers,
+            body=leg.body,
+            first_byte_timeout_s=config.first_byte_timeout_s if quick else config.answer_timeout_s,
+            idle_timeout_s=config.idle_timeout_s,
+            on_begin=on_begin,
+        )
+
+    async def whole(self, leg: Leg, on_begin: Callable[[Response], None] | None = None) -> Answer:
+        """Send a leg and read its whole answer. Raises ClientError."""
+        return await self.read(await self.open(leg, on_begin))
+
+    async def read(self, response: Response) -> Answer:
+        """Read the rest of an answer. Raises ClientError."""
+        body = await response.read(max_bytes=self._config.max_answer_bytes)
+        return Answer(response.status, response.headers, body)
+
+    async def control(self, leg: Leg) -> Answer:
+        """Send a leg that asks for no inference, with a short deadline. Raises ClientError."""
+        response = await self._client.request(
+            "POST",
+            leg.url,
+            headers=leg.headers,
+            body=leg.body,
+            first_byte_timeout_s=CONTROL_TIMEOUT_S,
+            idle_timeout_s=CONTROL_TIMEOUT_S,
+        )
+        return await self.read(response)
+
+
+def failure(leg: Leg, error: ClientError) -> Failure:
+    """Return what a worker's silence or absence means: another may do better only if nothing of an answer came."""
+    late = error.reason == "first_byte_timeout"
+    status = 504 if late or error.reason == "idle_timeout" else 503 if error.reason == "too_many_connections" else 502
+    code = "worker_timeout" if status == 504 else "worker_unreachable"
+    message = f"the {leg.stage} worker {leg.rank.label} failed: {error}"
+    retry = error.before_first_byte and error.reason in _CONNECTION
+    return Failure(RequestError(status, message, code=code), leg.rank, retry)

@@ -1,0 +1,171 @@
+"""What happens to a fleet, in order. A fleet's state is a fold over these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tercet.core.route import Route
+from tercet.core.stage import Mode, Stage
+from tercet.routing.facts import RequestFacts
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAdded:
+    """A worker joined. `ranks` above 1 expand its URL into `url@0`, `url@1`, ...
+
+    Said again of the same URL it replaces the worker's ranks: it turned out to have more or fewer.
+    """
+
+    url: str
+    stages: frozenset[Stage]
+    ranks: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRemoved:
+    """A worker left for good."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsListed:
+    """A worker said which models it serves."""
+
+    url: str
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RankHealth:
+    """A rank became ready (an inference through it succeeded) or stopped being so."""
+
+    address: str
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSized:
+    """A rank said how many tokens its cache can hold: what is believed of it shall be no more than that."""
+
+    address: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankRestarted:
+    """Another engine answers at this address: caches, conversations and pairs of the old one are gone."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairHealth:
+    """A request crossed from this prefill rank to this decode rank, or failed to."""
+
+    prefill: str
+    decode: str
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A request was sent on its way."""
+
+    request_id: str
+    route: Route
+    facts: RequestFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """The prefill leg ended with an answer: P is done, its cache holds the prompt. `prompt_tokens` as P counted
+    them."""
+
+    request_id: str
+    prompt_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """The first token arrived; the decode rank's cache holds the prompt. Counts are the worker's, None when it
+    gave none."""
+
+    request_id: str
+    prompt_tokens: int | None
+    cached_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The request is over, however it ended; it no longer loads anybody. Also ends a route that is given up for
+    another."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationRecorded:
+    """A turn ended well: `address` holds `prompt_tokens` of its prompt and `completion_tokens` of its answer."""
+
+    facts: RequestFacts
+    address: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixLost:
+    """The rank turned out not to hold this prompt's prefix."""
+
+    facts: RequestFacts
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStored:
+    """A rank's cache holds the prompt of these facts, `prompt_tokens` long."""
+
+    facts: RequestFacts
+    address: str
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheCleared:
+    """A rank's cache is empty; every rank's when `address` is None."""
+
+    address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationsCleared:
+    """Forget who holds which conversation, and whose cache holds which prefix: every next turn is like a first one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModeChanged:
+    """Requests that come from now on are routed by this mode."""
+
+    mode: Mode
+
+
+Event = (
+    WorkerAdded
+    | WorkerRemoved
+    | ModelsListed
+    | RankHealth
+    | RankRestarted
+    | CacheSized
+    | PairHealth
+    | Routed
+    | Prefilled
+    | FirstToken
+    | Finished
+    | ConversationRecorded
+    | PrefixLost
+    | CacheStored
+    | CacheCleared
+    | ConversationsCleared
+    | ModeChanged
+)

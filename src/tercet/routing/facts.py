@@ -1,0 +1,183 @@
+"""What routing knows of a request: its model, its conversation, hashes of its prompt, and how long it is."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from tercet.core.hashing import DIGEST_BYTES, root_hash, text_chunk_hashes
+
+CHUNK_BYTES = 256
+"""Rendered text is hashed in pieces of this many bytes: about 64 tokens of English."""
+CHUNK_IDS = 64
+"""Token-id prompts are hashed in pieces of this many ids."""
+MAX_SESSION_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A place where an earlier turn's prompt may have ended: `key` hashes everything before it.
+
+    `resume` is where the input begins that is new if it did, in units of the prompt: after the answer that follows
+    the place.
+    """
+
+    key: bytes
+    resume: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """Facts of one request. A prompt is measured in units: bytes of rendered text, or token ids (then `exact`).
+
+    `chunks` chain over full pieces of `chunk_size` units. `own` names the whole prompt, under it this turn is
+    remembered, and is empty for a text too short to have a name; a chat's `anchors` name the places where an earlier
+    turn may have ended, the latest first (a text shows no such places: any chunk's end stands for those inside it).
+    `affinity` is equal for all turns of a conversation. `later_turn` says that the prompt holds an answer already.
+    `prompts` counts the prompts of the request: the other facts are the first one's.
+    """
+
+    model: str
+    chat: bool = False
+    session: str | None = None
+    size: int = 0
+    tokens_per_unit: float = 0.25
+    exact: bool = False
+    chunks: tuple[bytes, ...] = ()
+    chunk_size: int = CHUNK_BYTES
+    own: bytes = b""
+    anchors: tuple[Anchor, ...] = ()
+    affinity: bytes = b""
+    later_turn: bool = False
+    prompts: int = 1
+    echo: bool = False
+    max_tokens: int | None = None
+
+    @property
+    def single(self) -> bool:
+        """True when a prefill worker can prepare the request: one prompt, which the decode worker need not repeat."""
+        return self.prompts == 1 and not self.echo
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt in tokens: estimated, or exact for token ids."""
+        return self.tokens(self.size)
+
+    def tokens(self, units: int) -> int:
+        """Return how many tokens `units` units of this prompt are."""
+        return units if self.exact else round(units * self.tokens_per_unit)
+
+
+def chat_facts(body: Mapping[str, Any], session: str | None, tokens_per_byte: float) -> RequestFacts:
+    """Return the facts of a chat request. Malformed messages give poor facts, not an error: the worker refuses them.
+
+    The rendering is canonical (role, content, next message), not the model's template: equal prefixes hash equally.
+    """
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        messages = []
+    root = _root(body)
+    pieces: list[bytes] = []
+    keys: list[bytes] = []
+    ends: list[int] = []
+    roles: list[object] = []
+    parent, size = root, 0
+    for message in messages:
+        piece = _message(message)
+        pieces.append(piece)
+        size += len(piece)
+        parent = blake2b(piece, key=parent, digest_size=DIGEST_BYTES).digest()
+        keys.append(parent)
+        ends.append(size)
+        roles.append(message.get("role") if isinstance(message, dict) else None)
+    last = len(roles) - 1
+    anchors = tuple(Anchor(keys[i - 1], ends[i]) for i in range(last, 0, -1) if roles[i] == "assistant")
+    first_user = next((i for i, role in enumerate(roles) if role == "user"), last)
+    return RequestFacts(
+        model=_model(body),
+        chat=True,
+        session=clean_session(session),
+        size=size,
+        tokens_per_unit=tokens_per_byte,
+        chunks=tuple(text_chunk_hashes(b"".join(pieces), CHUNK_BYTES, root)),
+        own=parent,
+        anchors=anchors,
+        affinity=keys[first_user] if keys else root,
+        later_turn="assistant" in roles,
+        max_tokens=_max_tokens(body),
+    )
+
+
+def completion_facts(body: Mapping[str, Any], session: str | None, tokens_per_byte: float) -> RequestFacts:
+    """Return the facts of a text completion request: one text, one list of token ids, or a list of either."""
+    prompt = body.get("prompt")
+    prompts = 1
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        prompts = len(prompt)
+        prompt = prompt[0]
+    root = _root(body)
+    exact = isinstance(prompt, list)
+    if isinstance(prompt, list):
+        chunk_size, size = CHUNK_IDS, len(prompt)
+        chunks = _id_chunks(prompt, root)
+    else:
+        data = prompt.encode("utf-8", "surrogatepass") if isinstance(prompt, str) else b""
+        chunk_size, size = CHUNK_BYTES, len(data)
+        chunks = tuple(text_chunk_hashes(data, CHUNK_BYTES, root))
+    return RequestFacts(
+        model=_model(body),
+        session=clean_session(session),
+        size=size,
+        tokens_per_unit=1.0 if exact else tokens_per_byte,
+        exact=exact,
+        chunks=chunks,
+        chunk_size=chunk_size,
+        own=chunks[-1] if chunks else b"",
+        affinity=chunks[0] if chunks else root,
+        prompts=prompts,
+        echo=bool(body.get("echo")),
+        max_tokens=_max_tokens(body),
+    )
+
+
+def clean_session(session: str | None) -> str | None:
+    """Return a usable session id, or None: empty and over-long ones name no conversation."""
+    return session if session and len(session) <= MAX_SESSION_CHARS else None
+
+
+def _root(body: Mapping[str, Any]) -> bytes:
+    tools = body.get("tools")
+    media = (json.dumps(tools, sort_keys=True),) if tools else ()
+    return root_hash(_model(body), cache_salt=str(body.get("cache_salt") or ""), media=media)
+
+
+def _model(body: Mapping[str, Any]) -> str:
+    model = body.get("model")
+    return model if isinstance(model, str) else ""
+
+
+def _max_tokens(body: Mapping[str, Any]) -> int | None:
+    value = body.get("max_completion_tokens")
+    if value is None:
+        value = body.get("max_tokens")
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _message(message: object) -> bytes:
+    if isinstance(message, dict) and message.keys() == {"role", "content"} and isinstance(message["content"], str):
+        text = f"{message['role']}\x1f{message['content']}\x1e"
+    else:
+        text = json.dumps(message, sort_keys=True) + "\x1e"
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _id_chunks(ids: list[Any], root: bytes) -> tuple[bytes, ...]:
+    try:
+        data = array("I", ids).tobytes()
+    except (TypeError, OverflowError):
+        return ()  # not token ids: the worker refuses them
+    return tuple(text_chunk_hashes(data, CHUNK_IDS * array("I").itemsize, root))

@@ -1,0 +1,55 @@
+"""Which prompt pieces a rank's cache is believed to hold."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+
+class PrefixIndex:
+    """Chunk hash -> tokens from the prompt's start to that chunk's end; bounded, the least recently used go first."""
+
+    __slots__ = ("_entries", "capacity")
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._entries: OrderedDict[bytes, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return the number of chunks held."""
+        return len(self._entries)
+
+    def match(self, chunks: Sequence[bytes]) -> tuple[int, int]:
+        """Return (number of leading chunks held, tokens up to there)."""
+        entries = self._entries
+        tokens = 0
+        for count, chunk in enumerate(chunks):
+            held = entries.get(chunk)
+            if held is None:
+                return count, tokens
+            tokens = held
+        return len(chunks), tokens
+
+    def store(self, chunks: Sequence[bytes], tokens_per_chunk: float) -> None:
+        """Note that all `chunks` of a prompt are held, now the most recently used."""
+        entries = self._entries
+        # The deepest first: then a chain loses its end before its beginning, without which the end is worth nothing.
+        for i in range(min(len(chunks), self.capacity) - 1, -1, -1):
+            entries[chunks[i]] = round((i + 1) * tokens_per_chunk)
+            entries.move_to_end(chunks[i])
+        self.resize(self.capacity)
+
+    def resize(self, capacity: int) -> None:
+        """Hold at most `capacity` chunks from now on."""
+        self.capacity = capacity
+        while len(self._entries) > capacity:
+            self._entries.popitem(last=False)
+
+    def forget(self, chunks: Sequence[bytes]) -> None:
+        """Note that none of `chunks` is held."""
+        for chunk in chunks:
+            self._entries.pop(chunk, None)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()

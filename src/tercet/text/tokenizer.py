@@ -1,0 +1,189 @@
+"""A model folder's tokeniser: `tokenizer.json` with the files that say how it is used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as FastTokenizer
+
+from tercet.core.errors import RequestError, UsageError
+from tercet.text.chat import ChatTemplate
+from tercet.text.decoding import TextStream, TokenDecoder
+
+_SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+class Tokenizer:
+    """Text to token ids and back, and chats to prompts. Thread-safe: nothing but a cache changes after construction."""
+
+    def __init__(
+        self,
+        fast: FastTokenizer,
+        *,
+        chat_template: ChatTemplate | None = None,
+        eos_token_ids: frozenset[int] = frozenset(),
+        vocab_size: int | None = None,
+    ) -> None:
+        """Wrap `fast`. `vocab_size` is how many ids the model knows; by default as many as the tokeniser has."""
+        fast.no_truncation()
+        fast.no_padding()
+        added = fast.get_added_tokens_decoder()
+        decoder = json.loads(fast.decoder.__getstate__()) if fast.decoder is not None else None
+        self._fast = fast
+        self._decoder = TokenDecoder(decoder)
+        self._chat = chat_template
+        self._pieces: dict[int, bytes] = {}
+        self.special_token_ids = frozenset(token for token, details in added.items() if details.special)
+        self.eos_token_ids = eos_token_ids
+        self.vocab_size = vocab_size or max(fast.get_vocab_size(with_added_tokens=True), max(added, default=-1) + 1)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """True when `render_chat` can work."""
+        return self._chat is not None
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        """Return the token ids of `text`; with `add_special_tokens` what the model expects around a bare prompt (BOS).
+
+        Raises RequestError 400 when the text is not Unicode (it holds half of a surrogate pair).
+        """
+        try:
+            return list(self._fast.encode(text, add_special_tokens=add_special_tokens).ids)
+        except (TypeError, UnicodeEncodeError):
+            if _is_unicode(text):
+                raise
+            raise RequestError(400, "the text is not valid Unicode: it holds a lone surrogate") from None
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """Return the text of `ids`. Ids without a token (a padded vocabulary) are nothing."""
+        pieces: list[bytes] = []
+        for token in ids:
+            piece = self.piece(token, not pieces, skip_special_tokens)
+            if piece is not None:
+                pieces.append(piece)
+        stream = self.new_stream()
+        return stream.push(pieces) + stream.flush()
+
+    def render_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Return the prompt of a chat; it already holds its special tokens, so encode it without adding any.
+
+        Raises RequestError 400 for bad messages and for a model without a chat template.
+        """
+        if self._chat is None:
+            raise RequestError(400, "this model has no chat template: send a prompt to /v1/completions instead")
+        return self._chat.render(
+            messages, tools=tools, add_generation_prompt=add_generation_prompt, variables=template_kwargs
+        )
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes one token stands for in the middle of a text; special tokens their name, unknown ids b""."""
+        return self.piece(token_id, first=False, skip_special_tokens=False) or b""
+
+    def token_text(self, token_id: int) -> str:
+        """Return one token as text on its own, U+FFFD where it is only a part of a character."""
+        return self.token_bytes(token_id).decode("utf-8", "replace")
+
+    def piece(self, token_id: int, first: bool, skip_special_tokens: bool) -> bytes | None:
+        """Return a token's bytes; `first` when it begins a text. None when it is skipped or has no token."""
+        if skip_special_tokens and token_id in self.special_token_ids:
+            return None
+        if not first and (known := self._pieces.get(token_id)) is not None:
+            return known
+        token = self._fast.id_to_token(token_id) if token_id >= 0 else None
+        if token is None:
+            return None
+        piece = self._decoder.piece(token, first)
+        if not first:
+            self._pieces[token_id] = piece
+        return piece
+
+    def new_stream(self) -> TextStream:
+        """Return an empty stream that turns pieces into text."""
+        return TextStream(self._decoder)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Load the tokeniser of a Hugging Face model folder.
+
+    Needs tokenizer.json; reads tokenizer_config.json, special_tokens_map.json, chat_template.jinja (or .json),
+    generation_config.json and config.json where they are. Raises UsageError that names a missing or broken file.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UsageError(
+            f"{folder} has no tokenizer.json: a model folder needs one (save_pretrained of a fast tokenizer)"
+        )
+    try:
+        fast = FastTokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise UsageError(f"{path} can't be read: {error}") from error
+    settings = _read_json(folder / "tokenizer_config.json")
+    config = _read_json(folder / "config.json")
+    special = _special_tokens(_read_json(folder / "special_tokens_map.json")) | _special_tokens(settings)
+    template = _chat_template(folder, settings)
+    return Tokenizer(
+        fast,
+        chat_template=None if template is None else ChatTemplate(template, special),
+        eos_token_ids=_eos_ids(fast, special, config, _read_json(folder / "generation_config.json")),
+        vocab_size=config.get("vocab_size") or config.get("text_config", {}).get("vocab_size"),
+    )
+
+
+def _eos_ids(
+    fast: FastTokenizer, special: Mapping[str, str], config: dict[str, Any], generation: dict[str, Any]
+) -> frozenset[int]:
+    """Every id that any of the files calls an end: chat models end turns with another token than texts."""
+    found: set[int] = set()
+    for source in (generation, config, config.get("text_config", {})):
+        ids = source.get("eos_token_id")
+        found.update([ids] if isinstance(ids, int) else ids or ())
+    named = fast.token_to_id(special["eos_token"]) if "eos_token" in special else None
+    return frozenset(found if named is None else found | {named})
+
+
+def _special_tokens(source: dict[str, Any]) -> dict[str, str]:
+    """Token names as templates know them; a value is a string or an object with "content"."""
+    found: dict[str, str] = {}
+    for name in _SPECIAL_NAMES:
+        value = source.get(name)
+        text = value.get("content") if isinstance(value, dict) else value
+        if isinstance(text, str):
+            found[name] = text
+    return found
+
+
+def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = _read_json(folder / "chat_template.json").get("chat_template") or settings.get("chat_template")
+    if isinstance(template, list):
+        named = {entry["name"]: entry["template"] for entry in template}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path} can't be read: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold a JSON object")
+    return content
+
+
+def _is_unicode(text: str) -> bool:
+    return not any(0xD800 <= ord(char) < 0xE000 for char in text)

@@ -1,0 +1,179 @@
+"""What a worker answers on each of its paths."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import re
+import time
+from collections.abc import Sequence
+
+from tercet.core.errors import RequestError
+from tercet.core.ids import new_id
+from tercet.core.stage import Stage
+from tercet.http.server import Request, Responder
+from tercet.text.tokenizer import Tokenizer
+from tercet.worker.answers import AnswerWriter
+from tercet.worker.config import WorkerConfig
+from tercet.worker.engine_client import EngineClient
+from tercet.worker.generation_run import GenerationRun
+from tercet.worker.metrics import WorkerMetrics
+from tercet.worker.openai_request import Generation, parse_body, parse_generation
+
+LARGE_BODY_BYTES = 32 * 1024
+"""Bodies from this size on are read and tokenised in a thread: 10 ms in which other streams would stand still."""
+
+_METHODS = {
+    "/v1/models": "GET",
+    "/v1/chat/completions": "POST",
+    "/v1/completions": "POST",
+    "/cache/reset": "POST",
+    "/kv/release": "POST",
+    "/health": "GET",
+    "/ready": "GET",
+    "/metrics": "GET",
+}
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_RANK = re.compile(r"[0-9]{1,4}")
+
+
+class Endpoints:
+    """The HTTP side of one worker."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        engines: Sequence[EngineClient],
+        tokenizer: Tokenizer,
+        *,
+        model: str,
+        max_model_len: int,
+    ) -> None:
+        self._config, self._engines, self._tokenizer = config, engines, tokenizer
+        self._model, self._max_model_len = model, max_model_len
+        self._created = int(time.time())
+        self._metrics = WorkerMetrics(engines)
+        self._next_rank = 0
+
+    async def handle(self, request: Request, responder: Responder) -> None:
+        """Dispatch one HTTP request. Raises RequestError, which the server turns into an OpenAI error object."""
+        route = (request.method, request.path)
+        if route == ("GET", "/health"):
+            await _send(responder, 200, self._health())
+        elif route == ("GET", "/ready"):
+            ready = all(engine.ready for engine in self._engines)
+            await _send(responder, 200 if ready else 503, {"ready": ready, **self._health()})
+        elif route == ("GET", "/metrics"):
+            await responder.send(200, self._metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")
+        else:
+            self._authorize(request)
+            await self._guarded(route, request, responder)
+
+    async def _guarded(self, route: tuple[str, str], request: Request, responder: Responder) -> None:
+        if route == ("GET", "/v1/models"):
+            await _send(responder, 200, {"object": "list", "data": [self._model_card()]})
+        elif route == ("POST", "/v1/chat/completions"):
+            await self._generate(request, responder, chat=True)
+        elif route == ("POST", "/v1/completions"):
+            await self._generate(request, responder, chat=False)
+        elif route == ("POST", "/cache/reset"):
+            done = await asyncio.gather(*(engine.reset_cache() for engine in self._engines))
+            await _send(responder, 200 if all(done) else 409, {"reset": all(done)})
+        elif route == ("POST", "/kv/release"):
+            ticket_id = parse_body(request.body).get("ticket_id")
+            if not isinstance(ticket_id, str):
+                raise RequestError(400, 'name the ticket to release: {"ticket_id": ...}', param="ticket_id")
+            for engine in self._engines:
+                engine.release(ticket_id)
+            await _send(responder, 200, {"released": ticket_id})
+        elif request.path in _METHODS:
+            raise RequestError(405, f"{request.method} {request.path}: use {_METHODS[request.path]}")
+        else:
+            raise RequestError(404, f"no such path: {request.path}")
+
+    async def _generate(self, request: Request, responder: Responder, *, chat: bool) -> None:
+        if len(request.body) < LARGE_BODY_BYTES:
+            generation = self._read(request.body, chat)
+        else:
+            generation = await asyncio.to_thread(self._read, request.body, chat)
+        rank = self._pick_rank(request.headers.get("x-data-parallel-rank"))
+        asked = request.headers.get("x-request-id", "")
+        request_id = asked if _REQUEST_ID.fullmatch(asked) else new_id("request")
+        answer_id = f"{'chatcmpl' if chat else 'cmpl'}-{request_id}"
+        writer = AnswerWriter(answer_id, self._model, generation, self._tokenizer)
+        run = GenerationRun(
+            generation, self._engines[rank], self._tokenizer, request_id, writer, self._metrics.ranks[rank]
+        )
+        await run.run(responder)
+
+    def _read(self, data: bytes, chat: bool) -> Generation:
+        body = parse_body(data)
+        model = body.get("model", self._model)
+        if model != self._model:
+            raise RequestError(
+                404,
+                f"model {model!r} is not served here; this worker serves {self._model!r}",
+                code="model_not_found",
+                param="model",
+            )
+        generation = parse_generation(body, chat=chat, tokenizer=self._tokenizer, max_model_len=self._max_model_len)
+        if not generation.hold and Stage.DECODE not in self._config.stages:
+            raise RequestError(
+                400, "this is a prefill worker: send kv_transfer_params with do_remote_decode, or ask a decode worker"
+            )
+        return generation
+
+    def _pick_rank(self, header: str | None) -> int:
+        count = len(self._engines)
+        if header is not None:
+            if not _RANK.fullmatch(header) or int(header) >= count:
+                raise RequestError(
+                    400, f"X-data-parallel-rank {header!r} is out of range [0, {count})", param="X-data-parallel-rank"
+                )
+            return int(header)
+        self._next_rank = (self._next_rank + 1) % count
+        order = [(self._next_rank + i) % count for i in range(count)]
+        return min(order, key=lambda rank: (not self._engines[rank].ready, self._engines[rank].in_flight))
+
+    def _authorize(self, request: Request) -> None:
+        if not self._config.api_keys:
+            return
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        known = [hmac.compare_digest(key.strip().encode(), k.encode()) for k in self._config.api_keys]
+        if scheme.lower() != "bearer" or not any(known):
+            raise RequestError(401, "wrong or missing API key: send Authorization: Bearer KEY", code="invalid_api_key")
+
+    def _health(self) -> dict[str, object]:
+        engines = [
+            {
+                "rank": rank,
+                "engine_id": e.engine_id,
+                "ready": e.ready,
+                "kv_tokens": e.kv_tokens,
+                "pid": e.pid,
+                "restarts": e.restarts,
+            }
+            for rank, e in enumerate(self._engines)
+        ]
+        # Changes when any rank was restarted: what a router knew of this worker's caches is void then.
+        identity = "+".join(e.engine_id or "starting" for e in self._engines)
+        return {"status": "ok", "name": self._config.name, "engine_id": identity, "engines": engines}
+
+    def _model_card(self) -> dict[str, object]:
+        return {
+            "id": self._model,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "tercet",
+            "root": self._model,
+            "parent": None,
+            "max_model_len": self._max_model_len,
+            "vocab_size": self._tokenizer.vocab_size,
+            "engine": self._config.engine,
+            "dtype": self._config.dtype,
+        }
+
+
+async def _send(responder: Responder, status: int, data: dict[str, object]) -> None:
+    await responder.send(status, json.dumps(data).encode())

@@ -1,0 +1,177 @@
+"""A worker's Prometheus metrics; vLLM's names where the same thing is meant."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tercet.worker.engine_client import EngineClient
+from tercet.worker.wire import Origin
+
+Family = TypeVar("Family", GaugeMetricFamily, CounterMetricFamily)
+
+TTFT_BOUNDS = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0),
+)
+GAP_BOUNDS = (
+    *(0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+)
+E2E_BOUNDS = (
+    *(0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0),
+    *(60.0, 120.0, 240.0, 480.0, 960.0, 1920.0),
+)
+SOURCES = ("local_compute", "local_cache_hit", "external_kv_transfer")
+REASONS = ("stop", "length", "abort", "error")
+
+_GAUGES = (
+    ("vllm:num_requests_running", "Sequences in the running batch", ("running",)),
+    ("vllm:num_requests_waiting", "Sequences waiting for room or for KV", ("waiting", "waiting_remote", "preempted")),
+    ("tercet:kv_blocks_total", "KV blocks of the pool", ("blocks_total",)),
+    ("tercet:kv_blocks_in_use", "KV blocks owned by sequences", ("blocks_in_use",)),
+    ("tercet:kv_blocks_held", "KV blocks of prefilled sequences whose ticket is out", ("blocks_held",)),
+    ("tercet:kv_blocks_cached", "Unreferenced KV blocks kept for their prefix", ("blocks_cached",)),
+    ("tercet:num_requests_held", "Prefilled sequences whose ticket is out", ("held",)),
+)
+_COUNTERS = (
+    ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache", "prefix_queries"),
+    ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache", "prefix_hits"),
+    ("vllm:num_preemptions", "Preemptions by recompute", "preemptions"),
+    ("tercet:remote_recomputes", "Tickets that could not be used; the prompt was computed again", "remote_recomputes"),
+)
+
+
+class Histogram:
+    """Counts observations by upper bound; the last bucket has none."""
+
+    __slots__ = ("_counts", "bounds", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.total = 0.0
+        self._counts = [0] * (len(bounds) + 1)
+
+    def observe(self, value: float) -> None:
+        """Count one value; a few hundred ns, as this is done for every token."""
+        self._counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return (upper bound, values up to it), as Prometheus wants them."""
+        names = [*map(str, self.bounds), "+Inf"]
+        return list(zip(names, map(float, accumulate(self._counts)), strict=True))
+
+
+class RankFigures:
+    """What a front observes of one rank's requests. Plain numbers: they change with every token."""
+
+    __slots__ = ("_ends", "_prompt", "_sources", "e2e", "gaps", "generated", "ttft")
+
+    def __init__(self) -> None:
+        self.generated = 0
+        self.ttft, self.gaps, self.e2e = Histogram(TTFT_BOUNDS), Histogram(GAP_BOUNDS), Histogram(E2E_BOUNDS)
+        self._prompt = 0
+        self._sources = dict.fromkeys(SOURCES, 0)
+        self._ends = dict.fromkeys(REASONS, 0)
+
+    def first_token(self, prompt_tokens: int, origin: Origin, ttft_s: float) -> None:
+        """Record a sequence's first token."""
+        self.generated += 1
+        self.ttft.observe(ttft_s)
+        self._prompt += prompt_tokens
+        self._sources["local_compute"] += prompt_tokens - origin.cached_tokens - origin.external_tokens
+        self._sources["local_cache_hit"] += origin.cached_tokens
+        self._sources["external_kv_transfer"] += origin.external_tokens
+
+    def token_gap(self, seconds: float) -> None:
+        """Record a later token, and the time since the one before it."""
+        self.generated += 1
+        self.gaps.observe(seconds)
+
+    def finished(self, reason: str, e2e_s: float) -> None:
+        """Record the end of a choice: stop, length, abort (its client left) or error."""
+        self._ends[reason] += 1
+        self.e2e.observe(e2e_s)
+
+    def counters(self) -> Iterator[tuple[str, str, dict[str, str], int]]:
+        """Yield name, meaning, labels and value of every counter."""
+        yield "vllm:prompt_tokens", "Prompt tokens", {}, self._prompt
+        yield "vllm:generation_tokens", "Generated tokens", {}, self.generated
+        for source, count in self._sources.items():
+            yield "vllm:prompt_tokens_by_source", "Prompt tokens by where their KV is from", {"source": source}, count
+        for reason, count in self._ends.items():
+            yield "vllm:request_success", "Choices by how they ended", {"finished_reason": reason}, count
+
+
+class WorkerMetrics:
+    """The metrics of one worker: its engines' last statistics and the front's own observations."""
+
+    def __init__(self, engines: Sequence[EngineClient]) -> None:
+        self.ranks = [RankFigures() for _ in engines]
+        self._registry = CollectorRegistry()
+        self._registry.register(_EngineCollector(engines))
+        self._registry.register(_FrontCollector(self.ranks))
+
+    def render(self) -> bytes:
+        """Return the text exposition."""
+        return bytes(generate_latest(self._registry))
+
+
+class _FrontCollector(Collector):
+    def __init__(self, ranks: Sequence[RankFigures]) -> None:
+        self._ranks = ranks
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, CounterMetricFamily] = {}
+        for rank, figures in enumerate(self._ranks):
+            for name, meaning, labels, value in figures.counters():
+                if name not in families:
+                    families[name] = CounterMetricFamily(name, meaning, labels=["rank", *labels])
+                families[name].add_metric([str(rank), *labels.values()], value)
+        yield from families.values()
+        for name, meaning, field in (
+            ("vllm:time_to_first_token_seconds", "Time to first token", "ttft"),
+            ("vllm:inter_token_latency_seconds", "Time between tokens", "gaps"),
+            ("vllm:e2e_request_latency_seconds", "From arrival to a choice's end", "e2e"),
+        ):
+            family = HistogramMetricFamily(name, meaning, labels=["rank"])
+            for rank, figures in enumerate(self._ranks):
+                histogram: Histogram = getattr(figures, field)
+                family.add_metric([str(rank)], histogram.buckets(), histogram.total)
+            yield family
+
+
+class _EngineCollector(Collector):
+    def __init__(self, engines: Sequence[EngineClient]) -> None:
+        self._engines = engines
+
+    def collect(self) -> Iterator[Metric]:
+        for name, meaning, keys in _GAUGES:
+            yield self._family(GaugeMetricFamily(name, meaning, labels=["rank"]), keys)
+        usage = GaugeMetricFamily("vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1", labels=["rank"])
+        for rank, engine in enumerate(self._engines):
+            total = engine.stats.get("blocks_total", 0)
+            usage.add_metric([str(rank)], engine.stats["blocks_in_use"] / total if total else 0.0)
+        yield usage
+        for name, meaning, key in _COUNTERS:
+            yield self._family(CounterMetricFamily(name, meaning, labels=["rank"]), (key,))
+        handoffs = CounterMetricFamily("tercet:handoffs", "Tickets by how they ended", labels=["rank", "result"])
+        restarts = CounterMetricFamily("tercet:engine_restarts", "Engine processes started again", labels=["rank"])
+        for rank, engine in enumerate(self._engines):
+            for result, count in engine.stats.get("handoffs", {}).items():
+                handoffs.add_metric([str(rank), result], count)
+            restarts.add_metric([str(rank)], engine.restarts)
+        yield handoffs
+        yield restarts
+
+    def _family(self, family: Family, keys: Iterable[str]) -> Family:
+        for rank, engine in enumerate(self._engines):
+            family.add_metric([str(rank)], sum(engine.stats.get(key, 0) for key in keys))
+        return family

@@ -1,0 +1,135 @@
+"""A deployment and server to compare without engines: the real HTTP layer, made-up tokens, chosen delays."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tercet.bench.drive import drive
+from tercet.compare.seams import OnRecord
+from tercet.core.errors import RequestError
+from tercet.core.topology import Topology
+from tercet.http.server import Request, Responder, Server
+from tercet.launch.progress import OnProgress, Progress
+from tercet.results.record import ClientHealth
+from tercet.traffic.conversation import Conversation
+
+
+@dataclass
+class Behaviour:
+    """How the fakes behave. Delays in seconds; `later_s` maps a mode to the TTFT of its later turns."""
+
+    first_s: float = 0.02
+    later_s: dict[str, float] = field(default_factory=lambda: {"pd": 0.06, "replicated": 0.06})
+    token_s: float = 0.001
+    capital: str = "Paris."
+    mistaken_mode: str | None = None
+    failing_mode: str | None = None
+    stuck_mode: str | None = None
+    stuck_after: int = 0
+    max_model_len: int = 4096
+
+
+async def punctual_drive(
+    url: str, conversations: Sequence[Conversation], *, model: str, cache_salt: str | None, on_record: OnRecord
+) -> ClientHealth:
+    """Drive as always but call the client healthy: tests share their cores with others, and judge other things."""
+    health = await drive(url, conversations, model=model, cache_salt=cache_salt, on_record=on_record)
+    return replace(health, saturated=False, reasons=())
+
+
+class FakeDeployment:
+    """A router and its workers in one server; remembers what was asked of it."""
+
+    def __init__(self, topology: Topology, behaviour: Behaviour, log: list[str]) -> None:
+        self.topology = topology
+        self.mode: str = topology.mode
+        self.behaviour = behaviour
+        self.log = log
+        self.cached: set[tuple[str, tuple[int, ...]]] = set()
+        self._completions = 0
+        self._server = Server(self._handle)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.port}"
+
+    @property
+    def worker_urls(self) -> Mapping[str, str]:
+        return {worker.name: self.url for worker in self.topology.workers}
+
+    async def start(self, on_progress: OnProgress | None = None) -> None:
+        self.log.append(f"start {self.topology.short_form}")
+        if on_progress is not None:
+            for part in (*(worker.name for worker in self.topology.workers), "router", "deployment"):
+                on_progress(Progress(part, "ready"))
+        await self._server.start()
+
+    async def stop(self) -> None:
+        self.log.append(f"stop {self.topology.short_form}")
+        await self._server.close(0.0)
+
+    async def _handle(self, request: Request, responder: Responder) -> None:
+        if request.path == "/v1/models":
+            card = {"id": "fake", "object": "model", "vocab_size": 1000, "max_model_len": self.behaviour.max_model_len}
+            await responder.send(200, json.dumps({"object": "list", "data": [card]}).encode())
+        elif request.path == "/mode":
+            await responder.send(200, json.dumps({"mode": self.mode}).encode())
+        elif request.path.startswith("/mode/"):
+            self.mode = request.path.removeprefix("/mode/")
+            self.log.append(f"mode {self.mode}")
+            await responder.send(200, b"{}")
+        elif request.path == "/cache/reset":
+            self.cached.clear()
+            await responder.send(200, b"{}")
+        elif request.path == "/conversations/clear":
+            self.log.append("clear")
+            await responder.send(200, b"{}")
+        elif request.path == "/v1/chat/completions":
+            message = {"role": "assistant", "content": self.behaviour.capital}
+            await responder.send(200, json.dumps({"choices": [{"message": message}]}).encode())
+        elif request.path == "/v1/completions":
+            await self._complete(json.loads(request.body), request.headers["x-session-id"], responder)
+        else:
+            raise RequestError(404, f"no such path: {request.path}")
+
+    async def _complete(self, body: dict[str, Any], session: str, responder: Responder) -> None:
+        behaviour = self.behaviour
+        if behaviour.failing_mode == self.mode:
+            raise RequestError(503, "no worker is left")
+        self._completions += not session.startswith("warm")
+        if behaviour.stuck_mode == self.mode and self._completions > behaviour.stuck_after:
+            self.log.append("stuck")
+            await asyncio.sleep(60)
+        prompt: list[int] = body["prompt"]
+        salt = str(body.get("cache_salt"))
+        cached = max((n for n in range(0, len(prompt), 16) if (salt, tuple(prompt[:n])) in self.cached), default=0)
+        await asyncio.sleep(behaviour.later_s.get(self.mode, behaviour.first_s) if cached else behaviour.first_s)
+        seed = zlib.crc32(repr(prompt).encode()) + (behaviour.mistaken_mode == self.mode)
+        answer = [300 + (seed + i) % 500 for i in range(body["max_tokens"])]
+        whole = prompt + answer
+        self.cached.update((salt, tuple(whole[:n])) for n in range(0, len(whole) + 1, 16))
+        responder.start(200, headers=(("X-Tercet-Route", "P0>D0"), ("X-Tercet-Cached-Tokens", str(cached))))
+        for i, token in enumerate(answer):
+            choice: dict[str, Any] = {"index": 0, "text": "x", "token_ids": [token], "finish_reason": None}
+            if i == 0:
+                choice["prompt_token_ids"] = prompt
+            if i == len(answer) - 1:
+                choice["finish_reason"] = "length"
+            responder.write(
+                b"data: " + json.dumps({"object": "text_completion", "choices": [choice]}).encode() + b"\n\n"
+            )
+            await responder.drain()
+            await asyncio.sleep(behaviour.token_s)
+        usage = {
+            "prompt_tokens": len(prompt),
+            "completion_tokens": len(answer),
+            "total_tokens": len(prompt) + len(answer),
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
+        responder.write(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\ndata: [DONE]\n\n")
+        responder.finish()

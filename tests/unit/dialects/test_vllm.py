@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+
+from tercet.core.stage import Stage
+from tercet.dialects.protocol import Legs, Reply
+from tercet.dialects.vllm import VllmDialect
+from tests.unit.dialects.samples import NIXL_TICKET, SPLIT, D, chat_answer, only_leg, request
+
+DIALECT = VllmDialect()
+
+
+def test_legs_as_the_nixl_connector_wants_them() -> None:
+    client = request(stream=True, stream_options={"include_usage": True}, max_tokens=9)
+    exchange = DIALECT.begin(client, SPLIT)
+    leg = only_leg(exchange)
+    body = json.loads(leg.body)
+    assert body["max_tokens"] == 1 and body["stream"] is False and "stream_options" not in body
+    assert body["kv_transfer_params"]["do_remote_decode"] is True
+    step = exchange.on_answer(leg, chat_answer(ticket=NIXL_TICKET))
+    assert isinstance(step, Legs)
+    assert json.loads(step.legs[0].body) == {**client.body, "kv_transfer_params": NIXL_TICKET}
+    assert step.legs[0].streams
+    assert exchange.on_exit(accepted=True) == ()
+
+
+def test_a_release_is_a_request_that_d_refuses() -> None:
+    exchange = DIALECT.begin(request(max_tokens=1), SPLIT)
+    step = exchange.on_answer(only_leg(exchange), chat_answer(ticket=NIXL_TICKET))
+    assert isinstance(step, Reply) and step.early
+    (release,) = exchange.on_exit(accepted=False)
+    body = json.loads(release.body)
+    assert release.rank is D and release.stage is Stage.DECODE and release.url == "http://d:1/v1/completions"
+    assert body["kv_transfer_params"] == NIXL_TICKET and body["model"] == "tercet-release"
+
+
+def test_without_blocks_there_is_nothing_to_release() -> None:
+    exchange = DIALECT.begin(request(max_tokens=1), SPLIT)
+    exchange.on_answer(only_leg(exchange), chat_answer(ticket={**NIXL_TICKET, "do_remote_prefill": False}))
+    assert exchange.on_exit(accepted=False) == ()
+    assert DIALECT.engines(b"") == ()

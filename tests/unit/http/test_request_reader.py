@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tercet.core.errors import RequestError
+from tercet.http.limits import ServerLimits
+from tercet.http.request import Request
+from tercet.http.request_reader import RequestReader
+
+STREAM = (
+    b"POST /a?x=%20 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
+    b"GET http://h:1/b%20c?y HTTP/1.1\r\nHost: h\r\nX-One: 1\r\nx-one: 2\r\n\r\n"
+    b"\r\n"
+    b"POST /c HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: 3\r\n\r\nGET"
+    b"PUT /d HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3;e=1\r\nabc\r\n2\r\nde\r\n0\r\nX-One: trailer\r\n\r\n"
+    b"GET /e HTTP/1.0\r\n\r\n"
+)
+SEEN = [
+    ("POST", "/a", "x=%20", b"hello", True),
+    ("GET", "/b c", "y", b"", True),
+    ("POST", "/c", "", b"GET", True),
+    ("PUT", "/d", "", b"abcde", True),
+    ("GET", "/e", "", b"", False),
+]
+
+
+class _Taker:
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.seen: list[tuple[str, str, str, bytes, bool]] = []
+
+    def body_follows(self) -> None:
+        pass
+
+    def request_read(self, request: Request, *, http10: bool, keep_alive: bool) -> None:
+        assert http10 != keep_alive
+        self.requests.append(request)
+        self.seen.append((request.method, request.path, request.query, request.body, keep_alive))
+
+
+def _read(pieces: list[bytes], limits: ServerLimits | None = None) -> _Taker:
+    taker = _Taker()
+    reader = RequestReader(limits or ServerLimits(), taker, "c")
+    for piece in pieces:
+        reader.feed(piece)
+    return taker
+
+
+def test_a_stream_of_requests_in_one_piece_and_byte_by_byte() -> None:
+    taker = _read([STREAM])
+    assert taker.seen == SEEN
+    assert taker.requests[1].headers["x-one"] == "1, 2" and taker.requests[1].target == "http://h:1/b%20c?y"
+    assert "x-one" not in taker.requests[3].headers and "upgrade" not in taker.requests[2].headers
+    assert _read([bytes([byte]) for byte in STREAM]).seen == SEEN
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=10))
+def test_splits_change_nothing(cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), len(STREAM)]
+    assert _read([STREAM[a:b] for a, b in pairwise(edges)]).seen == SEEN
+
+
+@given(st.binary(max_size=200), st.integers(0, len(STREAM)), st.integers(0, 40))
+def test_garbage_is_refused_or_read_but_never_breaks_the_reader(garbage: bytes, at: int, drop: int) -> None:
+    try:
+        _read([STREAM[:at] + garbage + STREAM[at + drop :]])
+    except RequestError as error:
+        assert error.status in (400, 405, 413, 417, 431, 505)
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+SMUGGLING = {
+    "both framings": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two lengths": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "a list of lengths": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1, 1\r\n\r\na",
+    "a signed length": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +1\r\n\r\na",
+    "a space before the colon": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length : 1\r\n\r\na",
+    "a folded header": b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+    "an unknown coding last": b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "a bare LF in the head": b"GET / HTTP/1.1\nHost: h\n\n",
+    "a bare CR in a header": b"GET / HTTP/1.1\r\nHost: h\rX: y\r\n\r\n",
+    "a NUL in a header": b"GET / HTTP/1.1\r\nHost: h\0\r\n\r\n",
+    "a bare LF after a chunk size": CHUNKED + b"1\na\r\n0\r\n\r\n",
+    "a chunk longer than its size": CHUNKED + b"1\r\nab\r\n0\r\n\r\n",
+    "a chunk size in 0x": CHUNKED + b"0x1\r\na\r\n0\r\n\r\n",
+    "an endless chunk size": CHUNKED + b"f" * 17 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("request_bytes", SMUGGLING.values(), ids=SMUGGLING.keys())
+def test_ambiguous_framing_is_refused(request_bytes: bytes) -> None:
+    with pytest.raises(RequestError) as caught:
+        _read([request_bytes])
+    assert caught.value.status == 400
+
+
+def test_other_versions_are_refused() -> None:
+    for first in (b"GET /\r\n\r\n", b"GET / HTTP/0.9\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):
+        with pytest.raises(RequestError) as caught:
+            _read([first])
+        assert caught.value.status in (400, 505)

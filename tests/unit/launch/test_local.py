@@ -1,0 +1,302 @@
+"""The local launcher against real processes that behave like workers, well and badly."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tercet.core.errors import UsageError
+from tercet.core.topology import Topology, WorkerSpec
+from tercet.launch.commands import Placement
+from tercet.launch.local import LocalDeployment
+from tercet.launch.progress import LaunchError, Progress
+from tercet.launch.state import running
+from tercet.launch.topology_file import parse_topology
+
+STANDIN = str(Path(__file__).with_name("standin.py"))
+
+
+@dataclass
+class Standins:
+    """Command lines of stand-ins; `extra` are more arguments by part."""
+
+    extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def worker(self, placement: Placement, worker: WorkerSpec) -> Sequence[str]:
+        more = [text.format(id=placement.topology_id) for text in self.extra.get(worker.name, ())]
+        return [sys.executable, "-S", STANDIN, str(worker.port), *more]
+
+    def router(self, placement: Placement) -> Sequence[str]:
+        port = placement.topology.router.port
+        return [sys.executable, "-S", STANDIN, str(port), *self.extra.get("router", ())]
+
+
+def topology(port: int = 0) -> Topology:
+    return parse_topology(f"{{workers: 1P1D, devices: ['cpu'], router: {{port: {port}}}}}", "test")
+
+
+def deployment(tmp_path: Path, extra: Mapping[str, Sequence[str]] | None = None, **more: object) -> LocalDeployment:
+    options: dict[str, object] = {"start_timeout_s": 10.0, "grace_s": 3.0, "backoff_s": (0.1, 0.2), **more}
+    return LocalDeployment(
+        topology(),
+        run_root=tmp_path / "run",
+        log_dir=tmp_path / "logs",
+        commands=Standins(extra or {}),
+        **options,  # type: ignore[arg-type]
+    )
+
+
+async def get(url: str) -> str:
+    def read() -> str:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return str(answer.read().decode())
+
+    return await asyncio.to_thread(read)
+
+
+def children_of(marker: str) -> list[int]:
+    """Living processes with the marker on their command line."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if process.info["status"] != psutil.STATUS_ZOMBIE and marker in " ".join(process.info["cmdline"] or []):
+            found.append(process.pid)
+    return found
+
+
+async def eventually(condition: Callable[[], object], timeout_s: float = 8.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true in time"
+        await asyncio.sleep(0.02)
+
+
+async def test_it_starts_serves_and_leaves_nothing(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    local = deployment(tmp_path, {"prefill-0": ["--ready-after", "0.3", "--engine", "--segment", "tercet.{id}.p-0"]})
+    await local.start(told.append)
+    pids = [int(await get(f"{url}/pid")) for url in (local.url, *local.worker_urls.values())]
+    assert list(local.worker_urls) == ["prefill-0", "decode-0"]
+    (state,) = running(tmp_path / "run")
+    assert state.phase == "ready"
+    assert list(Path("/dev/shm").glob(f"tercet.{state.topology_id}.*"))
+    groups = [process for process in psutil.process_iter() if os.getpgid(process.pid) in pids]
+    assert len(groups) == 4, "three parts and the engine of one"
+    await local.stop()
+    await local.stop()
+    assert not any(process.is_running() and process.status() != "zombie" for process in groups)
+    assert not list(Path("/dev/shm").glob(f"tercet.{state.topology_id}.*"))
+    assert running(tmp_path / "run") == []
+    states = [(progress.part, progress.state) for progress in told]
+    assert states.index(("prefill-0", "ready")) < states.index(("router", "starting"))
+    assert states[-3:] == [("deployment", "ready"), ("deployment", "stopping"), ("deployment", "stopped")]
+    assert "stand-in starts" in (tmp_path / "logs" / "prefill-0.log").read_text()
+
+
+async def test_several_run_one_after_another_with_secrets_of_their_own(tmp_path: Path) -> None:
+    seen = []
+    for _ in range(2):
+        async with deployment(tmp_path) as local:
+            urls = (local.url, *local.worker_urls.values())
+            seen.append({await get(f"{url}/secret") for url in urls})
+    assert [len(each) for each in seen] == [1, 1]
+    assert seen[0] != seen[1]
+    assert len(bytes.fromhex(seen[0].pop())) == 32
+    assert "TERCET_TOPOLOGY_SECRET" not in os.environ
+
+
+async def test_a_part_that_fails_at_start_is_shown_and_the_others_end(tmp_path: Path) -> None:
+    local = deployment(tmp_path, {"decode-0": ["--crash-at-start"]})
+    with pytest.raises(LaunchError) as caught:
+        await local.start()
+    message = str(caught.value)
+    assert message.startswith("decode-0 ended while starting: exit status 3")
+    assert message.endswith("Traceback: the model has no weights")
+    assert caught.value.exit_code == 1
+    assert children_of(str(tmp_path)) == []
+    assert running(tmp_path / "run") == []
+
+
+async def test_a_part_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:
+    local = deployment(tmp_path, {"router": ["--ready-after", "99"]}, start_timeout_s=1.0)
+    with pytest.raises(LaunchError, match=r"router was not ready within 1 s \(.*/ready answered 503\)"):
+        await local.start()
+
+
+async def test_a_busy_port_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        local = LocalDeployment(topology(port), run_root=tmp_path / "run", log_dir=tmp_path / "logs")
+        with pytest.raises(
+            UsageError, match=rf"port {port} \(router\) is in use by .*: choose another with --port \d+"
+        ):
+            await local.start()
+    assert not (tmp_path / "logs").exists()
+
+
+async def test_a_port_of_another_deployment_is_named_even_before_it_listens(tmp_path: Path) -> None:
+    first = deployment(tmp_path, {"router": ["--ready-after", "99"], "decode-0": ["--ready-after", "99"]})
+    starting = asyncio.create_task(first.start())
+    await eventually(lambda: running(tmp_path / "run"))
+    port = int(running(tmp_path / "run")[0].url.rpartition(":")[2])
+    second = LocalDeployment(topology(port), run_root=tmp_path / "run", log_dir=tmp_path / "logs-2")
+    with pytest.raises(
+        UsageError, match=rf"port {port} \(router\) is in use by the deployment '1p1d'.*tercet stop 1p1d"
+    ):
+        await second.start()
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+
+
+async def test_a_crashed_worker_comes_back_on_the_same_port(tmp_path: Path) -> None:
+    async with deployment(tmp_path) as local:
+        url = local.worker_urls["decode-0"]
+        before = await get(f"{url}/pid")
+        os.kill(int(before), signal.SIGKILL)
+        for _ in range(200):
+            try:
+                after = await get(f"{url}/pid")
+                break
+            except OSError:
+                await asyncio.sleep(0.05)
+        assert after != before
+        assert await get(f"{local.worker_urls['prefill-0']}/pid")
+    assert "stand-in starts" in (tmp_path / "logs" / "decode-0.log").read_text()
+
+
+async def test_the_pauses_between_crashes_grow(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    local = deployment(tmp_path, backoff_s=(0.05, 0.1, 0.15))
+    await local.start(told.append)
+    url = local.worker_urls["decode-0"]
+    for crashes in range(1, 5):
+        await get(f"{url}/crash")
+        while sum(each.part == "decode-0" and each.state == "ready" for each in told) <= crashes:
+            await asyncio.sleep(0.02)
+    await local.stop()
+    crashed = [progress.detail for progress in told if progress.state == "crashed"]
+    assert [detail.split(";")[1].split(",")[0] for detail in crashed] == [
+        f" next start in {pause} s" for pause in ("0.05", "0.1", "0.15", "0.15")
+    ]
+    assert "exit status 7" in crashed[0]
+
+
+async def test_without_restart_a_crash_stays_and_the_rest_goes_on(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    local = deployment(tmp_path, restart=False)
+    await local.start(told.append)
+    await get(f"{local.worker_urls['decode-0']}/crash")
+    await eventually(lambda: any(progress.state == "failed" for progress in told))
+    assert await get(f"{local.url}/pid")
+    waiting = asyncio.create_task(local.wait())
+    await get(f"{local.url}/crash")
+    with pytest.raises(LaunchError, match="router crashed: exit status 7"):
+        await asyncio.wait_for(waiting, 5)
+    await local.stop()
+
+
+async def test_a_part_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
+    local = deployment(tmp_path, {"prefill-0": ["--ignore-sigterm"]}, grace_s=0.5)
+    await local.start()
+    pid = int(await get(f"{local.worker_urls['prefill-0']}/pid"))
+    began = time.monotonic()
+    await local.stop()
+    assert 0.5 <= time.monotonic() - began < 4
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
+
+
+async def test_a_second_signal_ends_the_patience(tmp_path: Path) -> None:
+    local = deployment(tmp_path, {"prefill-0": ["--ignore-sigterm"]}, grace_s=60.0)
+    await local.start()
+    stopping = asyncio.create_task(local.stop())
+    await asyncio.sleep(0.3)
+    local.kill()
+    await asyncio.wait_for(stopping, 5)
+
+
+async def test_stopping_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    local = deployment(tmp_path, {"decode-0": ["--ready-after", "99"]})
+    starting = asyncio.create_task(local.start())
+    await eventually(lambda: (tmp_path / "logs" / "decode-0.log").exists())
+    await asyncio.sleep(0.3)
+    await local.stop()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert running(tmp_path / "run") == []
+
+
+LAUNCHER = """
+import asyncio, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_local import deployment
+async def main():
+    local = deployment(Path({tmp!r}), {{"prefill-0": ["--engine", "--segment", "tercet.{{id}}.p-0"]}})
+    await local.start()
+    print(local.name, local.url, *local.worker_urls.values(), flush=True)
+    await local.wait()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("keeper_too", [False, True])
+async def test_a_killed_launcher_leaves_no_process_and_no_segment(tmp_path: Path, keeper_too: bool) -> None:
+    code = LAUNCHER.format(tests=str(Path(__file__).parent), tmp=str(tmp_path))
+    launcher = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, start_new_session=True
+    )
+    assert launcher.stdout is not None
+    _name, *urls = (await asyncio.wait_for(launcher.stdout.readline(), 20)).decode().split()
+    pids = [int(await get(f"{url}/pid")) for url in urls]
+    everyone = [process for process in psutil.process_iter() if os.getpgid(process.pid) in pids]
+    assert len(everyone) == 4
+    (state,) = running(tmp_path / "run")
+    assert list(Path("/dev/shm").glob(f"tercet.{state.topology_id}.*"))
+    keeper = children_of(f"tercet keeper {state.topology_id}")
+    assert len(keeper) == 1
+    if keeper_too:
+        everyone = [process for process in everyone if process.pid in pids]  # an engine with no death signal needs it
+        engines = [child for process in everyone for child in process.children()]
+        os.kill(keeper[0], signal.SIGKILL)
+    launcher.kill()
+    await launcher.wait()
+    await eventually(lambda: all(not p.is_running() or p.status() == "zombie" for p in everyone))
+    if keeper_too:
+        for engine in engines:
+            engine.kill()
+        assert running(tmp_path / "run") == [], "the next look cleans up"
+    await eventually(lambda: not list(Path("/dev/shm").glob(f"tercet.{state.topology_id}.*")))
+    await eventually(lambda: not list((tmp_path / "run").glob("1p1d*")))
+
+
+def test_two_launchers_never_choose_the_same_ports(tmp_path: Path) -> None:
+    first, second = deployment(tmp_path), deployment(tmp_path)
+    one, two = first._reserve_ports(topology()), second._reserve_ports(topology())
+    ports = [port for each in (one, two) for port in (each.router.port, *(worker.port for worker in each.workers))]
+    assert len(set(ports)) == 6
+    first._ports.close()
+    second._ports.close()
+
+
+def test_worker_ports_follow_the_routers(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    local = deployment(tmp_path)
+    placed = local._reserve_ports(topology(port))
+    local._ports.close()
+    assert placed.router.port == port
+    assert port < placed.workers[0].port < placed.workers[1].port

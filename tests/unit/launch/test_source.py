@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tercet.core.errors import UsageError
+from tercet.core.stage import Mode
+from tercet.core.topology import PRESETS
+from tercet.launch.source import topology_from, with_settings
+
+
+@pytest.mark.parametrize(
+    ("source", "mode", "shape", "expected"),
+    [
+        (None, None, "1A", Mode.AGGREGATED),
+        *((None, mode, shape, mode) for mode, shape in PRESETS.items()),
+        ("1P1D", None, "1P1D", Mode.PD),
+        ("1P1D", Mode.PPD, "1P1D", Mode.PPD),
+        ("2A", None, "2A", Mode.REPLICATED),
+        ("1E1A", None, "1E1A", Mode.AGGREGATED),
+        ("1P2D1A", Mode.REPLICATED, "1P2D1A", Mode.REPLICATED),
+    ],
+)
+def test_sources_and_modes(source: str | None, mode: Mode | None, shape: str, expected: Mode) -> None:
+    topology = topology_from(source, mode)
+    assert (topology.short_form, topology.mode) == (shape, expected)
+    assert topology.name == shape.lower()
+
+
+@pytest.mark.parametrize(
+    ("source", "mode", "message"),
+    [
+        ("2A", Mode.PD, "mode pd needs a prefill worker"),
+        ("1P1D", Mode.REPLICATED, "mode replicated needs a worker with prefill and decode"),
+        ("1Q", None, "'1Q' is neither a file nor a short form"),
+        ("absent.yaml", None, "'absent.yaml' is neither a topology file nor a short form"),
+    ],
+)
+def test_what_cannot_be_started_is_said(source: str, mode: Mode | None, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        topology_from(source, mode)
+
+
+def test_a_file_is_read_and_its_mode_overridden(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text("name: mine\nmode: pd\nworkers: 1P1D\n")
+    assert topology_from(str(path), None).mode is Mode.PD
+    assert topology_from(str(path), Mode.PPD).mode is Mode.PPD
+    with pytest.raises(UsageError, match="mode aggregated needs"):
+        topology_from(str(path), Mode.AGGREGATED)
+
+
+def test_only_given_settings_win() -> None:
+    topology = with_settings(
+        topology_from("1P1D", None),
+        {"name": "n", "model": None, "dtype": "fp32", "block_size": None, "port": 9, "balancer": "random"},
+    )
+    assert (topology.name, topology.model) == ("n", "smollm2-135m")
+    assert (topology.engine.dtype, topology.engine.block_size) == ("fp32", 16)
+    assert (topology.router.port, topology.router.balancer) == (9, "random")
+
+
+def test_devices_at_the_terminal_replace_those_of_single_workers(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text("workers: [{stages: [prefill, decode], devices: [cpu:1]}]\n")
+    topology = with_settings(topology_from(str(path), None), {"devices": ("cpu:0",)})
+    assert topology.devices == ("cpu:0",)
+    assert topology.workers[0].devices == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"balancer": "randm"}, "--balancer: 'randm' is not one of .*; did you mean 'random'?"),
+        ({"lease_s": 0.0}, "--lease: 0.0 is less than or equal to the minimum of 0"),
+        ({"name": "Big Name"}, "--name: 'Big Name' is not of the form small letters"),
+        ({"devices": ("gpu",)}, "--devices: 'gpu' is not of the form cpu:0"),
+        ({"max_num_seqs": 0}, "--max-num-seqs: 0 is less than the minimum of 1"),
+    ],
+)
+def test_a_flag_is_checked_like_the_file(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        with_settings(topology_from("1A", None), settings)

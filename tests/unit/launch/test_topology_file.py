@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tercet.core.errors import UsageError
+from tercet.core.stage import Mode, Stage
+from tercet.core.topology import Topology
+from tercet.launch.topology_file import load_topology, parse_topology, schema_text, topology_to_dict
+
+FULL = """
+name: two-by-two
+model: smollm2-135m
+mode: ppd
+devices: [cpu:0, cpu:1]
+workers:
+  - stages: [prefill]
+  - name: fast
+    stages: [decode]
+    ranks: 2
+    devices: [cpu:0, cpu:1]
+    port: 8102
+engine: {engine: virtual, gpu: h100, dtype: fp32, lease: 5, block_size: 32}
+router: {port: 9000, balancer: least_loaded, ppd_threshold: 64}
+"""
+
+
+def complaint(text: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        parse_topology(text, "t.yaml")
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_a_full_file_is_read_field_by_field() -> None:
+    topology = parse_topology(FULL, "t.yaml")
+    assert (topology.name, topology.mode, topology.short_form) == ("two-by-two", Mode.PPD, "1P1D")
+    assert [worker.name for worker in topology.workers] == ["prefill-0", "fast"]
+    assert topology.workers[1].stages == {Stage.DECODE}
+    assert (topology.workers[1].ranks, topology.workers[1].port) == (2, 8102)
+    assert (topology.engine.engine, topology.engine.gpu, topology.engine.lease_s) == ("virtual", "h100", 5.0)
+    assert (topology.engine.block_size, topology.engine.max_num_seqs) == (32, 64)
+    assert (topology.router.port, topology.router.balancer, topology.router.ppd_threshold) == (9000, "least_loaded", 64)
+
+
+@pytest.mark.parametrize("text", [FULL, "workers: 2A", "workers: 1P2D\nmode: ppd\nengine: {random_weights: tiny}"])
+def test_a_written_topology_is_read_back_as_the_same(text: str) -> None:
+    topology = parse_topology(text, "t.yaml")
+    again = parse_topology(json.dumps(topology_to_dict(topology)), "again")
+    assert again == topology
+
+
+@pytest.mark.parametrize(
+    ("workers", "mode"), [("1A", Mode.AGGREGATED), ("3A", Mode.REPLICATED), ("1P1D", Mode.PD), ("1P1D1A", Mode.PD)]
+)
+def test_the_mode_follows_from_the_workers(workers: str, mode: Mode) -> None:
+    assert parse_topology(f"workers: {workers}", "t.yaml").mode is mode
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("workers: 1P1D\nmoed: pd", "t.yaml:2: moed: unknown key; did you mean 'mode'?"),
+        ("workers: 1P1D\nmode: pdd", "t.yaml:2: mode: 'pdd' is not one of aggregated, replicated, pd, ppd; did you"),
+        ("workers:\n  - stages: [prefil]", "t.yaml:2: workers[0].stages[0]: 'prefil' is not one of"),
+        (
+            "workers:\n  - stages: [decode]\n    rank: 2",
+            "t.yaml:3: workers[0].rank: unknown key; did you mean 'ranks'?",
+        ),
+        ("\nworkers: 1X", "t.yaml:2: workers: '1X' is not of the form 1P1D, 2A or 2E1P1D"),
+        ("workers: 2A\nengine:\n  dtype: int4", "t.yaml:3: engine.dtype: 'int4' is not one of bf16, fp32"),
+        ("workers: 2A\nrouter: {port: http}", "t.yaml:2: router.port: 'http' is not of type integer"),
+        ("workers: 2A\nrouter: {port: 70000}", "t.yaml:2: router.port: 70000 is greater than the maximum"),
+        ("workers: 2A\ndevices: [gpu0]", "t.yaml:2: devices[0]: 'gpu0' is not of the form cpu:0"),
+        ("model: x", "t.yaml:1: 'workers' is a required property"),
+        ("", "t.yaml:1: empty"),
+        ("- 1\n- 2", "t.yaml:1: [1, 2] is not of type object"),
+        ("workers: [\n", "t.yaml:2: not YAML"),
+        ("workers: 1P1D\nmode: pd\nmode: ppd", "t.yaml:3: 'mode' is already set in line 2"),
+        ("workers: 2A\nmode: pd", "t.yaml:2: mode: mode pd needs a prefill worker (P); there is none"),
+        ("workers: 2P", "t.yaml:1: workers: mode pd needs a decode worker (D); there is none"),
+        ("workers: &a [*a]", "t.yaml:1: an alias that holds itself"),
+        (
+            "workers:\n- {stages: [prefill, decode], ranks: 2,\n   devices: [cpu:0]}",
+            "t.yaml:3: workers[0].devices: 1 devices for 2 ranks",
+        ),
+        (
+            "workers:\n- {name: a, stages: [prefill]}\n- {name: a, stages: [decode]}",
+            "t.yaml:3: workers[1].name: the name 'a' is taken",
+        ),
+        (
+            "workers:\n- {port: 81, stages: [prefill]}\n- {port: 81, stages: [decode]}",
+            "t.yaml:3: workers[1].port: port 81 is another worker's",
+        ),
+    ],
+)
+def test_a_fault_is_named_with_its_line(text: str, expected: str) -> None:
+    assert complaint(text).startswith(expected)
+
+
+def test_all_faults_are_named_in_the_order_of_their_lines() -> None:
+    lines = complaint("workers: 1P1D\nrouter:\n  prot: 1\n  host: ''\nmoed: pd\n").splitlines()
+    assert [line.split(":")[1] for line in lines] == ["3", "4", "5"]
+
+
+def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot read topology file .*absent\.yaml"):
+        load_topology(tmp_path / "absent.yaml")
+
+
+def test_the_schema_covers_every_setting() -> None:
+    schema = json.loads(schema_text())
+    dumped = topology_to_dict(parse_topology(FULL, "t.yaml"))
+    assert set(dumped) <= set(schema["properties"])
+    for part in ("engine", "router"):
+        assert set(dumped[part]) == set(schema["$defs"][part]["properties"])
+    assert set(schema["properties"]["mode"]["enum"]) == {str(mode) for mode in Mode}
+
+
+@pytest.mark.parametrize("path", sorted(Path("examples/topologies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_loads(path: Path) -> None:
+    topology = load_topology(path)
+    assert isinstance(topology, Topology)
+    assert topology.name == path.stem

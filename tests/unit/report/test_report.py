@@ -1,0 +1,158 @@
+"""Tables and sentences, as a person sees them."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from tercet.report.conclusion import answer_lines, conclusions
+from tercet.report.figures import milliseconds, percent, spread_text
+from tercet.report.tables import verdict_text
+from tercet.report.terminal import print_results
+from tercet.results.document import Results
+from tercet.results.summary import Spread, summarise
+from tercet.results.verdict import AnswerCheck, Margin, Verdict
+
+from ..results.samples import request, results, run
+
+
+def e2e(replicated: float, ppd: float, leaders: tuple[str, ...]) -> Verdict:
+    worse, better = ("ppd", "replicated") if ppd > replicated else ("replicated", "ppd")
+    high, low = max(replicated, ppd), min(replicated, ppd)
+    margin = Margin(worse, high / low - 1, 0.1, 0.4, beaten=leaders == (better,))
+    return Verdict(0.5, "E2E", "ms", True, {"replicated": replicated, "ppd": ppd}, leaders, (margin,), "3 runs")
+
+
+def with_verdicts(*verdicts: Verdict) -> Results:
+    return replace(results(), verdicts=verdicts)
+
+
+def text(document: Results) -> str:
+    out = io.StringIO()
+    print_results(document, Console(file=out, width=140))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("value", "written"), [(1.234, "1.23"), (9.996, "10.0"), (45.67, "45.7"), (99.96, "100"), (12345.6, "12346")]
+)
+def test_milliseconds_have_three_digits(value: float, written: str) -> None:
+    assert milliseconds(value) == written
+
+
+def test_percentages_are_whole_only_when_they_are() -> None:
+    assert (percent(1.0), percent(0.99999), percent(0.5), percent(0)) == ("100%", "99.9%", "50.0%", "0.0%")
+
+
+def test_a_spread_is_mean_median_and_99th() -> None:
+    assert spread_text(Spread(3, 100.0, 50.0, 1.5)) == "100 / 50.0 / 1.50"
+    assert spread_text(None) == "-"
+
+
+def test_losing_disaggregation_is_said_plainly() -> None:
+    (line,) = [
+        line for line in conclusions(with_verdicts(e2e(1000, 1250, ("replicated",)))) if "disaggregation" in line
+    ]
+    assert line == (
+        "At 0.5 requests/s disaggregation LOSES: ppd answers in 1250 ms (E2E), replicated in 1000 ms, "
+        "25.0% longer on the same work."
+    )
+
+
+def test_winning_disaggregation_is_said_plainly() -> None:
+    assert any("disaggregation pays" in line for line in conclusions(with_verdicts(e2e(1250, 1000, ("ppd",)))))
+
+
+def test_a_tie_is_said_plainly() -> None:
+    lines = conclusions(with_verdicts(e2e(1010, 1000, ("replicated", "ppd"))))
+    assert any("a tie whether disaggregation pays" in line for line in lines)
+
+
+def test_no_verdict_gives_its_reason() -> None:
+    undecided = replace(e2e(1, 2, ()), leaders=(), reason="run 1 of pd is invalid: late")
+    assert any(
+        "no verdict on E2E: run 1 of pd is invalid: late" in line for line in conclusions(with_verdicts(undecided))
+    )
+
+
+def test_later_turns_of_ppd_are_compared_with_pd() -> None:
+    later = Verdict(0.5, "TTFT turn 2", "ms", True, {"pd": 200.0, "ppd": 100.0}, ("ppd",), (), "3 runs")
+    lines = conclusions(with_verdicts(e2e(1250, 1000, ("ppd",)), later))
+    assert any(
+        line.endswith("takes 100 ms under ppd, 200 ms under pd (-50%), beyond the noise (3 runs).") for line in lines
+    )
+
+
+def test_the_prefix_that_decode_held_is_told() -> None:
+    runs = (run("ppd", (request("c0", 1, 0.5, 0.01), request("c0", 2, 0.1, 0.01))),)
+    document = replace(results(), runs=runs, summaries=summarise(runs, {"ppd": 2}))
+    assert conclusions(document) == [
+        "Under ppd at 1 requests/s D's own prefix cache held 40.0% of the prompt on later turns "
+        "(16 of 40 tokens, 20.0% came by transfer).",
+        "Under ppd 1 of 1 later turns went through P after all: D no longer held their prefix, or they brought as many "
+        "uncached tokens as --ppd-threshold says.",
+    ]
+    direct = tuple(replace(request, route="D0") for request in runs[0].requests)
+    assert len(conclusions(replace(document, runs=(replace(runs[0], requests=direct),)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("check", "expected"),
+    [
+        (AnswerCheck(4, 4, 0, True, {}), ["4 of 4 answers have the same tokens in every mode."]),
+        (
+            AnswerCheck(4, 3, 0, True, {}, "c1 turn 2"),
+            [
+                "WRONG: only 3 of 4 answers have the same tokens in every mode, and in fp32 all must."
+                " First difference: c1 turn 2."
+            ],
+        ),
+        (AnswerCheck(0, 0, 2, False, {}), ["WRONG: 2 answers were not as long as asked."]),
+        (AnswerCheck(0, 0, 0, False, {"pd": "Paris."}), ["Asked for the capital of France, pd answered Paris."]),
+        (AnswerCheck(0, 0, 0, False, {"pd": "Rome"}), ["WRONG: asked for the capital of France, pd answered 'Rome'."]),
+    ],
+)
+def test_answers_are_judged_aloud(check: AnswerCheck, expected: list[str]) -> None:
+    assert answer_lines(check) == expected
+    assert check.passed == (not any(line.startswith("WRONG") for line in expected))
+
+
+def test_verdicts_in_a_cell() -> None:
+    assert (
+        verdict_text(e2e(1000, 1250, ("replicated",))) == "replicated wins; behind it: ppd by 25% (10 to 40) (3 runs)"
+    )
+    assert verdict_text(e2e(1000, 1250, ("replicated", "ppd"))) == "tie: replicated, ppd (3 runs)"
+    assert verdict_text(replace(e2e(1, 2, ()), reason="too few")) == "no verdict: too few"
+
+
+def test_the_tables_hold_modes_turns_and_success() -> None:
+    page = text(with_verdicts(replace(e2e(1000, 1250, ("replicated",)), qps=1.0)))
+    assert "500 / 500 / 500" in page
+    assert "50.0% of 2" in page
+    assert "replicated wins" in page
+    for word in ("TTFT", "TPOT", "E2E", "mean / p50 / p99", "output tok/s", "ppd"):
+        assert word in page
+
+
+def test_failures_are_counted_with_their_most_frequent_reason() -> None:
+    assert "Under ppd 1 of 2 requests failed, most often with: 503 no worker" in conclusions(results())
+
+
+def test_a_busy_machine_is_warned_of() -> None:
+    quiet, busy = (
+        replace(results().runs[0], mode=mode, foreign_cores=share) for mode, share in (("pd", 0.05), ("ppd", 0.9))
+    )
+    (line,) = [line for line in conclusions(replace(results(), runs=(quiet, busy))) if line.startswith("WARNING")]
+    assert "0.1 under pd, 0.9 under ppd of this machine's 2 cores" in line
+    assert not any(line.startswith("WARNING") for line in conclusions(replace(results(), runs=(quiet,))))
+
+
+def test_unequal_devices_are_said_and_divided() -> None:
+    runs = (run("aggregated", (request("c0", 1, 0.5, 0.01),)), run("pd", (request("c0", 1, 0.5, 0.01),)))
+    document = replace(results(), runs=runs, summaries=summarise(runs, {"aggregated": 1, "pd": 2}))
+    page = text(document)
+    assert "tok/s/device" in page
+    assert "unequal devices (aggregated 1, pd 2)" in page

@@ -1,0 +1,105 @@
+"""Readiness is proven by inferences, and forgotten with what it rested on."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.unit.router.fake_worker import FakeWorker, Tickets
+from tests.unit.router.harness import routing, until
+
+
+async def test_a_worker_is_ready_when_an_inference_through_it_succeeded() -> None:
+    async with routing("A", wait=False) as setup:
+        (worker,) = setup.workers
+        worker.status = 500  # /ready says yes, inferences fail
+        await until(lambda: worker.seen)
+        assert not setup.router.parts.fleet.ready(worker.url)
+        assert (await setup.get("/ready")).status == 503
+        worker.status = 200
+        await setup.ready()
+        assert (await setup.complete("a")).status == 200
+
+
+async def test_every_rank_is_probed() -> None:
+    async with routing("A", ranks=3) as setup:
+        probed = {headers["x-data-parallel-rank"] for _, _, headers in setup.workers[0].seen}
+        assert probed == {"0", "1", "2"}
+
+
+async def test_a_pair_is_ready_when_a_request_crossed_it() -> None:
+    async with routing("PPD", "pd", wait=False) as setup:
+        setup.role("D")[0].misfit = True
+        fleet = setup.router.parts.fleet
+        await until(lambda: all(map(fleet.ready, fleet.ranks)))
+        await until(lambda: setup.router.prober.problem("P0>D0"))
+        assert (await setup.complete("a")).status == 503
+        setup.role("D")[0].misfit = False
+        await setup.ready()
+        assert (await setup.complete("a")).status == 200
+        await setup.idle()
+
+
+async def test_a_restart_forgets_caches_conversations_and_pairs_and_probes_again() -> None:
+    async with routing("PD", "ppd") as setup:
+        (worker,) = setup.role("D")
+        fleet = setup.router.parts.fleet
+        first = await setup.chat("hello " * 400, max_tokens=3)
+        assert len(fleet.index(worker.url)) > 0 and len(fleet.conversations) == 1
+        worker.gate = asyncio.Event()  # the new engine does not answer yet
+        await worker.restart()
+        await until(lambda: not fleet.ready(worker.url))
+        assert len(fleet.index(worker.url)) == 0 and len(fleet.conversations) == 0
+        assert not fleet.paired(setup.role("P")[0].url, worker.url)
+        worker.gate.set()
+        await setup.ready()
+        again = await setup.chat("hello " * 400, first.text, "again", max_tokens=3)
+        assert again.status == 200 and again.route == "P0>D0"
+        await setup.idle()
+
+
+async def test_an_engine_that_restarts_behind_its_front_is_noticed() -> None:
+    async with routing("A", ranks=2) as setup:
+        (worker,) = setup.workers
+        fleet = setup.router.parts.fleet
+        await setup.chat("hello " * 400)
+        stored = [address for address in fleet.ranks if len(fleet.index(address))]
+        assert stored == [f"{worker.url}@0"]
+        probes = len(worker.seen)
+        worker.engine_ids[0] = "engine-new"
+        await until(lambda: not len(fleet.index(stored[0])))
+        await setup.ready()
+        assert [h["x-data-parallel-rank"] for _, _, h in worker.seen[probes:]] == ["0"], "only that rank is probed"
+
+
+async def test_a_worker_that_comes_late_is_taken_in() -> None:
+    late = await FakeWorker("A", Tickets()).start()
+    port, url = late.server.port, late.url
+    await late.stop()
+    async with routing("", also=(url,), wait=False) as setup:
+        await until(lambda: setup.router.prober.problem(url))
+        got = await setup.complete("a")
+        assert got.status == 503 and got.error["code"] == "no_worker_ready"
+        late = await FakeWorker("A", Tickets(), port=port).start()
+        try:
+            await setup.ready()
+            assert (await setup.complete("a")).status == 200
+        finally:
+            await late.stop()
+
+
+async def test_a_worker_that_goes_down_and_comes_back() -> None:
+    async with routing("AA", "replicated") as setup:
+        first = await setup.chat("hello", max_tokens=2)
+        holder = setup.workers[int(first.route[1])]
+        await holder.stop()
+        second = await setup.chat("hello", first.text, "again", max_tokens=2)
+        assert second.status == 200 and second.route != first.route
+        await holder.restart()
+        await setup.ready()
+        await setup.idle()
+
+
+async def test_probes_hold_nothing_back() -> None:
+    async with routing("PPDD", "pd") as setup:
+        await setup.idle()
+        assert all(not worker.inferences for worker in setup.workers)
