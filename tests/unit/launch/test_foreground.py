@@ -63,14 +63,14 @@ async def test_a_router_that_may_not_restart_ends_everything(tmp_path: Path) -> 
 
 async def test_a_signal_that_was_ignored_stays_ignored(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    ready = asyncio.Event()
     try:
-        task = asyncio.create_task(run_until_signal(deployment(tmp_path), ignore))
-        await asyncio.sleep(0.1)
+        task = asyncio.create_task(run_until_signal(deployment(tmp_path), ignore, ready.set))
+        await asyncio.wait_for(ready.wait(), 20)
         os.kill(os.getpid(), signal.SIGHUP)
         await asyncio.sleep(0.3)
         assert not task.done()
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(StartInterruptedError):
-            await task
+        await asyncio.wait_for(task, 20)
     finally:
         signal.signal(signal.SIGHUP, before)
