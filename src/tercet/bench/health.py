@@ -38,6 +38,7 @@ class Health:
         return ClientHealth(
             lateness_ms_p99=self.send_delay_ms_p99,
             lateness_ms_max=self.send_delay_ms_max,
+            loop_lag_ms_p99=self.loop_lag_ms_p99,
             loop_lag_ms_max=self.loop_lag_ms_max,
             cpu_fraction=self.cpu_fraction,
             saturated=self.invalid,

@@ -112,4 +112,5 @@ class RequestResult:
             route=self.route,
             status=self.status,
             error=self.error,
+            headers_s=seconds(self.head_ns) if self.head_ns is not None else None,
         )

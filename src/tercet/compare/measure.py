@@ -15,7 +15,7 @@ from tercet.results.record import ClientHealth, RequestRecord, RunRecord
 from tercet.traffic.conversation import TokenRange
 from tercet.traffic.workload import TrafficSpec, conversations
 
-NOT_MEASURED = ClientHealth(0.0, 0.0, 0.0, 0.0, saturated=False, reasons=("interrupted before it was known",))
+NOT_MEASURED = ClientHealth(0.0, 0.0, 0.0, 0.0, 0.0, saturated=False, reasons=("interrupted before it was known",))
 
 
 async def measure(
@@ -51,12 +51,12 @@ async def measure(
             health = await drive(url, talks, model=model, cache_salt=cache_salt, on_record=on_record)
     finally:
         if records:
-            record = run_record(block, started, records, health)
+            record = run_record(block, traffic.workload.name, started, records, health)
             keep(replace(record, foreign_cores=neighbours.cores() if neighbours else None))
 
 
 def run_record(
-    block: Block, started: datetime, records: Sequence[RequestRecord], health: ClientHealth | None
+    block: Block, workload: str, started: datetime, records: Sequence[RequestRecord], health: ClientHealth | None
 ) -> RunRecord:
     """Return a block's record; `health` None says that it was cut short. Says why it is no evidence, if it isn't."""
     ordered = tuple(sorted(records, key=lambda record: record.sent_s))
@@ -65,9 +65,12 @@ def run_record(
     if warm:
         reasons.append(f"first turns found {warm} tokens in a cache that should have been empty")
     return RunRecord(
+        architecture=str(block.mode),
         mode=str(block.mode),
-        qps=block.qps,
-        run=block.run,
+        workload=workload,
+        load_kind="qps",
+        load=block.qps,
+        block=block.run,
         order=block.order,
         salt=block.salt,
         started_at=started.isoformat(timespec="milliseconds"),

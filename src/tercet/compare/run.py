@@ -19,7 +19,7 @@ from tercet.http.client import Client
 from tercet.launch.devices import resolve_devices
 from tercet.launch.progress import Progress
 from tercet.report.progress import Narrator
-from tercet.results.document import DeploymentRecord, Results
+from tercet.results.document import ArchitectureRecord, Results
 from tercet.results.environment import installed_versions, this_machine
 from tercet.results.record import RequestRecord, RunRecord
 from tercet.results.summary import summarise
@@ -179,8 +179,8 @@ class Comparison:
             machine=this_machine(),
             model=spec.model_label,
             seed=spec.traffic.seed,
-            traffic=traffic_record(spec.traffic, spec.scale),
-            deployments=tuple(_deployment_record(topology) for topology in self._topologies.values()),
+            traffics=(traffic_record(spec.traffic, spec.scale),),
+            architectures=tuple(_architecture_record(topology) for topology in self._topologies.values()),
             runs=runs,
             summaries=summarise(runs, devices),
             verdicts=judge(runs, turns=spec.traffic.turns, devices=devices),
@@ -190,10 +190,11 @@ class Comparison:
         )
 
 
-def _deployment_record(topology: Topology) -> DeploymentRecord:
+def _architecture_record(topology: Topology) -> ArchitectureRecord:
     router = asdict(topology.router)
     router.pop("api_key_file", None)
-    return DeploymentRecord(
+    return ArchitectureRecord(
+        label=topology.mode,
         mode=topology.mode,
         short_form=topology.short_form,
         workers={worker.name: worker.devices for worker in topology.workers},

@@ -13,7 +13,7 @@ from tercet.compare.seams import Drive
 from tercet.compare.spec import Block
 from tercet.http.client import Client
 from tercet.report.progress import Narrator
-from tercet.results.document import Results
+from tercet.results.document import ArchitectureRecord, Results
 from tercet.results.environment import installed_versions, this_machine
 from tercet.results.record import RunRecord
 from tercet.results.summary import summarise
@@ -91,8 +91,11 @@ class Single:
             machine=this_machine(),
             model=self._model,
             seed=self._traffic.seed,
-            traffic=traffic_record(self._traffic, self._scale),
-            deployments=(),
+            traffics=(traffic_record(self._traffic, self._scale),),
+            architectures=tuple(
+                ArchitectureRecord(mode, mode, "", {}, 1, {}, {}, self._url)
+                for mode in dict.fromkeys(run.mode for run in runs)
+            ),
             runs=runs,
             summaries=summarise(runs, {}),
             verdicts=(),

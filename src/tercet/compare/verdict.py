@@ -10,7 +10,7 @@ import numpy as np
 from tercet.compare.statistics import MIN_PAIRS, paired_interval
 from tercet.results.record import RequestRecord, RunRecord
 from tercet.results.summary import throughput
-from tercet.results.verdict import Margin, Verdict
+from tercet.results.verdict import BEATEN, DROPPED, TIE, Margin, Verdict
 
 MATTERS = 0.02
 """A difference below two percent is a tie, however sure."""
@@ -27,6 +27,7 @@ class Metric:
     """A latency and the requests it counts."""
 
     name: str
+    label: str
     value: Callable[[RequestRecord], float | None]
     counts: Callable[[RequestRecord], bool]
 
@@ -34,13 +35,13 @@ class Metric:
 def metrics(turns: int) -> tuple[Metric, ...]:
     """Return the judged latencies of conversations of `turns` turns."""
     later = f"turns 2-{turns}" if turns > 2 else "turn 2"
-    ttft = [Metric("TTFT turn 1", lambda r: r.ttft_ms, lambda r: r.turn == 1)]
+    ttft = [Metric("ttft_turn1", "TTFT turn 1", lambda r: r.ttft_ms, lambda r: r.turn == 1)]
     if turns > 1:
-        ttft.append(Metric(f"TTFT {later}", lambda r: r.ttft_ms, lambda r: r.turn > 1))
+        ttft.append(Metric("ttft_later", f"TTFT {later}", lambda r: r.ttft_ms, lambda r: r.turn > 1))
     return (
         *ttft,
-        Metric("TPOT", lambda r: r.tpot_ms, lambda r: True),
-        Metric("E2E", lambda r: r.e2e_ms, lambda r: True),
+        Metric("tpot", "TPOT", lambda r: r.tpot_ms, lambda r: True),
+        Metric("e2e", "E2E", lambda r: r.e2e_ms, lambda r: True),
     )
 
 
@@ -52,6 +53,7 @@ class Field:
     can).
     """
 
+    workload: str
     qps: float
     modes: tuple[str, ...]
     runs: tuple[RunRecord, ...]
@@ -67,33 +69,36 @@ def judge(runs: Sequence[RunRecord], *, turns: int, devices: dict[str, int]) -> 
     one unit). Only requests that every mode answered are compared. Throughput is per device when the devices differ.
     """
     verdicts: list[Verdict] = []
-    for qps in sorted({run.qps for run in runs}):
-        here = [run for run in runs if run.qps == qps]
-        modes = tuple(dict.fromkeys(run.mode for run in here))
+    for workload, qps in sorted({(run.workload, run.load) for run in runs}):
+        here = [run for run in runs if (run.workload, run.load) == (workload, qps)]
+        modes = tuple(dict.fromkeys(run.architecture for run in here))
         if len(modes) > 1:
-            verdicts += _judge_rate(_field(qps, modes, here), turns, devices)
+            verdicts += _judge_rate(_field(workload, qps, modes, here), turns, devices)
     return tuple(verdicts)
 
 
-def _field(qps: float, modes: tuple[str, ...], runs: Sequence[RunRecord]) -> Field:
-    numbers = set.intersection(*({run.run for run in runs if run.mode == mode and run.complete} for mode in modes))
-    paired = tuple(sorted((run for run in runs if run.run in numbers), key=lambda run: run.run))
+def _field(workload: str, qps: float, modes: tuple[str, ...], runs: Sequence[RunRecord]) -> Field:
+    numbers = set.intersection(
+        *({run.block for run in runs if run.architecture == mode and run.complete} for mode in modes)
+    )
+    paired = tuple(sorted((run for run in runs if run.block in numbers), key=lambda run: run.block))
     by_run = len(numbers) >= MIN_PAIRS
-    return Field(qps, modes, paired, by_run, _short_of_answers(paired, modes), _obstacle(paired))
+    return Field(workload, qps, modes, paired, by_run, _short_of_answers(paired, modes), _obstacle(paired))
 
 
 def _judge_rate(field: Field, turns: int, devices: dict[str, int]) -> list[Verdict]:
     verdicts = [
-        _rank(field, metric.name, "ms", _latency_units(field, metric), by_run=field.by_run) for metric in metrics(turns)
+        _rank(field, (metric.name, metric.label, "ms"), _latency_units(field, metric), by_run=field.by_run)
+        for metric in metrics(turns)
     ]
     counts = {mode: devices.get(mode, 1) for mode in field.modes}
     equal = len(set(counts.values())) == 1
     tokens = {
-        mode: [throughput(run)[1] / (1 if equal else counts[mode]) for run in field.runs if run.mode == mode]
+        mode: [throughput(run)[1] / (1 if equal else counts[mode]) for run in field.runs if run.architecture == mode]
         for mode in field.modes
     }
     name = "output tokens/s" if equal else "output tokens/s per device"
-    verdicts.append(_rank(field, name, "", tokens, by_run=True, lower_is_better=False))
+    verdicts.append(_rank(field, ("throughput", name, ""), tokens, by_run=True, lower_is_better=False))
     return verdicts
 
 
@@ -102,14 +107,14 @@ def _obstacle(runs: Sequence[RunRecord]) -> str:
         return "no run was completed in every mode"
     for run in runs:
         if run.invalid_reasons:
-            return f"run {run.run + 1} of {run.mode} is invalid: {run.invalid_reasons[0]}"
+            return f"run {run.block + 1} of {run.architecture} is invalid: {run.invalid_reasons[0]}"
     return ""
 
 
 def _short_of_answers(runs: Sequence[RunRecord], modes: Sequence[str]) -> tuple[str, ...]:
     share = {}
     for mode in modes:
-        requests = [request for run in runs if run.mode == mode for request in run.requests]
+        requests = [request for run in runs if run.architecture == mode for request in run.requests]
         share[mode] = sum(request.ok for request in requests) / max(1, len(requests))
     best = max(share.values())
     return tuple(mode for mode in modes if share[mode] < best - FEWER_ANSWERS)
@@ -122,7 +127,7 @@ def _latency_units(field: Field, metric: Metric) -> dict[str, list[float]]:
         for request in run.finished:
             value = metric.value(request) if metric.counts(request) else None
             if value is not None:
-                found[run.mode][(run.run, request.conversation, request.turn)] = value
+                found[run.architecture][(run.block, request.conversation, request.turn)] = value
     common = sorted(set.intersection(*(set(values) for values in found.values())))
     groups: dict[tuple[int, str], list[RequestKey]] = {}
     for key in common:
@@ -134,7 +139,12 @@ def _latency_units(field: Field, metric: Metric) -> dict[str, list[float]]:
 
 
 def _rank(
-    field: Field, name: str, unit: str, units: dict[str, list[float]], *, by_run: bool, lower_is_better: bool = True
+    field: Field,
+    name: tuple[str, str, str],
+    units: dict[str, list[float]],
+    *,
+    by_run: bool,
+    lower_is_better: bool = True,
 ) -> Verdict:
     noun = "run" if by_run else "paired conversation"
     count = min(len(values) for values in units.values())
@@ -144,20 +154,21 @@ def _rank(
     if not reason and count < MIN_PAIRS:
         reason = f"needs at least {MIN_PAIRS} {noun}s, there {'is' if count == 1 else 'are'} {count}"
     if reason:
-        return Verdict(field.qps, name, unit, lower_is_better, values, (), (), basis, reason)
+        return Verdict(field.workload, "qps", field.qps, *name, lower_is_better, True, values, (), (), basis, reason)
     sign = 1.0 if lower_is_better else -1.0
     best = min((mode for mode in field.modes if mode not in field.out), key=lambda mode: sign * values[mode])
     margins = tuple(
         _margin(mode, units[mode], units[best], sign, out=mode in field.out) for mode in field.modes if mode != best
     )
-    beaten = {margin.mode for margin in margins if margin.beaten}
+    beaten = {margin.architecture for margin in margins if margin.outcome != TIE}
     leaders = tuple(mode for mode in field.modes if mode not in beaten)
-    return Verdict(field.qps, name, unit, lower_is_better, values, leaders, margins, basis)
+    return Verdict(field.workload, "qps", field.qps, *name, lower_is_better, True, values, leaders, margins, basis)
 
 
 def _margin(mode: str, mine: Sequence[float], best: Sequence[float], sign: float, *, out: bool) -> Margin:
     base = abs(float(np.mean(best))) or 1.0
     interval = paired_interval([sign * (m - b) / base for m, b in zip(mine, best, strict=True)])
     assert interval is not None  # the caller counted the pairs
-    beaten = out or (interval.low > 0 and interval.mean >= MATTERS)
-    return Margin(mode, interval.mean, interval.low, interval.high, beaten)
+    beaten = interval.low > 0 and interval.mean >= MATTERS
+    outcome = DROPPED if out else BEATEN if beaten else TIE
+    return Margin(mode, interval.mean, interval.low, interval.high, 0.05 if beaten else 1.0, outcome)

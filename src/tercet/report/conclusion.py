@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tercet.core.stage import Mode
-from tercet.report.figures import milliseconds, percent, turns_text
+from tercet.report.figures import milliseconds, percent
+from tercet.report.place import Place
 from tercet.results.document import Results
 from tercet.results.record import RunRecord
-from tercet.results.summary import ModeSummary
+from tercet.results.summary import Summary
 from tercet.results.verdict import AnswerCheck, Verdict
 
 DISAGGREGATED = frozenset({Mode.PD, Mode.PPD})
@@ -22,13 +23,15 @@ BUSY_SHARE = 0.1
 def conclusions(results: Results) -> list[str]:
     """Return the sentences that end a report, in order of weight."""
     lines = busy_lines(results)
-    for qps in sorted({verdict.qps for verdict in results.verdicts}):
-        here = {verdict.metric: verdict for verdict in results.verdicts if verdict.qps == qps}
-        lines += _does_it_pay(qps, here["E2E"])
-        later = here.get(f"TTFT {turns_text(results.traffic.turns)}")
-        if later is not None:
-            lines += _does_append_prefill_pay(qps, later)
-    lines += [line for summary in results.summaries for line in _own_cache(summary)]
+    modes = {record.label: record.mode for record in results.architectures}
+    several = len(results.traffics) > 1
+    for verdict in results.verdicts:
+        at = f"At {Place.of(verdict).title(several)}"
+        if verdict.metric == "e2e":
+            lines += _does_it_pay(at, verdict, modes)
+        elif verdict.metric == "ttft_later":
+            lines += _does_append_prefill_pay(at, verdict, modes)
+    lines += [line for summary in results.summaries for line in _own_cache(summary, several)]
     lines += detour_lines(results.runs)
     if results.answers is not None:
         lines += answer_lines(results.answers)
@@ -36,35 +39,36 @@ def conclusions(results: Results) -> list[str]:
     return [*lines, *unequal_lines(results.summaries), *results.notes]
 
 
-def _does_it_pay(qps: float, verdict: Verdict) -> list[str]:
-    split = [mode for mode in verdict.values if mode in DISAGGREGATED]
-    whole = [mode for mode in verdict.values if mode not in DISAGGREGATED]
-    at = f"At {qps:g} requests/s"
+def _does_it_pay(at: str, verdict: Verdict, modes: Mapping[str, str]) -> list[str]:
+    split = [label for label in verdict.values if modes.get(label) in DISAGGREGATED]
+    whole = [label for label in verdict.values if modes.get(label) not in DISAGGREGATED]
     if not verdict.leaders:
         return [f"{at} there is no verdict on E2E: {verdict.reason}."]
     if not split or not whole:
         return []
-    best_split, best_whole = (min(modes, key=lambda mode: verdict.values[mode]) for modes in (split, whole))
+    best_split, best_whole = (min(labels, key=lambda label: verdict.values[label]) for labels in (split, whole))
     here, there = verdict.values[best_split], verdict.values[best_whole]
     figures = f"{best_split} answers in {milliseconds(here)} ms (E2E), {best_whole} in {milliseconds(there)} ms"
-    if DISAGGREGATED.isdisjoint(verdict.leaders):
+    if set(split).isdisjoint(verdict.leaders):
         return [f"{at} disaggregation LOSES: {figures}, {percent(here / there - 1)} longer on the same work."]
-    if DISAGGREGATED.issuperset(verdict.leaders):
+    if set(split).issuperset(verdict.leaders):
         return [f"{at} disaggregation pays: {figures}, which is {percent(there / here - 1)} longer."]
-    return [f"{at} it is a tie whether disaggregation pays: {figures}, within the noise ({verdict.basis})."]
+    word = "a tie" if verdict.tied else "undecided"
+    return [f"{at} it is {word} whether disaggregation pays: {figures} ({verdict.basis})."]
 
 
-def _does_append_prefill_pay(qps: float, verdict: Verdict) -> list[str]:
-    pd, ppd = verdict.values.get(Mode.PD), verdict.values.get(Mode.PPD)
+def _does_append_prefill_pay(at: str, verdict: Verdict, modes: Mapping[str, str]) -> list[str]:
+    by_mode = {modes.get(label): value for label, value in verdict.values.items()}
+    pd, ppd = by_mode.get(Mode.PD), by_mode.get(Mode.PPD)
     if pd is None or ppd is None or not verdict.leaders or not pd:
         return []
     change = f"{milliseconds(ppd)} ms under ppd, {milliseconds(pd)} ms under pd ({(ppd / pd - 1) * 100:+.0f}%)"
-    leading = {Mode.PD, Mode.PPD}.intersection(verdict.leaders)
+    leading = {modes.get(label) for label in verdict.leaders} & {Mode.PD, Mode.PPD}
     sure = {0: "both behind the best", 1: "beyond the noise", 2: "within the noise"}[len(leading)]
-    return [f"At {qps:g} requests/s the first token of later turns takes {change}, {sure} ({verdict.basis})."]
+    return [f"{at} the first token of later turns takes {change}, {sure} ({verdict.basis})."]
 
 
-def _own_cache(summary: ModeSummary) -> list[str]:
+def _own_cache(summary: Summary, several: bool) -> list[str]:
     later = [turn for turn in summary.turns if turn.turn is not None and turn.turn > 1]
     known = [turn for turn in later if turn.cached_tokens is not None]
     prompt = sum(turn.prompt_tokens for turn in known)
@@ -73,12 +77,15 @@ def _own_cache(summary: ModeSummary) -> list[str]:
     cached = sum(turn.cached_tokens or 0 for turn in known)
     moved = sum(turn.external_tokens or 0 for turn in known)
     owner = "D's own prefix cache" if summary.mode in DISAGGREGATED else "the worker's own prefix cache"
-    line = f"Under {summary.mode} at {summary.qps:g} requests/s {owner} held {percent(cached / prompt)} of the prompt"
+    at = Place.of(summary).title(several)
+    line = f"Under {summary.architecture} at {at} {owner} held {percent(cached / prompt)} of the prompt"
     rest = f", {percent(moved / prompt)} came by transfer" if summary.mode in DISAGGREGATED else ""
     lines = [f"{line} on later turns ({cached} of {prompt} tokens{rest})."]
     recomputed = sum(turn.recomputed for turn in summary.turns)
     if recomputed:
-        lines.append(f"Under {summary.mode} {recomputed} answers had to be recomputed: their ticket could not be used.")
+        lines.append(
+            f"Under {summary.architecture} {recomputed} answers had to be recomputed: their ticket could not be used."
+        )
     return lines
 
 
@@ -99,13 +106,15 @@ def answer_lines(check: AnswerCheck) -> list[str]:
     lines = []
     if check.lengths_wrong:
         lines.append(f"WRONG: {check.lengths_wrong} answers were not as long as asked.")
-    wrong = {mode: answer for mode, answer in check.capital.items() if "paris" not in answer.lower()}
-    lines += [f"WRONG: asked for the capital of France, {mode} answered {answer!r}." for mode, answer in wrong.items()]
+    wrong = {label: answer for label, answer in check.capital.items() if "paris" not in answer.lower()}
+    lines += [
+        f"WRONG: asked for the capital of France, {label} answered {answer!r}." for label, answer in wrong.items()
+    ]
     if check.capital and not wrong:
         lines.append(f"Asked for the capital of France, {', '.join(check.capital)} answered Paris.")
     if not check.compared:
         return lines
-    agree = f"{check.equal} of {check.compared} answers have the same tokens in every mode"
+    agree = f"{check.equal} of {check.compared} answers have the same tokens in every architecture"
     if check.equal == check.compared:
         return [*lines, f"{agree}."]
     where = f" First difference: {check.first_difference}." if check.first_difference else ""
@@ -120,34 +129,35 @@ def busy_lines(results: Results) -> list[str]:
     worst: dict[str, float] = {}
     for run in results.runs:
         if run.foreign_cores is not None:
-            worst[run.mode] = max(worst.get(run.mode, 0.0), run.foreign_cores)
+            worst[run.architecture] = max(worst.get(run.architecture, 0.0), run.foreign_cores)
     if max(worst.values(), default=0.0) < BUSY_SHARE * cores:
         return []
-    shares = ", ".join(f"{share:.1f} under {mode}" for mode, share in worst.items())
+    shares = ", ".join(f"{share:.1f} under {label}" for label, share in worst.items())
     return [
-        f"WARNING: other programs took up to {shares} of this machine's {cores} cores. That slows the modes unequally: "
-        "trust no verdict before a repetition on a quiet machine."
+        f"WARNING: other programs took up to {shares} of this machine's {cores} cores. That slows "
+        "architectures unequally: trust no verdict before a repetition on a quiet machine."
     ]
 
 
 def failure_lines(runs: Sequence[RunRecord]) -> list[str]:
-    """Say how many requests failed in each mode, and the most frequent reason."""
+    """Say how many requests failed in each architecture, and the most frequent reason."""
     lines = []
-    for mode in dict.fromkeys(run.mode for run in runs):
-        requests = [request for run in runs if run.mode == mode for request in run.requests]
+    for label in dict.fromkeys(run.architecture for run in runs):
+        requests = [request for run in runs if run.architecture == label for request in run.requests]
         reasons = Counter(request.error or "an empty answer" for request in requests if not request.ok)
         if reasons:
             failed, (reason, _) = reasons.total(), reasons.most_common(1)[0]
-            lines.append(f"Under {mode} {failed} of {len(requests)} requests failed, most often with: {reason}")
+            lines.append(f"Under {label} {failed} of {len(requests)} requests failed, most often with: {reason}")
     return lines
 
 
-def unequal_lines(summaries: Sequence[ModeSummary]) -> list[str]:
-    """Warn when modes had unequal devices."""
-    devices = {summary.mode: summary.devices for summary in summaries}
+def unequal_lines(summaries: Sequence[Summary]) -> list[str]:
+    """Warn when architectures had unequal devices."""
+    devices = {summary.architecture: summary.devices for summary in summaries}
     if len(set(devices.values())) < 2:
         return []
-    counts = ", ".join(f"{mode} {count}" for mode, count in devices.items())
+    counts = ", ".join(f"{label} {count}" for label, count in devices.items())
     return [
-        f"The modes had unequal devices ({counts}): throughput is compared per device; latencies are not comparable so."
+        f"The architectures had unequal devices ({counts}): throughput is compared per "
+        "device; latencies are not comparable so."
     ]

@@ -23,6 +23,6 @@ def percent(share: float) -> str:
     return "100%" if share == 1 else f"{'99.9' if text == '100.0' else text}%"
 
 
-def turns_text(turns: int) -> str:
-    """Name the later turns of conversations of `turns` turns: `turn 2` or `turns 2-5`."""
-    return "turn 2" if turns == 2 else f"turns 2-{turns}"
+def load_text(load_kind: str, load: float) -> str:
+    """Write a load: `2 requests/s` or `8 at once`."""
+    return f"{load:g} requests/s" if load_kind == "qps" else f"{load:g} at once"

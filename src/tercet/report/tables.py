@@ -8,18 +8,16 @@ from rich import box
 from rich.table import Table
 
 from tercet.report.figures import milliseconds, percent, spread_text
-from tercet.results.summary import ModeSummary, TurnSummary
-from tercet.results.verdict import Margin, Verdict
+from tercet.results.summary import Summary, TurnSummary
+from tercet.results.verdict import DROPPED, Margin, Verdict
 
 _HEAD = "mean / p50 / p99"
 
 
-def latency_table(qps: float, summaries: Sequence[ModeSummary]) -> Table:
-    """Return one rate's latencies: a row per mode and turn, and one for all turns of a mode."""
-    table = Table(
-        box=box.SIMPLE_HEAD, title=f"{qps:g} requests/s: latencies in ms", title_justify="left", pad_edge=False
-    )
-    table.add_column("mode", no_wrap=True)
+def latency_table(title: str, summaries: Sequence[Summary]) -> Table:
+    """Return one load's latencies: a row per architecture and turn, and one for all turns."""
+    table = Table(box=box.SIMPLE_HEAD, title=f"{title}: latencies in ms", title_justify="left", pad_edge=False)
+    table.add_column("architecture", no_wrap=True)
     table.add_column("turn", justify="right", no_wrap=True)
     for metric in ("TTFT", "TPOT", "E2E"):
         table.add_column(f"{metric}\n{_HEAD}", justify="right", no_wrap=True)
@@ -29,7 +27,7 @@ def latency_table(qps: float, summaries: Sequence[ModeSummary]) -> Table:
             rows = (*rows, summary.overall)
         for i, row in enumerate(rows):
             table.add_row(
-                summary.mode if i == 0 else "",
+                summary.architecture if i == 0 else "",
                 "all" if row.turn is None else str(row.turn),
                 spread_text(row.ttft_ms),
                 spread_text(row.tpot_ms),
@@ -39,11 +37,11 @@ def latency_table(qps: float, summaries: Sequence[ModeSummary]) -> Table:
     return table
 
 
-def throughput_table(qps: float, summaries: Sequence[ModeSummary]) -> Table:
-    """Return one rate's throughput, success and where the prompts' KV came from; per device too when devices differ."""
+def throughput_table(title: str, summaries: Sequence[Summary]) -> Table:
+    """Return one load's throughput, success and where the prompts' KV came from; per device too when devices differ."""
     unequal = len({summary.devices for summary in summaries}) > 1
-    table = Table(box=box.SIMPLE_HEAD, title=f"{qps:g} requests/s: work done", title_justify="left", pad_edge=False)
-    table.add_column("mode", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, title=f"{title}: work done", title_justify="left", pad_edge=False)
+    table.add_column("architecture", no_wrap=True)
     for name in ("devices", "requests/s", "output tok/s", *(("tok/s/device",) if unequal else ()), "success"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("prompt from own cache", justify="right", no_wrap=True)
@@ -52,7 +50,7 @@ def throughput_table(qps: float, summaries: Sequence[ModeSummary]) -> Table:
         all_turns = summary.overall
         per_device = (f"{summary.output_tokens_per_s / summary.devices:.1f}",) if unequal else ()
         table.add_row(
-            summary.mode + (f" ({summary.invalid_runs} invalid)" if summary.invalid_runs else ""),
+            summary.architecture + (f" ({summary.invalid_runs} invalid)" if summary.invalid_runs else ""),
             str(summary.devices),
             f"{summary.requests_per_s:.2f}",
             f"{summary.output_tokens_per_s:.1f}",
@@ -64,17 +62,17 @@ def throughput_table(qps: float, summaries: Sequence[ModeSummary]) -> Table:
     return table
 
 
-def verdict_table(qps: float, verdicts: Sequence[Verdict]) -> Table:
-    """Return one rate's verdicts: a row per metric, every mode's mean, and who wins or why nobody does."""
-    modes = list(dict.fromkeys(mode for verdict in verdicts for mode in verdict.values))
-    table = Table(box=box.SIMPLE_HEAD, title=f"{qps:g} requests/s: verdict", title_justify="left", pad_edge=False)
+def verdict_table(title: str, verdicts: Sequence[Verdict]) -> Table:
+    """Return one load's verdicts: a row per metric, every architecture's mean, and who wins or why nobody does."""
+    labels = list(dict.fromkeys(label for verdict in verdicts for label in verdict.values))
+    table = Table(box=box.SIMPLE_HEAD, title=f"{title}: verdict", title_justify="left", pad_edge=False)
     table.add_column("metric", no_wrap=True)
-    for mode in modes:
-        table.add_column(mode, justify="right", no_wrap=True)
+    for label in labels:
+        table.add_column(label, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
     for verdict in verdicts:
-        values = [milliseconds(verdict.values[mode]) if mode in verdict.values else "-" for mode in modes]
-        name = f"{verdict.metric}, {verdict.unit}" if verdict.unit else verdict.metric
+        values = [milliseconds(verdict.values[label]) if label in verdict.values else "-" for label in labels]
+        name = f"{verdict.label}, {verdict.unit}" if verdict.unit else verdict.label
         table.add_row(name, *values, verdict_text(verdict), style="" if verdict.leaders else "dim")
     return table
 
@@ -83,17 +81,19 @@ def verdict_text(verdict: Verdict) -> str:
     """Say who wins and by how much, who ties, or why nothing can be said."""
     if not verdict.leaders:
         return f"no verdict: {verdict.reason}"
-    beaten = ", ".join(_behind(margin) for margin in verdict.margins if margin.mode not in verdict.leaders)
-    if verdict.winner is None:
-        tied = f"tie: {', '.join(verdict.leaders)}"
+    beaten = ", ".join(_behind(margin) for margin in verdict.margins if margin.architecture not in verdict.leaders)
+    if verdict.ahead is None:
+        word = "tie" if verdict.tied else "undecided"
+        tied = f"{word}: {', '.join(verdict.leaders)}"
         return f"{tied}{'; behind them: ' if beaten else ''}{beaten} ({verdict.basis})"
-    return f"{verdict.winner} wins; behind it: {beaten} ({verdict.basis})"
+    word = "wins" if verdict.primary else "is ahead"
+    return f"{verdict.ahead} {word}; behind it: {beaten} ({verdict.basis})"
 
 
 def _behind(margin: Margin) -> str:
-    if margin.low <= 0:
-        return f"{margin.mode} (answered fewer requests)"
-    return f"{margin.mode} by {margin.relative * 100:.0f}% ({margin.low * 100:.0f} to {margin.high * 100:.0f})"
+    if margin.outcome == DROPPED:
+        return f"{margin.architecture} (answered fewer requests)"
+    return f"{margin.architecture} by {margin.relative * 100:.0f}% ({margin.low * 100:.0f} to {margin.high * 100:.0f})"
 
 
 def _share(part: int | None, whole: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from tercet.report.conclusion import conclusions
+from tercet.report.place import Place
 from tercet.report.tables import latency_table, throughput_table, verdict_table
 from tercet.results.document import Results
 
@@ -19,13 +20,14 @@ def console_for_output(*, stderr: bool = False) -> Console:
 
 
 def print_results(results: Results, console: Console) -> None:
-    """Print tables per rate, then the verdict and the conclusions in words."""
-    for qps in sorted({summary.qps for summary in results.summaries}):
-        summaries = [summary for summary in results.summaries if summary.qps == qps]
-        verdicts = [verdict for verdict in results.verdicts if verdict.qps == qps]
-        console.print(latency_table(qps, summaries))
-        console.print(throughput_table(qps, summaries))
+    """Print tables per workload and load, then the verdict and the conclusions in words."""
+    for place in dict.fromkeys(Place.of(summary) for summary in results.summaries):
+        title = place.title(len(results.traffics) > 1)
+        summaries = [summary for summary in results.summaries if Place.of(summary) == place]
+        verdicts = [verdict for verdict in results.verdicts if Place.of(verdict) == place]
+        console.print(latency_table(title, summaries))
+        console.print(throughput_table(title, summaries))
         if verdicts:
-            console.print(verdict_table(qps, verdicts))
+            console.print(verdict_table(title, verdicts))
     for line in conclusions(results):
         console.print(line, markup=False, style="bold red" if line.startswith(("WRONG", "WARNING")) else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -18,7 +19,7 @@ def encode(value: object) -> Any:
         return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, (tuple, list)):
         return [encode(item) for item in value]
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: encode(item) for key, item in value.items()}
     return round(value, TIME_DECIMALS) if isinstance(value, float) else value
 
@@ -36,7 +37,7 @@ def _value(hint: Any, data: Any) -> Any:
         return None if data is None else _value(next(arg for arg in args if arg is not type(None)), data)
     if origin is tuple:
         return tuple(_value(args[0], item) for item in data)
-    if origin is dict:
+    if origin in (dict, Mapping):
         return {key: _value(args[1], item) for key, item in data.items()}
     if is_dataclass(hint) and isinstance(hint, type):
         return decode(hint, data)

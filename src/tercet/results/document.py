@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from tercet.results.curve import Improvement, Interference, RatioCurve
 from tercet.results.record import RunRecord
-from tercet.results.summary import ModeSummary
+from tercet.results.summary import Summary
 from tercet.results.verdict import AnswerCheck, Verdict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when a reader of the older files would misread the newer ones."""
 
 
@@ -26,7 +28,11 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class TrafficRecord:
-    """What was sent. Lengths are per turn after scaling; `think_s` is the pause before a later turn."""
+    """What was sent of one workload. Lengths are per turn after scaling (means, where they vary).
+
+    `think_s` is the pause before a later turn, `arrivals` how conversations came ("poisson", "constant", "gamma",
+    "trace", "closed"), `options` what else the workload was told (ranges, images, a file...).
+    """
 
     workload: str
     scale: float
@@ -36,36 +42,81 @@ class TrafficRecord:
     think_s: float
     arrivals: str
     num_requests: int
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class DeploymentRecord:
-    """What served one mode: `short_form` such as 1P1D, worker name -> its devices, and the engine's settings."""
+class ArchitectureRecord:
+    """One thing that was compared: its `label`, its `mode`, and what served it.
 
+    `short_form` such as 1P1D (empty for a server that was not started here, whose `url` is given), worker name -> its
+    devices, and the engine's and router's settings. `devices` is how many there are in all.
+    """
+
+    label: str
     mode: str
     short_form: str
-    workers: dict[str, tuple[str, ...]]
+    workers: Mapping[str, tuple[str, ...]]
     devices: int
-    engine: dict[str, Any]
-    router: dict[str, Any]
+    engine: Mapping[str, Any]
+    router: Mapping[str, Any]
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a comparison judges. `primary` names the metrics a winner is named for; `tie_margin` 0.03 is three percent.
+
+    `keep`: "turn" (topologies started in turn) or "warm" (side by side). `unequal`: allowed to have unequal devices.
+    """
+
+    blocks: int
+    primary: tuple[str, ...]
+    tie_margin: float
+    keep: str
+    unequal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One of the files that a merged one was made of."""
+
+    file: str
+    created_at: str
+    command: tuple[str, ...]
+    versions: Mapping[str, str]
+    machine: Machine
+    architectures: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One results file. `kind` is "compare" or "bench"; `interrupted`: it holds what was measured until then."""
+    """One results file. `kind` is "compare" or "bench"; `interrupted`: it holds what was measured until then.
+
+    `sources` are the files it was merged from; empty for a measurement.
+    """
 
     kind: str
     created_at: str
     command: tuple[str, ...]
-    versions: dict[str, str]
+    versions: Mapping[str, str]
     machine: Machine
     model: str
     seed: int
-    traffic: TrafficRecord
-    deployments: tuple[DeploymentRecord, ...]
+    traffics: tuple[TrafficRecord, ...]
+    architectures: tuple[ArchitectureRecord, ...]
     runs: tuple[RunRecord, ...]
-    summaries: tuple[ModeSummary, ...]
+    summaries: tuple[Summary, ...]
     verdicts: tuple[Verdict, ...]
     answers: AnswerCheck | None
+    curves: tuple[RatioCurve, ...] = ()
+    improvements: tuple[Improvement, ...] = ()
+    interference: tuple[Interference, ...] = ()
+    method: Method | None = None
+    sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
     interrupted: bool = False
+
+    def traffic(self, workload: str) -> TrafficRecord:
+        """Return what was sent of `workload`."""
+        return next(traffic for traffic in self.traffics if traffic.workload == workload)

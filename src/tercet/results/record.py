@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+FAILURES = (
+    "refused", "http_4xx", "http_5xx", "timeout", "stalled", "closed", "engine_error", "wrong_length",
+    "invalid_answer", "not_sent",
+)  # fmt: skip
+"""Kinds of failure: no connection, a status, no first byte in time, silence in mid-stream, an early end, an error the
+engine reported, another length than asked, an answer that can't be read, a later turn of a failed conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +19,10 @@ class RequestRecord:
 
     `due_s` is when it should have been sent and `sent_s` when it was; `chunk_s` are the arrivals of the answer's
     non-empty pieces, the first of which ends TTFT. `cached_tokens` came from the decode worker's own prefix cache and
-    `external_tokens` by transfer; None when the server didn't say. `error` is None for a whole and exact answer.
+    `external_tokens` by transfer; None when the server didn't say. `error` is None for a whole and exact answer, and
+    `failure` the kind of what went wrong otherwise, one of FAILURES. `headers_s` is when the answer's head came,
+    `chunk_tokens` how many tokens each piece held, where the server says, and `phases_ms` where the time went (queue,
+    encode, prefill, handoff, decode...). `images` were sent with it and made `vision_tokens` of the prompt.
     """
 
     conversation: str
@@ -30,6 +41,12 @@ class RequestRecord:
     route: str | None = None
     status: int = 200
     error: str | None = None
+    failure: str | None = None
+    headers_s: float | None = None
+    chunk_tokens: tuple[int, ...] | None = None
+    phases_ms: Mapping[str, float] = field(default_factory=dict)
+    images: int = 0
+    vision_tokens: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -53,17 +70,23 @@ class RequestRecord:
             return None
         return (self.e2e_ms - self.ttft_ms) / (self.output_tokens - 1)
 
+    @property
+    def itl_ms(self) -> tuple[float, ...]:
+        """Milliseconds between one piece of content and the next."""
+        return tuple((b - a) * 1e3 for a, b in zip(self.chunk_s, self.chunk_s[1:], strict=False))
+
 
 @dataclass(frozen=True, slots=True)
 class ClientHealth:
     """How the load generator itself fared: a late or busy client measures itself.
 
     Lateness is send time minus due time, in milliseconds; `cpu_fraction` is the client's CPU time over the run's wall
-    time; `loop_lag_ms_max` is the worst delay of its event loop.
+    time; `loop_lag_ms` is the delay of its event loop.
     """
 
     lateness_ms_p99: float
     lateness_ms_max: float
+    loop_lag_ms_p99: float
     loop_lag_ms_max: float
     cpu_fraction: float
     saturated: bool
@@ -71,15 +94,30 @@ class ClientHealth:
 
 
 @dataclass(frozen=True, slots=True)
-class RunRecord:
-    """One mode under one rate, once. `order` is its place in the whole sequence of runs; `salt` names its prompts.
+class StageBusy:
+    """The share of a run, 0 to 1, in which a worker's engine computed for one stage; the mean of its ranks."""
 
-    `foreign_cores` is how many cores' worth of work other programs did on this machine meanwhile; None when unknown.
+    worker: str
+    stage: str
+    busy_fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One architecture under one load, once. `order` is its place in the sequence of runs; `salt` names its prompts.
+
+    `architecture` is a label, and the key of comparisons; by default the mode. `load` counts turns a second or
+    conversations under way, as `load_kind` ("qps" or "concurrency") says. Runs of one `block` are paired: they sent the
+    same conversations. `foreign_cores` is how many cores' worth of work other programs did on this machine meanwhile;
+    None when unknown. `window_s` is the steady part of the run, where one was named: throughput counts it alone.
     """
 
+    architecture: str
     mode: str
-    qps: float
-    run: int
+    workload: str
+    load_kind: str
+    load: float
+    block: int
     order: int
     salt: str
     started_at: str
@@ -89,6 +127,8 @@ class RunRecord:
     invalid_reasons: tuple[str, ...] = ()
     complete: bool = True
     foreign_cores: float | None = None
+    stages: tuple[StageBusy, ...] = ()
+    window_s: tuple[float, float] | None = None
 
     @property
     def invalid(self) -> bool:

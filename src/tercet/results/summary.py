@@ -1,8 +1,8 @@
-"""Figures from records: per mode, rate and turn."""
+"""Figures from records: per workload, load, architecture and turn."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,20 +12,23 @@ from tercet.results.record import RequestRecord, RunRecord
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Mean, median and 99th percentile (linear between the two nearest) of `count` values."""
+    """Mean, percentiles (linear between the two nearest) and maximum of `count` values."""
 
     count: int
     mean: float
     p50: float
+    p95: float
     p99: float
+    max: float
 
 
 @dataclass(frozen=True, slots=True)
 class TurnSummary:
-    """One turn of every conversation, over all runs of a mode and rate; `turn` None is all turns together.
+    """One turn of every conversation, over all runs of a summary; `turn` None is all turns together.
 
     Spreads are over requests with a whole answer, in milliseconds; None when there is none. Token counts are sums over
     those requests; `cached_tokens` is what the decode worker's own prefix cache held, None when no answer said.
+    `phases_ms` are means over the requests whose answers named that phase.
     """
 
     turn: int | None
@@ -33,11 +36,13 @@ class TurnSummary:
     ok: int
     ttft_ms: Spread | None
     tpot_ms: Spread | None
+    itl_ms: Spread | None
     e2e_ms: Spread | None
     prompt_tokens: int
     cached_tokens: int | None
     external_tokens: int | None
     recomputed: int
+    phases_ms: Mapping[str, float]
 
     @property
     def success(self) -> float:
@@ -46,11 +51,14 @@ class TurnSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class ModeSummary:
-    """One mode under one rate. Throughputs are means over the runs, each over its run's wall time."""
+class Summary:
+    """One architecture under one load. Throughputs are means over the runs, each over its run's wall time or window."""
 
+    workload: str
+    load_kind: str
+    load: float
+    architecture: str
     mode: str
-    qps: float
     devices: int
     runs: int
     invalid_runs: int
@@ -64,8 +72,8 @@ def spread(values: Sequence[float]) -> Spread | None:
     """Return the spread of `values`, None of nothing."""
     if not values:
         return None
-    p50, p99 = np.percentile(values, [50, 99])
-    return Spread(len(values), float(np.mean(values)), float(p50), float(p99))
+    p50, p95, p99 = (float(p) for p in np.percentile(values, [50, 95, 99]))
+    return Spread(len(values), float(np.mean(values)), p50, p95, p99, float(max(values)))
 
 
 def summarise_turn(turn: int | None, requests: Sequence[RequestRecord]) -> TurnSummary:
@@ -77,44 +85,83 @@ def summarise_turn(turn: int | None, requests: Sequence[RequestRecord]) -> TurnS
         ok=len(ok),
         ttft_ms=spread([request.ttft_ms for request in ok]),
         tpot_ms=spread([tpot for request in ok if (tpot := request.tpot_ms) is not None]),
+        itl_ms=spread([gap for request in ok for gap in request.itl_ms]),
         e2e_ms=spread([request.e2e_ms for request in ok]),
         prompt_tokens=sum(request.prompt_tokens for request in ok),
         cached_tokens=_known_sum(request.cached_tokens for request in ok),
         external_tokens=_known_sum(request.external_tokens for request in ok),
         recomputed=sum(request.recomputed for request in ok),
+        phases_ms=_mean_phases(ok),
     )
 
 
-def summarise(runs: Sequence[RunRecord], devices: dict[str, int]) -> tuple[ModeSummary, ...]:
-    """Sum up runs by rate and mode, in the order in which they first appear; `devices` counts each mode's devices."""
-    keys = sorted({(run.qps, run.mode): None for run in runs}, key=lambda key: key[0])
-    return tuple(_mode_summary(qps, mode, runs, devices.get(mode, 1)) for qps, mode in keys)
+def summarise(runs: Sequence[RunRecord], devices: Mapping[str, int]) -> tuple[Summary, ...]:
+    """Sum up runs by workload, load and architecture; `devices` counts each architecture's devices (else 1).
+
+    Workloads and architectures keep the order in which they first appear, loads ascend.
+    """
+    cells: dict[tuple[str, str, float, str], list[RunRecord]] = {}
+    for run in runs:
+        cells.setdefault((run.workload, run.load_kind, run.load, run.architecture), []).append(run)
+    places = [list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1, 3)]
+
+    def place(key: tuple[str, str, float, str]) -> tuple[int, int, float, int]:
+        return places[0].index(key[0]), places[1].index(key[1]), key[2], places[2].index(key[3])
+
+    return tuple(_summary(cells[key], devices.get(key[3], 1)) for key in sorted(cells, key=place))
 
 
 def throughput(run: RunRecord) -> tuple[float, float]:
-    """Return (requests/s, output tokens/s) of a run's whole answers."""
+    """Return (requests/s, output tokens/s) of a run's whole answers.
+
+    Of a run with a steady window: the requests that ended in it, and of every answer the share of pieces that came in
+    it.
+    """
+    if run.window_s is not None:
+        return _window_throughput(run.finished, *run.window_s)
     if run.duration_s <= 0:
         return 0.0, 0.0
     tokens = sum(request.output_tokens for request in run.finished)
     return len(run.finished) / run.duration_s, tokens / run.duration_s
 
 
-def _mode_summary(qps: float, mode: str, runs: Sequence[RunRecord], devices: int) -> ModeSummary:
-    mine = [run for run in runs if (run.qps, run.mode) == (qps, mode)]
-    requests = [request for run in mine for request in run.requests]
-    rates = [throughput(run) for run in mine]
+def _window_throughput(requests: Sequence[RequestRecord], start_s: float, end_s: float) -> tuple[float, float]:
+    if end_s <= start_s:
+        return 0.0, 0.0
+    ended = sum(start_s <= request.chunk_s[-1] <= end_s for request in requests)
+    tokens = sum(
+        request.output_tokens * sum(start_s <= chunk <= end_s for chunk in request.chunk_s) / len(request.chunk_s)
+        for request in requests
+    )
+    return ended / (end_s - start_s), tokens / (end_s - start_s)
+
+
+def _summary(runs: Sequence[RunRecord], devices: int) -> Summary:
+    requests = [request for run in runs for request in run.requests]
+    rates = [throughput(run) for run in runs]
     turns = sorted({request.turn for request in requests})
-    return ModeSummary(
-        mode=mode,
-        qps=qps,
+    return Summary(
+        workload=runs[0].workload,
+        load_kind=runs[0].load_kind,
+        load=runs[0].load,
+        architecture=runs[0].architecture,
+        mode=runs[0].mode,
         devices=devices,
-        runs=len(mine),
-        invalid_runs=sum(run.invalid for run in mine),
+        runs=len(runs),
+        invalid_runs=sum(run.invalid for run in runs),
         requests_per_s=float(np.mean([rate[0] for rate in rates])),
         output_tokens_per_s=float(np.mean([rate[1] for rate in rates])),
         overall=summarise_turn(None, requests),
         turns=tuple(summarise_turn(turn, [r for r in requests if r.turn == turn]) for turn in turns),
     )
+
+
+def _mean_phases(requests: Sequence[RequestRecord]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for request in requests:
+        for phase, value in request.phases_ms.items():
+            found.setdefault(phase, []).append(value)
+    return {phase: float(np.mean(values)) for phase, values in found.items()}
 
 
 def _known_sum(values: Iterable[int | None]) -> int | None:

@@ -65,7 +65,7 @@ async def test_every_mode_answers_the_same_conversations_and_the_faster_one_wins
     asked = [{(r.conversation, r.turn, r.prompt_tokens) for r in run.requests} for run in results.runs]
     assert asked[0] == asked[1] == asked[2]
     assert len(asked[0]) == 8
-    later = next(verdict for verdict in results.verdicts if verdict.metric == "TTFT turn 2")
+    later = next(verdict for verdict in results.verdicts if verdict.metric == "ttft_later")
     assert later.winner == "ppd"
     assert results.answers is not None
     assert (results.answers.compared, results.answers.equal, results.answers.passed) == (8, 8, True)
@@ -102,7 +102,7 @@ async def test_unequal_tokens_in_fp32_are_a_fault() -> None:
     assert check is not None
     assert check.equal == 0
     assert not check.passed
-    assert check.first_difference == "turn 1 of s1-r0-q0-c0 (run 1, 50 requests/s)"
+    assert check.first_difference == "turn 1 of s1-r0-q0-c0 (t at 50, block 1)"
 
 
 async def test_the_wrong_capital_is_a_fault() -> None:
@@ -140,7 +140,7 @@ async def test_cancelling_stops_everything_and_keeps_what_was_measured() -> None
 
 async def test_the_topology_of_every_mode_is_recorded() -> None:
     lab = Lab(spec(topologies={Mode.REPLICATED: "3A", Mode.PD: "1P2D"}))
-    records = lab.comparison.results().deployments
+    records = lab.comparison.results().architectures
     assert [(record.mode, record.short_form) for record in records] == [
         ("replicated", "3A"),
         ("pd", "1P2D"),
@@ -157,7 +157,7 @@ async def test_saturated_clients_and_warm_caches_make_a_run_invalid() -> None:
     warm = tuple(replace(request, cached_tokens=16) for request in first.requests)
     block = Block(0, Mode.PD, 50.0, 0, "s")
     health = replace(first.client, saturated=True, reasons=("late by 90 ms",))
-    record = run_record(block, datetime.now(UTC), warm, health)
+    record = run_record(block, "W1", datetime.now(UTC), warm, health)
     assert record.invalid_reasons == (
         "late by 90 ms",
         "first turns found 64 tokens in a cache that should have been empty",

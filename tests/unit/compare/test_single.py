@@ -46,7 +46,7 @@ async def test_every_rate_is_measured_and_recorded() -> None:
     await fake.stop()
     results = bench.results()
     validate(to_json(results), "results")
-    assert [(run.mode, run.qps, len(run.finished)) for run in results.runs] == [("ppd", 40.0, 6), ("ppd", 50.0, 6)]
+    assert [(run.mode, run.load, len(run.finished)) for run in results.runs] == [("ppd", 40.0, 6), ("ppd", 50.0, 6)]
     assert (results.kind, results.model) == ("bench", "fake")
     assert not any(run.invalid for run in results.runs)
 

@@ -14,20 +14,22 @@ from tercet.report.tables import verdict_text
 from tercet.report.terminal import print_results
 from tercet.results.document import Results
 from tercet.results.summary import Spread, summarise
-from tercet.results.verdict import AnswerCheck, Margin, Verdict
+from tercet.results.verdict import BEATEN, TIE, UNDECIDED, AnswerCheck, Margin, Verdict
 
-from ..results.samples import request, results, run
+from ..results.samples import architecture, request, results, run
 
 
 def e2e(replicated: float, ppd: float, leaders: tuple[str, ...]) -> Verdict:
     worse, better = ("ppd", "replicated") if ppd > replicated else ("replicated", "ppd")
     high, low = max(replicated, ppd), min(replicated, ppd)
-    margin = Margin(worse, high / low - 1, 0.1, 0.4, beaten=leaders == (better,))
-    return Verdict(0.5, "E2E", "ms", True, {"replicated": replicated, "ppd": ppd}, leaders, (margin,), "3 runs")
+    margin = Margin(worse, high / low - 1, 0.1, 0.4, 0.01, BEATEN if leaders == (better,) else TIE)
+    values = {"replicated": replicated, "ppd": ppd}
+    return Verdict("W1", "qps", 0.5, "e2e", "E2E", "ms", True, True, values, leaders, (margin,), "3 blocks")
 
 
 def with_verdicts(*verdicts: Verdict) -> Results:
-    return replace(results(), verdicts=verdicts)
+    modes = ("replicated", "pd", "ppd")
+    return replace(results(), verdicts=verdicts, architectures=tuple(architecture(mode) for mode in modes))
 
 
 def text(document: Results) -> str:
@@ -48,7 +50,7 @@ def test_percentages_are_whole_only_when_they_are() -> None:
 
 
 def test_a_spread_is_mean_median_and_99th() -> None:
-    assert spread_text(Spread(3, 100.0, 50.0, 1.5)) == "100 / 50.0 / 1.50"
+    assert spread_text(Spread(3, 100.0, 50.0, 1.1, 1.5, 1.6)) == "100 / 50.0 / 1.50"
     assert spread_text(None) == "-"
 
 
@@ -79,10 +81,11 @@ def test_no_verdict_gives_its_reason() -> None:
 
 
 def test_later_turns_of_ppd_are_compared_with_pd() -> None:
-    later = Verdict(0.5, "TTFT turn 2", "ms", True, {"pd": 200.0, "ppd": 100.0}, ("ppd",), (), "3 runs")
+    values = {"pd": 200.0, "ppd": 100.0}
+    later = Verdict("W1", "qps", 0.5, "ttft_later", "TTFT turn 2", "ms", True, True, values, ("ppd",), (), "3 blocks")
     lines = conclusions(with_verdicts(e2e(1250, 1000, ("ppd",)), later))
     assert any(
-        line.endswith("takes 100 ms under ppd, 200 ms under pd (-50%), beyond the noise (3 runs).") for line in lines
+        line.endswith("takes 100 ms under ppd, 200 ms under pd (-50%), beyond the noise (3 blocks).") for line in lines
     )
 
 
@@ -102,11 +105,11 @@ def test_the_prefix_that_decode_held_is_told() -> None:
 @pytest.mark.parametrize(
     ("check", "expected"),
     [
-        (AnswerCheck(4, 4, 0, True, {}), ["4 of 4 answers have the same tokens in every mode."]),
+        (AnswerCheck(4, 4, 0, True, {}), ["4 of 4 answers have the same tokens in every architecture."]),
         (
             AnswerCheck(4, 3, 0, True, {}, "c1 turn 2"),
             [
-                "WRONG: only 3 of 4 answers have the same tokens in every mode, and in fp32 all must."
+                "WRONG: only 3 of 4 answers have the same tokens in every architecture, and in fp32 all must."
                 " First difference: c1 turn 2."
             ],
         ),
@@ -122,14 +125,19 @@ def test_answers_are_judged_aloud(check: AnswerCheck, expected: list[str]) -> No
 
 def test_verdicts_in_a_cell() -> None:
     assert (
-        verdict_text(e2e(1000, 1250, ("replicated",))) == "replicated wins; behind it: ppd by 25% (10 to 40) (3 runs)"
+        verdict_text(e2e(1000, 1250, ("replicated",))) == "replicated wins; behind it: ppd by 25% (10 to 40) (3 blocks)"
     )
-    assert verdict_text(e2e(1000, 1250, ("replicated", "ppd"))) == "tie: replicated, ppd (3 runs)"
+    tie = e2e(1000, 1250, ("replicated", "ppd"))
+    assert verdict_text(tie) == "tie: replicated, ppd (3 blocks)"
+    unsure = replace(tie, margins=(replace(tie.margins[0], outcome=UNDECIDED),))
+    assert verdict_text(unsure) == "undecided: replicated, ppd (3 blocks)"
+    secondary = replace(e2e(1000, 1250, ("replicated",)), primary=False)
+    assert verdict_text(secondary).startswith("replicated is ahead; behind it: ppd")
     assert verdict_text(replace(e2e(1, 2, ()), reason="too few")) == "no verdict: too few"
 
 
 def test_the_tables_hold_modes_turns_and_success() -> None:
-    page = text(with_verdicts(replace(e2e(1000, 1250, ("replicated",)), qps=1.0)))
+    page = text(with_verdicts(replace(e2e(1000, 1250, ("replicated",)), load=1.0)))
     assert "500 / 500 / 500" in page
     assert "50.0% of 2" in page
     assert "replicated wins" in page
@@ -143,7 +151,8 @@ def test_failures_are_counted_with_their_most_frequent_reason() -> None:
 
 def test_a_busy_machine_is_warned_of() -> None:
     quiet, busy = (
-        replace(results().runs[0], mode=mode, foreign_cores=share) for mode, share in (("pd", 0.05), ("ppd", 0.9))
+        replace(results().runs[0], architecture=mode, foreign_cores=share)
+        for mode, share in (("pd", 0.05), ("ppd", 0.9))
     )
     (line,) = [line for line in conclusions(replace(results(), runs=(quiet, busy))) if line.startswith("WARNING")]
     assert "0.1 under pd, 0.9 under ppd of this machine's 2 cores" in line

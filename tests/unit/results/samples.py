@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tercet.results.document import DeploymentRecord, Machine, Results, TrafficRecord
+from tercet.results.document import ArchitectureRecord, Machine, Results, TrafficRecord
 from tercet.results.record import ClientHealth, RequestRecord, RunRecord
 from tercet.results.summary import summarise
 
-HEALTHY = ClientHealth(0.4, 0.9, 1.5, 0.05, saturated=False)
+HEALTHY = ClientHealth(0.4, 0.9, 1.1, 1.5, 0.05, saturated=False)
 
 
 def request(conversation: str, turn: int, ttft_s: float, tpot_s: float, tokens: int = 5) -> RequestRecord:
@@ -34,13 +34,30 @@ def request(conversation: str, turn: int, ttft_s: float, tpot_s: float, tokens: 
 def run(mode: str, requests: tuple[RequestRecord, ...], *, qps: float = 1.0, number: int = 0) -> RunRecord:
     """Return a valid run of ten seconds."""
     return RunRecord(
-        mode, qps, number, number, f"s-r{number}", "2026-01-02T03:04:05+00:00", 10.0, HEALTHY, requests=requests
+        mode,
+        mode,
+        "W1",
+        "qps",
+        qps,
+        number,
+        number,
+        f"s-b{number}",
+        "2026-01-02T03:04:05+00:00",
+        10.0,
+        HEALTHY,
+        requests=requests,
     )
 
 
 def failed(record: RequestRecord) -> RequestRecord:
     """Return the same request, failed."""
     return replace(record, chunk_s=(), output_tokens=0, status=503, error="503 no worker", output_digest=None)
+
+
+def architecture(mode: str) -> ArchitectureRecord:
+    """Return a mode on 1P1D."""
+    workers = {"prefill-0": ("cpu:0",), "decode-0": ("cpu:1",)}
+    return ArchitectureRecord(mode, mode, "1P1D", workers, 2, {"dtype": "fp32"}, {})
 
 
 def results() -> Results:
@@ -57,10 +74,8 @@ def results() -> Results:
         machine=Machine("cpu", 2, 2, 1 << 30, "Linux"),
         model="smollm2-135m",
         seed=0,
-        traffic=TrafficRecord("W1", 0.125, 64, 32, 2, 0.0, "poisson", 2),
-        deployments=(
-            DeploymentRecord("pd", "1P1D", {"prefill-0": ("cpu:0",), "decode-0": ("cpu:1",)}, 2, {"dtype": "fp32"}, {}),
-        ),
+        traffics=(TrafficRecord("W1", 0.125, 64, 32, 2, 0.0, "poisson", 2),),
+        architectures=tuple(architecture(mode) for mode in ("pd", "ppd")),
         runs=runs,
         summaries=summarise(runs, {"pd": 2, "ppd": 2}),
         verdicts=(),

@@ -1,0 +1,89 @@
+"""Two architectures against each other over the loads: ratios, where one takes over, improvements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RatioPoint:
+    """One load: the paired ratio of `first` to `second` (geometric mean over `blocks`) and its 95% interval."""
+
+    load: float
+    ratio: float
+    low: float
+    high: float
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Loads from `start` to `end` at which `better` is the better one; None: undecided."""
+
+    start: float
+    end: float
+    better: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RatioCurve:
+    """`first` against `second` in one metric over the loads of one workload.
+
+    Between measured loads each block's log-ratio is interpolated over the load's logarithm; `regions` are where the
+    interval of those excludes 1. `outcome`: "crossover" (the better one changes), "none" (it doesn't), "beyond" (it
+    doesn't, and the trend leads to a change beyond the highest load) or "undecided". `sentence` says it in words.
+    """
+
+    workload: str
+    load_kind: str
+    metric: str
+    label: str
+    lower_is_better: bool
+    first: str
+    second: str
+    points: tuple[RatioPoint, ...]
+    regions: tuple[Region, ...]
+    outcome: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Improvement:
+    """By which share of `second`'s value `first` betters it in one workload: 0.7 is a 70% shorter time.
+
+    `mean` is over the loads, with its 95% interval over the blocks; `minimum` and `maximum` are those of single loads.
+    `blocks` is how many it rests on; with fewer than three there is no interval (None).
+    """
+
+    workload: str
+    load_kind: str
+    metric: str
+    label: str
+    first: str
+    second: str
+    mean: float
+    low: float | None
+    high: float | None
+    minimum: float
+    maximum: float
+    loads: int
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Interference:
+    """What a long prompt does to answers that are being written: their ITL before it and while it prefills.
+
+    `streams` answers were running when a prompt of `prompt_tokens` came, `repeats` times; milliseconds. `during` spans
+    from its sending to its first token.
+    """
+
+    architecture: str
+    streams: int
+    prompt_tokens: int
+    repeats: int
+    quiet_itl_ms_mean: float
+    quiet_itl_ms_max: float
+    during_itl_ms_mean: float
+    during_itl_ms_max: float
+    prompt_ttft_ms: float
