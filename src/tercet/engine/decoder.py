@@ -68,6 +68,8 @@ class FusedDecoder:
         """Compute one step. Returns [sampled rows, vocabulary], or None when nothing is sampled."""
         shape, ops = self._shape, self._ops
         hidden = F.embedding(plan.ids, self._embedding).float()
+        for override in plan.overrides:
+            hidden[override.first : override.first + len(override.rows)] = override.rows
         cos, sin = self._cos[plan.positions], self._sin[plan.positions]
         rotated = shape.heads + shape.kv_heads
         final = len(self._layers) - 1

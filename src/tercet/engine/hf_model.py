@@ -76,8 +76,14 @@ class HFModel:
 
     def logits(self, plan: StepPlan, attention: PagedAttention) -> torch.Tensor | None:
         """Compute one step. Returns [sampled rows, vocabulary], or None when nothing is sampled."""
+        entry: dict[str, torch.Tensor] = {"input_ids": plan.ids[None]}
+        if plan.overrides:
+            embedded = self._model.get_input_embeddings()(plan.ids[None])
+            for override in plan.overrides:
+                embedded[0, override.first : override.first + len(override.rows)] = override.rows
+            entry = {"inputs_embeds": embedded}
         answer = self._model(
-            input_ids=plan.ids[None],
+            **entry,
             position_ids=plan.positions[None],
             use_cache=False,
             logits_to_keep=plan.sampled,

@@ -16,6 +16,7 @@ from tercet.engine.fingerprint import model_fingerprint, weights_hash
 from tercet.engine.fuse import can_fuse, fuse
 from tercet.engine.hf_model import ATTENTION_NAME, HFModel, paged_attention_forward
 from tercet.engine.kv_pool import LAYOUT_NAME, KVShape
+from tercet.engine.llava import is_llava, language_weights
 from tercet.engine.step_plan import StepPlan
 
 
@@ -34,6 +35,7 @@ class LoadedModel:
     model: Model
     kv: KVShape
     heads: int
+    hidden_size: int
     vocab_size: int
     max_model_len: int
     eos_token_ids: frozenset[int]
@@ -53,13 +55,13 @@ def load_model(
 ) -> LoadedModel:
     """Load weights and build the fastest form of the model; `fused=False` keeps transformers' own forward.
 
-    With `random_weights` the folder needs only config.json: weights are drawn from `seed`. Raises UsageError when the
-    folder holds no model that the engine can run.
+    Of a LLaVA-like model that is its language model. With `random_weights` the folder needs only config.json: weights
+    are drawn from `seed`. Raises UsageError when the folder holds no model that the engine can run.
     """
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} holds no config.json: give a model folder in Hugging Face layout")
     model = _transformers_model(folder, backend, random_weights, seed)
-    config = model.config.to_dict()
+    config = model.config.to_dict()  # of a model that sees: its language model's
     text = model.config.get_text_config()
     kv = KVShape(
         layers=text.num_hidden_layers,
@@ -75,6 +77,7 @@ def load_model(
         model=fuse(model, backend, length) if fused else HFModel(model, backend),
         kv=kv,
         heads=text.num_attention_heads,
+        hidden_size=text.hidden_size,
         vocab_size=text.vocab_size,
         max_model_len=length,
         eos_token_ids=_eos_ids(folder, config),
@@ -92,14 +95,16 @@ def _transformers_model(folder: Path, backend: DeviceBackend, random_weights: bo
     AttentionInterface.register(ATTENTION_NAME, paged_attention_forward)
     logging.disable_progress_bar()
     try:
-        if not random_weights:
-            return AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=backend.weight_dtype or "auto",
-                attn_implementation=ATTENTION_NAME,
-                local_files_only=True,
-            ).eval()
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        sees = is_llava(config)
+        config = config.get_text_config() if sees else config
+        if not random_weights:
+            loading: dict[str, Any] = {"dtype": backend.weight_dtype or "auto", "attn_implementation": ATTENTION_NAME}
+            if not sees:
+                return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **loading).eval()
+            with torch.device("meta"):
+                kind = type(AutoModelForCausalLM.from_config(config))
+            return kind.from_pretrained(None, config=config, state_dict=language_weights(folder), **loading).eval()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return AutoModelForCausalLM.from_config(

@@ -21,11 +21,25 @@ class State(StrEnum):
     DONE = "done"
 
 
+@dataclass(frozen=True, slots=True)
+class ImageSpan:
+    """Tokens [start, start + length) of a prompt are placeholders of a picture.
+
+    Row i of the embeddings `key`, [length, hidden] in the engine's store, stands where token start + i's own would.
+    """
+
+    start: int
+    length: int
+    key: str
+
+
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Sequence:
     """Mutable bookkeeping of one sequence; owned by one Scheduler, read by its executor.
 
     `tokens` is the prompt followed by the output; `computed` counts the leading tokens whose KV is in `blocks`.
+    `images` are the spans of the prompt that stand for pictures, in order and apart; their embeddings stay in the
+    engine's store as long as the sequence may compute them.
     `hold` asks for a ticket after the first token (prefill worker); `ticket` says that the prompt's KV is held
     elsewhere (decode worker): `tokens` then already ends with the ticket's first token.
 
@@ -41,6 +55,7 @@ class Sequence:
     root: bytes
     hold: bool = False
     ticket: Ticket | None = None
+    images: tuple[ImageSpan, ...] = ()
     state: State = State.WAITING
     computed: int = 0
     blocks: list[int] = field(default_factory=list)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 
+from tercet.core.errors import TercetError
 from tercet.engine.sequence import Batch, Chunk
 
 GROUP_TOKENS = 4096  # padded context tokens gathered at once in decode: bounds the staging buffer
+_NO_EMBEDDINGS: Mapping[str, torch.Tensor] = MappingProxyType({})
 SPLIT_TOKENS = 256  # padding that costs as much as the fixed cost of one more decode group
+
+
+class EmbeddingError(TercetError):
+    """A step would compute a picture whose embeddings are not in the store: a fault of whoever scheduled it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +47,20 @@ class PrefillChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Override:
+    """Rows [first, first + len(rows)) enter the model as `rows` [n, hidden], a picture's, not as their tokens' own."""
+
+    first: int
+    rows: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
     """One step. Rows are ordered decode first (long contexts first), then prefill.
 
     `ids`, `positions` [tokens]; `slots` [tokens]: block number * block_size + offset, where keys and values go;
     `sampled` [samples] the rows whose logits are wanted, those of the chunks `sampled_chunks` (indices into the batch).
+    `overrides` are the pictures' rows among them.
     `memo` holds what layers share and make on demand: masks, gather indices.
     """
 
@@ -54,12 +71,21 @@ class StepPlan:
     prefill: tuple[PrefillChunk, ...]
     sampled: torch.Tensor
     sampled_chunks: tuple[int, ...]
+    overrides: tuple[Override, ...] = ()
     memo: dict[tuple[str, int, int, int], torch.Tensor] = field(default_factory=dict)
 
 
-def make_plan(batch: Batch, block_size: int, device: torch.device, *, grouped: bool) -> StepPlan:
+def make_plan(
+    batch: Batch,
+    block_size: int,
+    device: torch.device,
+    *,
+    grouped: bool,
+    embeddings: Mapping[str, torch.Tensor] = _NO_EMBEDDINGS,
+) -> StepPlan:
     """Lay out a batch. Every chunk's sequence must own blocks for all of its positions.
 
+    `embeddings` holds those of the chunks' pictures by key; raises EmbeddingError where one is missing.
     `grouped` splits decode rows into groups of similar length, for attention that pays for padding.
     """
     chunks = batch.chunks
@@ -70,6 +96,7 @@ def make_plan(batch: Batch, block_size: int, device: torch.device, *, grouped: b
     slots: list[int] = []
     sampled: list[int] = []
     prefill: list[PrefillChunk] = []
+    overrides: list[Override] = []
     for i in order:
         chunk = chunks[i]
         sequence, start, end = chunk.sequence, chunk.start, chunk.start + chunk.length
@@ -77,6 +104,8 @@ def make_plan(batch: Batch, block_size: int, device: torch.device, *, grouped: b
         ids += sequence.tokens[start:end]
         positions += range(start, end)
         slots += [sequence.blocks[p // block_size] * block_size + p % block_size for p in range(start, end)]
+        if sequence.images:
+            overrides += _overrides(chunk, first, embeddings, device)
         if chunk.samples:
             sampled.append(len(ids) - 1)
         if chunk.length > 1:
@@ -94,7 +123,27 @@ def make_plan(batch: Batch, block_size: int, device: torch.device, *, grouped: b
         prefill=tuple(prefill),
         sampled=torch.tensor(sampled, device=device, dtype=torch.long),
         sampled_chunks=tuple(i for i in order if chunks[i].samples),
+        overrides=tuple(overrides),
     )
+
+
+def _overrides(
+    chunk: Chunk, row: int, embeddings: Mapping[str, torch.Tensor], device: torch.device
+) -> Iterator[Override]:
+    """Yield the parts of a chunk's pictures that it computes; its first token is the plan's row `row`."""
+    start, end = chunk.start, chunk.start + chunk.length
+    for image in chunk.sequence.images:
+        first, last = max(start, image.start), min(end, image.start + image.length)
+        if first >= last:
+            continue
+        rows = embeddings.get(image.key)
+        if rows is None or len(rows) != image.length:
+            found = "no embeddings" if rows is None else f"{len(rows)} rows"
+            raise EmbeddingError(
+                f"sequence {chunk.sequence.id!r} reads {image.length} rows of the picture {image.key!r} at position "
+                f"{image.start} and finds {found}"
+            )
+        yield Override(row + first - start, rows[first - image.start : last - image.start].to(device))
 
 
 def _decode_group(chunks: Seq[Chunk], first: int, last: int, size: int, device: torch.device) -> DecodeGroup:

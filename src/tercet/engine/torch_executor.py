@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
 
@@ -24,11 +24,23 @@ from tercet.engine.step_plan import make_plan
 class TorchExecutor:
     """Runs steps with torch. Owned by one thread; the pool's memory may be read and written by transports beside it."""
 
-    def __init__(self, loaded: LoadedModel, backend: DeviceBackend, num_blocks: int, memory: memoryview) -> None:
-        """`memory` holds num_blocks blocks and stays the caller's to free, after close()."""
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        backend: DeviceBackend,
+        num_blocks: int,
+        memory: memoryview,
+        embeddings: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """`memory` holds num_blocks blocks and stays the caller's to free, after close().
+
+        `embeddings` is the engine's store of pictures by key, each [tokens, hidden] of any floating type, read in
+        `execute`; its owner may change it between steps.
+        """
         self._backend = backend
         self._loaded = loaded
         self._memory = memory
+        self._embeddings: Mapping[str, torch.Tensor] = {} if embeddings is None else embeddings
         self._pool = KVPool(loaded.kv, num_blocks, memory, backend.device, backend.staged)
         self._staging = Staging(self._pool) if backend.staged else None
         self._attention = PagedAttention(
@@ -57,6 +69,11 @@ class TorchExecutor:
         return self._loaded.vocab_size
 
     @property
+    def hidden_size(self) -> int:
+        """Return the width of a picture's rows."""
+        return self._loaded.hidden_size
+
+    @property
     def max_model_len(self) -> int:
         """Return the longest sequence: the length asked for, cut to what the model's positions allow."""
         return self._loaded.max_model_len
@@ -67,14 +84,23 @@ class TorchExecutor:
         return self._loaded.eos_token_ids
 
     def execute(self, batch: Batch) -> Seq[SampledToken | None]:
-        """Compute the batch; return one entry per chunk, None where `samples` is false."""
+        """Compute the batch; return one entry per chunk, None where `samples` is false.
+
+        Raises EmbeddingError when a chunk's picture is not in the store.
+        """
         results: list[SampledToken | None] = [None] * len(batch.chunks)
         if not batch.chunks:
             return results
         with torch.inference_mode():
             if self._staging is not None:
                 self._staging.before(batch)
-            plan = make_plan(batch, self._loaded.kv.block_size, self._backend.device, grouped=self._attention.pads)
+            plan = make_plan(
+                batch,
+                self._loaded.kv.block_size,
+                self._backend.device,
+                grouped=self._attention.pads,
+                embeddings=self._embeddings,
+            )
             logits = self._loaded.model.logits(plan, self._attention)
             if logits is not None:
                 requests = [self._request(batch.chunks[i]) for i in plan.sampled_chunks]
@@ -113,13 +139,14 @@ def build_torch_executor(
     pool_factory: Callable[[int], memoryview],
     random_weights: bool = False,
     seed: int = 0,
+    embeddings: Mapping[str, torch.Tensor] | None = None,
 ) -> TorchExecutor:
-    """Load a model folder and allocate its pool.
+    """Load a model folder (of a model that sees: its language model) and allocate its pool.
 
     `num_blocks` 0 takes as many as fit `kv_bytes` (0: the backend's default), no more than max_num_seqs sequences of
     the longest length need.
-    `pool_factory(nbytes)` gives writable memory that outlives the executor. Raises UsageError when anything does not
-    fit.
+    `pool_factory(nbytes)` gives writable memory that outlives the executor, `embeddings` is the store of pictures.
+    Raises UsageError when anything does not fit.
     """
     backend = make_backend(device, dtype, threads)
     loaded = load_model(
@@ -137,5 +164,4 @@ def build_torch_executor(
     if num_blocks < 1:
         raise UsageError(f"{kv_bytes} bytes hold no KV block of {loaded.kv.block_bytes} bytes: give more memory")
     memory = pool_factory(num_blocks * loaded.kv.block_bytes)
-    executor = TorchExecutor(loaded, backend, num_blocks, memory)
-    return executor
+    return TorchExecutor(loaded, backend, num_blocks, memory, embeddings)

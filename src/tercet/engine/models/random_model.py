@@ -12,7 +12,7 @@ from tercet.engine.models.byte_tokenizer import MIN_VOCAB_SIZE, special_ids, wri
 from tercet.engine.models.cache import cache_root, exclusive, explain_os_error, new_folder, publish
 from tercet.engine.models.folder import ModelFolder, open_folder, read_config
 
-_FORMAT = "1"
+_FORMAT = "2"
 """Goes into the folder's name: a newer layout gets a new folder."""
 
 
@@ -45,10 +45,17 @@ def random_model_folder(config: str | Path, cache_dir: Path | None = None) -> Mo
 
 def _with_byte_tokenizer(name: str, text: str, parent: Path) -> ModelFolder:
     config = json.loads(text)
-    vocab_size = config.get("vocab_size", 0)
+    text_config = config.get("text_config", config)
+    vocab_size = text_config.get("vocab_size", 0)
     if vocab_size < MIN_VOCAB_SIZE:
         raise UsageError(f"{name}: vocab_size {vocab_size} is too small for a byte-level tokeniser ({MIN_VOCAB_SIZE})")
-    config |= special_ids()
+    image_token_id = config.get("image_token_index") if text_config is not config else None
+    if image_token_id is not None and not MIN_VOCAB_SIZE <= image_token_id < vocab_size:
+        raise UsageError(
+            f"{name}: image_token_index {image_token_id} is not an id that a byte-level tokeniser has free: "
+            f"choose one from {MIN_VOCAB_SIZE} to {vocab_size - 1}"
+        )
+    text_config |= special_ids()
     digest = blake2b(json.dumps([_FORMAT, config], sort_keys=True).encode(), digest_size=6).hexdigest()
     destination = parent / f"{name}-{digest}"
     try:
@@ -57,7 +64,7 @@ def _with_byte_tokenizer(name: str, text: str, parent: Path) -> ModelFolder:
                 folder = work / "model"
                 folder.mkdir()
                 (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-                write_byte_tokenizer(folder, vocab_size)
+                write_byte_tokenizer(folder, vocab_size, image_token_id)
                 if not destination.is_dir():
                     publish(folder, destination)
     except OSError as error:

@@ -18,6 +18,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return load_tokenizer(random_model_folder("tiny", tmp_path_factory.mktemp("cache")).path)
 
 
+def test_a_shape_that_sees_has_an_image_token(tmp_path: Path) -> None:
+    folder = random_model_folder("tiny-llava", tmp_path)
+    tokenizer = load_tokenizer(folder.path)
+    image = folder.config["image_token_index"]
+    assert tokenizer.encode("a<image>b")[1] == image and tokenizer.encode("a<image>b", False).count(image) == 1
+    assert image in tokenizer.special_token_ids and tokenizer.vocab_size == 320
+
+
 @pytest.mark.parametrize("shape", ["tiny", "smollm2-135m"])
 def test_built_in_shapes(tmp_path: Path, shape: str) -> None:
     assert shape in shape_names()
@@ -82,6 +90,10 @@ def test_many_at_once(tmp_path: Path) -> None:
         ('{"model_type": "llama", "vocab_size": 100}', "too small"),
         ('{"vocab_size": 1000}', "model_type"),
         ("[", "JSON"),
+        (
+            '{"model_type": "llava", "image_token_index": 7, "text_config": {"vocab_size": 300}}',
+            "image_token_index 7 .* from 259 to 299",
+        ),
     ],
 )
 def test_bad_configurations(tmp_path: Path, content: str, words: str) -> None:
@@ -91,5 +103,5 @@ def test_bad_configurations(tmp_path: Path, content: str, words: str) -> None:
 
 
 def test_an_unknown_shape_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"smollm2-135m, tiny"):
+    with pytest.raises(UsageError, match=r"smollm2-135m, tiny, tiny-llava"):
         random_model_folder("huge", tmp_path)
