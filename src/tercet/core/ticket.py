@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tercet.core.errors import TicketError
+from tercet.core.image import ImageInput, check_images
 from tercet.core.sampling import SampledToken
 
-TICKET_VERSION = 1
+TICKET_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class Ticket:
 
     `token_ids` are the prompt's tokens (tokenised once); the blocks cover all of them. `first` is token 1, from P.
     `addresses` maps transport name -> what that transport's reader needs to reach the blocks.
+    `images` are the prompt's pictures, each with the ticket of its embeddings, for a reader that must recompute.
     `control` is the ZeroMQ endpoint of P's handoff server (renew, release). `lease_s` is the lease's length and
     `expires_at` its first end in Unix seconds by P's clock: for display; only P decides whether a ticket lives.
     """
@@ -34,6 +36,7 @@ class Ticket:
     addresses: dict[str, dict[str, Any]]
     lease_s: float
     expires_at: float
+    images: tuple[ImageInput, ...] = ()
 
     def to_params(self) -> dict[str, Any]:
         """Return the JSON object for `kv_transfer_params`; vLLM's field names where the same thing is meant."""
@@ -58,6 +61,7 @@ class Ticket:
             "addresses": self.addresses,
             "lease_s": self.lease_s,
             "remote_blocks_expiry_time": self.expires_at,
+            "images": [image.to_params() for image in self.images],
         }
 
     @classmethod
@@ -87,9 +91,11 @@ class Ticket:
                 addresses=dict(params["addresses"]),
                 lease_s=float(params["lease_s"]),
                 expires_at=float(params["remote_blocks_expiry_time"]),
+                images=tuple(ImageInput.from_params(image) for image in params["images"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TicketError(f"malformed ticket: {error!r}") from error
         if len(ticket.block_ids) != -(-len(ticket.token_ids) // max(ticket.block_size, 1)):
             raise TicketError(f"ticket names {len(ticket.block_ids)} blocks for {len(ticket.token_ids)} tokens")
+        check_images(ticket.images, len(ticket.token_ids))
         return ticket

@@ -80,7 +80,7 @@ class AnswerWriter:
     @staticmethod
     def error_chunk(refusal: Refusal) -> bytes:
         """Return the event that says why a stream broke after its first byte."""
-        return _event(RequestError(refusal.status, refusal.message, code=refusal.code).body())
+        return _event(RequestError(refusal.status, refusal.message, code=refusal.code, param=refusal.param).body())
 
     def _full_chunk(self, choice: Choice, piece: Piece) -> bytes:
         g = self._generation

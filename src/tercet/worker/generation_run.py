@@ -93,7 +93,7 @@ class GenerationRun:
         refusal, choices = self._refusal, [sequence.choice for sequence in self._sequences]
         if refusal is not None:
             if not responder.started:
-                raise RequestError(refusal.status, refusal.message, code=refusal.code)
+                raise RequestError(refusal.status, refusal.message, code=refusal.code, param=refusal.param)
             responder.write(self._writer.error_chunk(refusal) + DONE)
             responder.finish()
         elif self.generation.stream:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tercet.core.image import ImageInput, check_images
 from tercet.core.sampling import SampledToken, SamplingParams
 from tercet.core.ticket import Ticket
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One sequence for an engine. `hold` asks for a ticket instead of a whole answer."""
+    """One sequence for an engine. `hold` asks for a ticket instead of a whole answer.
+
+    `images` are the prompt's pictures; with a KV ticket they replace those that the ticket names, if there are any.
+    """
 
     id: str
     tokens: tuple[int, ...]
@@ -19,6 +23,7 @@ class Submission:
     root: bytes
     hold: bool = False
     ticket: Ticket | None = None
+    images: tuple[ImageInput, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class Refusal:
     status: int
     message: str
     code: str | None
+    param: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,7 @@ def pack_submission(item: Submission) -> dict[str, Any]:
         "root": item.root,
         "hold": item.hold,
         "ticket": item.ticket.to_params() if item.ticket else None,
+        "images": [image.to_params() for image in item.images],
         "sampling": [
             s.max_tokens,
             s.temperature,
@@ -87,13 +94,16 @@ def pack_submission(item: Submission) -> dict[str, Any]:
 
 
 def unpack_submission(message: dict[str, Any]) -> Submission:
-    """Read an `add` message."""
+    """Read an `add` message. Raises TicketError when what it says of tickets or pictures does not hold together."""
     max_tokens, temperature, top_p, top_k, seed, stops, ignore_eos, min_tokens, logprobs = message["sampling"]
     sampling = SamplingParams(
         max_tokens, temperature, top_p, top_k, seed, frozenset(stops), ignore_eos, min_tokens, logprobs
     )
     ticket = Ticket.from_params(message["ticket"]) if message["ticket"] else None
-    return Submission(message["id"], tuple(message["tokens"]), sampling, message["root"], message["hold"], ticket)
+    images = tuple(ImageInput.from_params(image) for image in message["images"])
+    check_images(images, len(message["tokens"] if ticket is None else ticket.token_ids))
+    tokens = tuple(message["tokens"])
+    return Submission(message["id"], tokens, sampling, message["root"], message["hold"], ticket, images)
 
 
 def pack_delta(delta: Delta) -> list[Any]:
@@ -105,7 +115,7 @@ def pack_delta(delta: Delta) -> list[Any]:
         delta.finish_reason,
         None if o is None else [o.cached_tokens, o.external_tokens, o.recomputed, o.queue_s, o.prefill_s, o.transfer_s],
         delta.ticket,
-        None if r is None else [r.status, r.message, r.code],
+        None if r is None else [r.status, r.message, r.code, r.param],
     ]
 
 

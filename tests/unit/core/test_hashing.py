@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tercet.core.hashing import extend_block_hashes, root_hash, text_chunk_hashes
+from tercet.core.image import ImageSpan
 
 TOKENS = st.lists(st.integers(0, 2**31), max_size=70)
 
@@ -38,6 +39,37 @@ def test_a_hash_depends_on_all_that_came_before() -> None:
     extend_block_hashes(one, [1, 2, 3, 4], 2, root_hash("f"))
     extend_block_hashes(two, [9, 2, 3, 4], 2, root_hash("f"))
     assert one[1] != two[1]
+
+
+def chain(*images: ImageSpan) -> list[bytes]:
+    hashes: list[bytes] = []
+    extend_block_hashes(hashes, [1, 2, 0, 0, 0, 0, 0, 8, 9, 9, 9, 9], 4, root_hash("f"), images)
+    return hashes
+
+
+def test_pictures_are_bound_where_they_lie() -> None:
+    """Tokens 2 to 6 are placeholders: the blocks [0, 4) and [4, 8) overlap them."""
+    text, one, other = chain(), chain(ImageSpan("a", 2, 5)), chain(ImageSpan("b", 2, 5))
+    assert len({text[0], one[0], other[0]}) == 3 and one[1] != other[1]
+    assert chain(ImageSpan("a", 2, 5)) == one, "the same picture gives the same chain"
+    late = chain(ImageSpan("a", 2, 5), ImageSpan("c", 9, 2))
+    assert late[:2] == one[:2] and late[2] != one[2], "a later picture leaves earlier blocks alone"
+    moved = chain(ImageSpan("a", 3, 4))
+    assert moved[0] != one[0]
+    pair = chain(ImageSpan("a", 2, 2), ImageSpan("b", 4, 3))
+    assert pair[1] != chain(ImageSpan("b", 2, 2), ImageSpan("a", 4, 3))[1]
+
+
+@given(TOKENS, st.integers(1, 9), st.data())
+def test_growing_with_pictures_equals_at_once(tokens: list[int], size: int, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(tokens)), max_size=6)))
+    images = [ImageSpan(f"k{a % 2}", a, b - a) for a, b in zip(cuts[::2], cuts[1::2], strict=False)]
+    at_once: list[bytes] = []
+    extend_block_hashes(at_once, tokens, size, b"r", images)
+    grown: list[bytes] = []
+    extend_block_hashes(grown, tokens[: data.draw(st.integers(0, len(tokens)))], size, b"r", images)
+    extend_block_hashes(grown, tokens, size, b"r", images)
+    assert grown == at_once
 
 
 def test_text_chunks_share_a_prefix() -> None:

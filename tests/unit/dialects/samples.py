@@ -18,7 +18,7 @@ DIRECT = Route(Mode.PPD, D)
 TICKET = {
     "do_remote_prefill": True,
     "do_remote_decode": False,
-    "version": 1,
+    "version": 2,
     "ticket_id": "ticket-1",
     "remote_engine_id": "e",
     "remote_block_ids": [4, 7],

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgpack
 import pytest
 
+from tercet.core.errors import TicketError
+from tercet.core.image import ImageInput, ImageSpan
 from tercet.core.sampling import SampledToken, SamplingParams
 from tercet.core.ticket import Ticket
 from tercet.worker.wire import (
@@ -43,6 +46,10 @@ def test_a_submission_survives_the_wire() -> None:
     sampling = SamplingParams(5, 0.7, 0.9, 40, 123, frozenset({1, 2}), True, 2, 3)
     item = Submission("a", (1, 2, 3), sampling, b"root", hold=True, ticket=TICKET)
     assert unpack_submission(over_the_wire(pack_submission(item))) == item
+    seeing = replace(item, ticket=None, images=(ImageInput(ImageSpan("k", 1, 2)),))
+    assert unpack_submission(over_the_wire(pack_submission(seeing))) == seeing
+    with pytest.raises(TicketError, match="picture 0"):
+        unpack_submission(over_the_wire(pack_submission(replace(seeing, tokens=(1, 2)))))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +59,7 @@ def test_a_submission_survives_the_wire() -> None:
         Delta("a", SampledToken(5, -0.25, ((5, -0.25), (6, -2.0))), "stop"),
         Delta("a", None, "abort"),
         Delta("a", SampledToken(5), None, Origin(1, 2, True, 0.1, 0.2, 0.3), {"ticket_id": "t"}),
-        Delta("a", None, "error", refusal=Refusal(400, "no", "ticket_mismatch")),
+        Delta("a", None, "error", refusal=Refusal(409, "no", "images_needed", "0,2")),
     ],
 )
 def test_a_delta_survives_the_wire(delta: Delta) -> None:
