@@ -8,14 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tercet.results.student import t_975
+
 MIN_PAIRS = 3
 """Fewer paired units than this give no interval worth the name."""
-
-_T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-"""Student's t, 97.5th percentile, for 1 to 30 degrees of freedom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +22,6 @@ class Interval:
     mean: float
     low: float
     high: float
-
-
-def t_975(freedom: int) -> float:
-    """Return Student's t for a two-sided 95% interval; beyond 30 degrees of freedom 1.96 + 2.42 / n."""
-    return _T_975[freedom - 1] if freedom <= len(_T_975) else 1.96 + 2.42 / freedom
 
 
 def paired_interval(differences: Sequence[float]) -> Interval | None:

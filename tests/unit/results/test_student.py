@@ -1,0 +1,21 @@
+"""The interval of a mean, against published values."""
+
+from __future__ import annotations
+
+import pytest
+
+from tercet.results.student import mean_interval, t_975
+
+
+@pytest.mark.parametrize(
+    ("freedom", "t"), [(1, 12.706), (2, 4.303), (30, 2.042), (31, 2.040), (60, 2.0), (1000, 1.962)]
+)
+def test_students_t(freedom: int, t: float) -> None:
+    assert t_975(freedom) == pytest.approx(t, abs=0.003)
+
+
+def test_an_interval_needs_three_values() -> None:
+    assert mean_interval([1.0]) == (1.0, None, None)
+    assert mean_interval([1.0, 3.0]) == (2.0, None, None)
+    mean, low, high = mean_interval([1.0, 2.0, 3.0])
+    assert (mean, low, high) == (2.0, pytest.approx(2 - 2.484, abs=0.001), pytest.approx(2 + 2.484, abs=0.001))
