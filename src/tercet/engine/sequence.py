@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from tercet.core.image import ImageSpan
 from tercet.core.sampling import SampledToken, SamplingParams
 from tercet.core.ticket import Ticket
 
@@ -19,18 +20,6 @@ class State(StrEnum):
     PREEMPTED = "preempted"
     HELD = "held"
     DONE = "done"
-
-
-@dataclass(frozen=True, slots=True)
-class ImageSpan:
-    """Tokens [start, start + length) of a prompt are placeholders of a picture.
-
-    Row i of the embeddings `key`, [length, hidden] in the engine's store, stands where token start + i's own would.
-    """
-
-    start: int
-    length: int
-    key: str
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)

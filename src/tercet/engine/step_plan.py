@@ -133,7 +133,7 @@ def _overrides(
     """Yield the parts of a chunk's pictures that it computes; its first token is the plan's row `row`."""
     start, end = chunk.start, chunk.start + chunk.length
     for image in chunk.sequence.images:
-        first, last = max(start, image.start), min(end, image.start + image.length)
+        first, last = max(start, image.start), min(end, image.end)
         if first >= last:
             continue
         rows = embeddings.get(image.key)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tercet.core.image import ImageSpan
 from tercet.engine.models.random_model import random_model_folder
-from tercet.engine.sequence import Batch, Chunk, ImageSpan, Sequence
+from tercet.engine.sequence import Batch, Chunk, Sequence
 from tercet.engine.step_plan import EmbeddingError, make_plan
 from tercet.engine.torch_executor import TorchExecutor
 from tests.unit.engine.model_lab import Driver, build, new_sequence
@@ -19,7 +20,7 @@ from tests.unit.engine.model_lab import Driver, build, new_sequence
 STEPS = 10
 TOKENS = 16
 IMAGE = 259
-FIRST, SECOND = ImageSpan(5, TOKENS, "first"), ImageSpan(30, TOKENS, "second")
+FIRST, SECOND = ImageSpan("first", 5, TOKENS), ImageSpan("second", 30, TOKENS)
 PROMPT = [*range(40, 45), *[IMAGE] * TOKENS, *range(60, 69), *[IMAGE] * TOKENS, *range(90, 97)]
 BLOCKS = list(range(20, 40))
 
