@@ -32,6 +32,10 @@ Gpu = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="The GPU that --engine virtual imitates: a100, h100, h200.  [default: h100]"),
 ]
+GpuSlowdown = Annotated[
+    float | None,
+    typer.Option(metavar="FACTOR", help="Times of the virtual GPU: 1.1 makes it 10% slower.  [default: 1]"),
+]
 Dtype = Annotated[
     str | None,
     typer.Option(metavar="TYPE", help="bf16 or fp32: type of the weights and of the KV cache.  [default: bf16]"),

@@ -31,6 +31,7 @@ def serve(
     random_weights: flags.RandomWeights = None,
     engine: flags.Engine = None,
     gpu: flags.Gpu = None,
+    gpu_slowdown: flags.GpuSlowdown = None,
     dtype: flags.Dtype = None,
     devices: Annotated[
         str | None,
@@ -124,6 +125,7 @@ def serve(
         "random_weights": random_weights,
         "engine": engine,
         "gpu": gpu,
+        "gpu_slowdown": gpu_slowdown,
         "dtype": dtype,
         "host": host,
         "port": port,

@@ -25,6 +25,7 @@ def worker(
     cache_dir: flags.CacheDir = None,
     engine: flags.Engine = None,
     gpu: flags.Gpu = None,
+    gpu_slowdown: flags.GpuSlowdown = None,
     dtype: flags.Dtype = None,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", help="0: any free port; the log names it.", min=0, max=65535)] = 0,
@@ -63,6 +64,7 @@ def worker(
     given: dict[str, Any] = {
         "model": model,
         "engine": engine,
+        "gpu_slowdown": gpu_slowdown,
         "dtype": dtype,
         "block_size": block_size,
         "kv_blocks": kv_blocks,

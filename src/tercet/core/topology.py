@@ -30,6 +30,7 @@ class EngineSpec:
 
     engine: str = "tercet"
     gpu: str | None = None
+    gpu_slowdown: float = 1.0
     dtype: str = "bf16"
     block_size: int = 16
     kv_blocks: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,16 @@ class LinearOracle:
     kv_token_bytes: int
     kv_tokens: int
     image_ms: float = 0.0
+
+    def slowed(self, factor: float) -> LinearOracle:
+        """Return the oracle of a device that takes `factor` times as long, with the same memory."""
+        return replace(
+            self,
+            base_ms=self.base_ms * factor,
+            token_ms=self.token_ms * factor,
+            context_ms=self.context_ms * factor,
+            image_ms=self.image_ms * factor,
+        )
 
     def prefill(self, batch: int, tokens: float, prefix: float) -> float:
         """See LatencyOracle."""

@@ -25,6 +25,7 @@ class WorkerConfig:
     cache_dir: Path | None = None
     engine: str = "tercet"
     gpu: str | None = None
+    gpu_slowdown: float = 1.0
     dtype: str = "bf16"
     host: str = "127.0.0.1"
     port: int = 0
@@ -46,6 +47,10 @@ class WorkerConfig:
             raise UsageError(f"unknown engine {self.engine!r}: a tercet worker runs 'tercet' or 'virtual'")
         if self.engine == "virtual" and not self.gpu:
             raise UsageError("--engine virtual needs --gpu NAME: which GPU to imitate")
+        if not 0.01 <= self.gpu_slowdown <= 100:
+            raise UsageError(f"--gpu-slowdown {self.gpu_slowdown:g} is out of range: 1.1 is 10% slower")
+        if self.gpu_slowdown != 1 and self.engine != "virtual":
+            raise UsageError("--gpu-slowdown needs --engine virtual: a real device has its own speed")
         if self.dtype not in ("bf16", "fp32"):
             raise UsageError(f"unknown dtype {self.dtype!r}: choose bf16 or fp32")
         if self.transport not in ("auto", "shm", "tcp"):
@@ -71,6 +76,7 @@ class EngineConfig:
     random_weights: bool
     engine: str
     gpu: str | None
+    gpu_slowdown: float
     dtype: str
     device: str
     host: str

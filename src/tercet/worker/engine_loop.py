@@ -16,6 +16,7 @@ from tercet.core.ticket import Ticket
 from tercet.engine.executor import Executor
 from tercet.engine.scheduler import Scheduler, SchedulerStats
 from tercet.engine.sequence import Output, Sequence, State
+from tercet.worker.busy import BusyTimes
 from tercet.worker.channel import EngineChannel
 from tercet.worker.issued_tickets import IssuedTickets
 from tercet.worker.remote_tickets import RemoteTickets
@@ -79,6 +80,7 @@ class EngineLoop:
         self._executor, self._scheduler, self._channel = executor, scheduler, channel
         self._issued, self._remote, self._wake, self._clock = issued, remote, wake, clock
         self._tracked: dict[str, Tracked] = {}
+        self._busy = BusyTimes()
         self._stopping = False
         self._stats_due = 0.0
         self._heartbeat_due = 0.0
@@ -107,8 +109,10 @@ class EngineLoop:
                 if chunk.start < chunk.sequence.prompt_len:
                     item = self._tracked[chunk.sequence.id]
                     item.started = now if item.started is None else item.started
+            began = self._clock()
             sampled = self._executor.execute(plan.batch)
             now = self._clock()
+            self._busy.add(plan.batch.chunks, now - began)
             outputs = self._scheduler.step_done(plan.batch, sampled, now)
             # Statistics ride with the tokens: a message of their own would wake the front once more.
             self._send(outputs, now, self._changed_stats(now) if now >= self._stats_due else None)
@@ -245,7 +249,10 @@ class EngineLoop:
         """Return the statistics when the front should get them: when they changed, or nothing was said for long."""
         self._stats_due = now + STATS_INTERVAL_S
         figures = self._scheduler.stats()
-        stats = {name: getattr(figures, name) for name in _STATS} | {"handoffs": dict(self._issued.handoffs)}
+        stats = {name: getattr(figures, name) for name in _STATS} | {
+            "handoffs": dict(self._issued.handoffs),
+            "busy_s": dict(self._busy.seconds),
+        }
         if stats == self._last_stats and now < self._heartbeat_due:
             return None
         self._last_stats = stats

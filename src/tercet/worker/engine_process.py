@@ -54,7 +54,7 @@ def build_executor(config: EngineConfig, device: Device, threads: int, allocate:
         folder = Path(config.model_dir)
         size = model_size(read_config(folder / "config.json"), config.dtype)
         return build_virtual_executor(
-            named_oracle(config.gpu or "", size),
+            named_oracle(config.gpu or "", size).slowed(config.gpu_slowdown),
             model_dir=folder,
             dtype=config.dtype,
             block_size=config.block_size,

@@ -44,6 +44,7 @@ def engine_configs(config: WorkerConfig, folder: ModelFolder, tokenizer: Tokeniz
             random_weights=config.random_weights is not None,
             engine=config.engine,
             gpu=config.gpu,
+            gpu_slowdown=config.gpu_slowdown,
             dtype=config.dtype,
             device=device,
             host=config.host,

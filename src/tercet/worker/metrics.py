@@ -163,12 +163,18 @@ class _EngineCollector(Collector):
         for name, meaning, key in _COUNTERS:
             yield self._family(CounterMetricFamily(name, meaning, labels=["rank"]), (key,))
         handoffs = CounterMetricFamily("tercet:handoffs", "Tickets by how they ended", labels=["rank", "result"])
+        busy = CounterMetricFamily(
+            "tercet:engine_busy_seconds", "Time in steps, by the stage they computed for", labels=["rank", "stage"]
+        )
         restarts = CounterMetricFamily("tercet:engine_restarts", "Engine processes started again", labels=["rank"])
         for rank, engine in enumerate(self._engines):
             for result, count in engine.stats.get("handoffs", {}).items():
                 handoffs.add_metric([str(rank), result], count)
+            for stage, seconds in engine.stats.get("busy_s", {}).items():
+                busy.add_metric([str(rank), stage], seconds)
             restarts.add_metric([str(rank)], engine.restarts)
         yield handoffs
+        yield busy
         yield restarts
 
     def _family(self, family: Family, keys: Iterable[str]) -> Family:

@@ -27,6 +27,7 @@ CONFIG = EngineConfig(
     random_weights=True,
     engine="tercet",
     gpu=None,
+    gpu_slowdown=1.0,
     dtype="fp32",
     device="cpu",
     host="127.0.0.1",

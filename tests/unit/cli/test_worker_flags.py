@@ -39,8 +39,8 @@ def test_what_the_launcher_writes_the_command_reads_back(monkeypatch: pytest.Mon
 workers: [{stages: [decode], ranks: 2, port: 8101}, {stages: [prefill], port: 8102}]
 devices: [cpu:0]
 mode: ppd
-engine: {engine: virtual, gpu: h100, dtype: fp32, block_size: 8, kv_blocks: 99, max_num_seqs: 7, lease: 2.5,
-         max_num_batched_tokens: 128, max_model_len: 1024, transport: tcp, random_weights: tiny}
+engine: {engine: virtual, gpu: h100, gpu_slowdown: 1.1, dtype: fp32, block_size: 8, kv_blocks: 99, lease: 2.5,
+         max_num_seqs: 7, max_num_batched_tokens: 128, max_model_len: 1024, transport: tcp, random_weights: tiny}
 """
     topology, _ = assign_devices(parse_topology(text, "t"))
     placement = Placement(topology, "id-1", cache_dir=Path("/cache"))

@@ -73,3 +73,12 @@ def test_the_size_of_a_model_comes_from_its_configuration() -> None:
 def test_a_configuration_without_a_needed_field_is_refused() -> None:
     with pytest.raises(UsageError, match="intermediate_size"):
         model_size({**LLAMA_CONFIG, "intermediate_size": None}, "bf16")
+
+
+def test_a_slowed_gpu_takes_longer_for_everything_and_holds_as_much() -> None:
+    fast, slow = named_oracle("h100"), named_oracle("h100").slowed(1.1)
+    assert slow.prefill(1, 512, 64) == pytest.approx(1.1 * fast.prefill(1, 512, 64))
+    assert slow.decode(8, 1000) == pytest.approx(1.1 * fast.decode(8, 1000))
+    assert slow.mixed(512, 64, 8, 1000) == pytest.approx(1.1 * fast.mixed(512, 64, 8, 1000))
+    assert slow.encode(2) == pytest.approx(1.1 * fast.encode(2))
+    assert slow.kv_capacity() == fast.kv_capacity()

@@ -21,6 +21,7 @@ def render(metrics: WorkerMetrics) -> dict[str, float]:
 
 def test_what_the_contract_names_is_there_with_its_rank() -> None:
     stats = {"blocks_total": 10, "blocks_in_use": 4, "waiting": 1, "preempted": 2, "handoffs": {"accepted": 3}}
+    stats["busy_s"] = {"prefill": 1.5, "decode": 0.25}
     ranks = [Rank(stats, 1), Rank({}, 0)]
     metrics = WorkerMetrics(cast("list[EngineClient]", ranks))
     figures = metrics.ranks[0]
@@ -33,6 +34,8 @@ def test_what_the_contract_names_is_there_with_its_rank() -> None:
         'vllm:kv_cache_usage_perc{rank="0"}': 0.4,
         'vllm:num_requests_waiting{rank="0"}': 3,
         'tercet:handoffs_total{rank="0",result="accepted"}': 3,
+        'tercet:engine_busy_seconds_total{rank="0",stage="prefill"}': 1.5,
+        'tercet:engine_busy_seconds_total{rank="0",stage="decode"}': 0.25,
         'tercet:engine_restarts_total{rank="0"}': 1,
         'vllm:prompt_tokens_total{rank="0"}': 100,
         'vllm:generation_tokens_total{rank="0"}': 3,
