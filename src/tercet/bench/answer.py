@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from tercet.http.sse import DONE, SSEParser
 
 _CONTENT = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call")
+_VISION = ("image_tokens", "multimodal_tokens", "vision_tokens")
+_DURATION = re.compile(r"([A-Za-z0-9_.@-]+)\s*;\s*dur=([0-9]+(?:\.[0-9]+)?)")
 
 
 class Answer:
     """Collects one answer to `/v1/completions` or `/v1/chat/completions` (choice 0 gives text and ids).
 
-    `error` says what is wrong with it so far; `finish` adds what is missing at its end.
+    `failure` is the kind of what is wrong with it so far (one of `results.record.FAILURES`), `error` says it in words;
+    `finish` adds what is missing at its end.
     """
 
     __slots__ = (
+        "_chunk_tokens",
         "_content_type",
+        "_counted",
         "_done",
+        "_known",
         "_sse",
         "_whole",
         "cached_tokens",
         "chunk_ns",
         "completion_tokens",
         "error",
+        "failure",
         "finish_reason",
         "prompt_tokens",
         "status",
         "text",
         "token_ids",
+        "vision_tokens",
     )
 
     def __init__(self, status: int, content_type: str) -> None:
@@ -38,8 +47,12 @@ class Answer:
         self._sse = SSEParser() if content_type.startswith("text/event-stream") and status == 200 else None
         self._whole: list[bytes] = []
         self._done = False
+        self._chunk_tokens: list[int] = []
+        self._known = True
+        self._counted = 0
         self.status = status
         self.error: str | None = None
+        self.failure: str | None = None
         self.chunk_ns: list[int] = []
         self.text: list[str] = []
         self.token_ids: list[int] = []
@@ -47,6 +60,17 @@ class Answer:
         self.prompt_tokens: int | None = None
         self.completion_tokens: int | None = None
         self.cached_tokens: int | None = None
+        self.vision_tokens: int | None = None
+
+    @property
+    def chunk_tokens(self) -> tuple[int, ...] | None:
+        """How many tokens each piece of content held; None unless the server said so of every one."""
+        return tuple(self._chunk_tokens) if self._known and self._chunk_tokens else None
+
+    @property
+    def timeline(self) -> dict[str, float]:
+        """Where the time went, in milliseconds, from the comment that a Tercet router sends before the end."""
+        return durations(self._sse.comment) if self._sse is not None else {}
 
     def feed(self, piece: bytes, now_ns: int) -> None:
         """Take what was read from the socket at `now_ns`."""
@@ -56,13 +80,18 @@ class Answer:
         try:
             events = self._sse.feed(piece)
         except ValueError as error:
-            self.error = str(error)
+            self.fail("invalid_answer", str(error))
             return
         for data in events:
             if data == DONE:
                 self._done = True
             else:
                 self._take(data, now_ns)
+
+    def fail(self, kind: str, message: str) -> None:
+        """Note what is wrong; the first fault counts."""
+        if self.failure is None:
+            self.failure, self.error = kind, message
 
     def finish(self, now_ns: int, expected_tokens: int | None) -> None:
         """The answer is complete: check it. `expected_tokens` None accepts any length."""
@@ -71,39 +100,56 @@ class Answer:
             if self.status == 200:
                 self._take(body, now_ns)
             else:
-                self.error = f"HTTP {self.status}: {_message(body)}"
-        elif not self._done and self.error is None:
-            self.error = "the stream ended without [DONE]"
-        if self.error is None:
+                kind = "http_5xx" if self.status >= 500 else "http_4xx"
+                self.fail(kind, f"HTTP {self.status}: {_message(body)}")
+        elif not self._done:
+            self.fail("closed", "the stream ended without [DONE]")
+        if self.failure is None:
             self._check(expected_tokens)
 
     def _check(self, expected_tokens: int | None) -> None:
         if not self.chunk_ns:
-            self.error = "the answer is empty"
+            self.fail("invalid_answer", "the answer is empty")
         elif expected_tokens is not None and self.completion_tokens is None:
-            self.error = "the server did not count the answer's tokens: no usage"
+            self.fail("invalid_answer", "the server did not count the answer's tokens: no usage")
         elif expected_tokens is not None and self.completion_tokens != expected_tokens:
-            self.error = f"{self.completion_tokens} tokens came, {expected_tokens} were asked for"
+            self.fail("wrong_length", f"{self.completion_tokens} tokens came, {expected_tokens} were asked for")
 
     def _take(self, data: str | bytes, now_ns: int) -> None:
         try:
             event = json.loads(data)
         except ValueError:
-            self.error = f"not JSON: {data[:80]!r}"
+            self.fail("invalid_answer", f"not JSON: {data[:80]!r}")
             return
         if not isinstance(event, dict):
-            self.error = f"not an object: {data[:80]!r}"
+            self.fail("invalid_answer", f"not an object: {data[:80]!r}")
             return
         if event.get("error"):
-            self.error = _error_text(event["error"])
+            self.fail("engine_error", _error_text(event["error"]))
             return
+        said = None
         if usage := event.get("usage"):
-            self._count(usage)
+            said = self._count(usage)
         content = False
+        tokens: int | None = None
         for choice in event.get("choices") or ():
-            content |= self._choice(choice)
+            if self._choice(choice):
+                content = True
+                told = _tokens_told(choice)
+                tokens = told if tokens is None else tokens + (told or 0)
         if content:
             self.chunk_ns.append(now_ns)
+            self._chunk(tokens, said)
+
+    def _chunk(self, tokens: int | None, said: int | None) -> None:
+        """Note how many tokens a piece of content held: told with it, or by a usage that grows with each piece."""
+        if tokens is None and said is not None:
+            tokens = said - self._counted
+        if tokens is None:
+            self._known = False
+            return
+        self._counted += tokens
+        self._chunk_tokens.append(tokens)
 
     def _choice(self, choice: Mapping[str, Any]) -> bool:
         """Take one choice; True when it brought content."""
@@ -117,15 +163,36 @@ class Answer:
             if reason := choice.get("finish_reason"):
                 self.finish_reason = reason
         if choice.get("finish_reason") == "error":
-            self.error = "the engine ended the answer with finish_reason error"
+            self.fail("engine_error", "the engine ended the answer with finish_reason error")
         return bool(text or ids) or any(delta.get(name) for name in _CONTENT)
 
-    def _count(self, usage: Mapping[str, Any]) -> None:
+    def _count(self, usage: Mapping[str, Any]) -> int | None:
         self.prompt_tokens = usage.get("prompt_tokens")
         self.completion_tokens = usage.get("completion_tokens")
         details = usage.get("prompt_tokens_details") or {}
         if details.get("cached_tokens") is not None:
             self.cached_tokens = details["cached_tokens"]
+        for name in _VISION:
+            if details.get(name) is not None:
+                self.vision_tokens = details[name]
+        return self.completion_tokens
+
+
+def durations(text: str) -> dict[str, float]:
+    """Return the durations of a `Server-Timing` value, in milliseconds by name; those of one name are added up."""
+    found: dict[str, float] = {}
+    for name, value in _DURATION.findall(text):
+        found[name] = found.get(name, 0.0) + float(value)
+    return found
+
+
+def _tokens_told(choice: Mapping[str, Any]) -> int | None:
+    """Return how many tokens a piece says it holds: by their ids, or by their log-probabilities."""
+    if ids := choice.get("token_ids"):
+        return len(ids)
+    logprobs = choice.get("logprobs") or {}
+    told = logprobs.get("tokens") or logprobs.get("content")
+    return len(told) if told else None
 
 
 def _message(body: bytes) -> str:

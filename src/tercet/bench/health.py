@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter_ns, process_time_ns
 
-from tercet.bench.metrics import percentile
-from tercet.bench.result import RequestResult
-from tercet.results.record import ClientHealth
+import numpy as np
+
+from tercet.results.record import ClientHealth, RequestRecord
 
 TICK_S = 0.01
 MAX_DELAY_MS = 5.0
@@ -18,32 +18,12 @@ MAX_DELAY_OF_TTFT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
-    """How the load generator fared. Delays in milliseconds; `cpu_fraction` is CPU time over wall time."""
+class Vitals:
+    """What one process of the load generator measured of itself: each tick's lag, its CPU time, the run's wall time."""
 
-    send_delay_ms_p99: float
-    send_delay_ms_max: float
-    loop_lag_ms_p99: float
-    loop_lag_ms_max: float
-    cpu_fraction: float
-    reasons: tuple[str, ...] = ()
-
-    @property
-    def invalid(self) -> bool:
-        """True when the run measured its client rather than its server."""
-        return bool(self.reasons)
-
-    def for_results(self) -> ClientHealth:
-        """Return this as a results file keeps it."""
-        return ClientHealth(
-            lateness_ms_p99=self.send_delay_ms_p99,
-            lateness_ms_max=self.send_delay_ms_max,
-            loop_lag_ms_p99=self.loop_lag_ms_p99,
-            loop_lag_ms_max=self.loop_lag_ms_max,
-            cpu_fraction=self.cpu_fraction,
-            saturated=self.invalid,
-            reasons=self.reasons,
-        )
+    lags_ms: tuple[float, ...]
+    cpu_s: float
+    wall_s: float
 
 
 class Watch:
@@ -64,11 +44,10 @@ class Watch:
         if self._task is not None:
             self._task.cancel()
 
-    def health(self, results: Sequence[RequestResult]) -> Health:
-        """Return the verdict on the run whose requests these are."""
-        wall_ns = perf_counter_ns() - self._started_ns
-        cpu = (process_time_ns() - self._cpu_ns) / wall_ns if wall_ns else 0.0
-        return judge([result.delay_ms for result in results], _median_ttft_ms(results), self._lags_ms, cpu)
+    def vitals(self) -> Vitals:
+        """Return what was measured so far."""
+        wall_s = (perf_counter_ns() - self._started_ns) / 1e9
+        return Vitals(tuple(self._lags_ms), (process_time_ns() - self._cpu_ns) / 1e9, wall_s)
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -78,25 +57,34 @@ class Watch:
             self._lags_ms.append(max(0.0, loop.time() - due) * 1e3)
 
 
-def judge(
-    delays_ms: Sequence[float], median_ttft_ms: float | None, lags_ms: Sequence[float], cpu_fraction: float
-) -> Health:
-    """Judge a client: invalid when its send delay p99 exceeds the larger of 5 ms and 5% of the median TTFT."""
-    delay = percentile(delays_ms, 99) if delays_ms else 0.0
-    limit = max(MAX_DELAY_MS, MAX_DELAY_OF_TTFT * (median_ttft_ms or 0.0))
+def judge(records: Iterable[RequestRecord], vitals: Sequence[Vitals]) -> ClientHealth:
+    """Judge a client by its requests and what each of its processes measured.
+
+    It is saturated, and the run invalid, when its send delay p99 exceeds the larger of 5 ms and 5% of the median TTFT.
+    The CPU fraction is that of the busiest process.
+    """
+    sent = [record for record in records if record.failure != "not_sent"]
+    delays_ms = [(record.sent_s - record.due_s) * 1e3 for record in sent]
+    ttfts = [record.ttft_ms for record in sent if record.ok]
+    lags_ms = [lag for one in vitals for lag in one.lags_ms]
+    delay = _p99(delays_ms)
+    limit = max(MAX_DELAY_MS, MAX_DELAY_OF_TTFT * (median(ttfts) if ttfts else 0.0))
     reasons: tuple[str, ...] = ()
     if delay > limit:
-        reasons = (f"1% of the requests were sent {delay:.1f} ms late or more: {limit:.1f} ms is the limit",)
-    return Health(
-        send_delay_ms_p99=delay,
-        send_delay_ms_max=max(delays_ms, default=0.0),
-        loop_lag_ms_p99=percentile(lags_ms, 99) if lags_ms else 0.0,
+        reasons = (
+            f"the client was late: 1% of the requests were sent {delay:.1f} ms after they were due, or later; "
+            f"{limit:.1f} ms is the limit (try --workers, or a lower load)",
+        )
+    return ClientHealth(
+        lateness_ms_p99=delay,
+        lateness_ms_max=max(delays_ms, default=0.0),
+        loop_lag_ms_p99=_p99(lags_ms),
         loop_lag_ms_max=max(lags_ms, default=0.0),
-        cpu_fraction=cpu_fraction,
+        cpu_fraction=max((one.cpu_s / one.wall_s for one in vitals if one.wall_s), default=0.0),
+        saturated=bool(reasons),
         reasons=reasons,
     )
 
 
-def _median_ttft_ms(results: Sequence[RequestResult]) -> float | None:
-    values = [ttft for result in results if result.ok and (ttft := result.ttft_ms) is not None]
-    return median(values) if values else None
+def _p99(values: Sequence[float]) -> float:
+    return float(np.percentile(values, 99)) if values else 0.0

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from time import perf_counter_ns
 from typing import Any, Protocol
 
-from tercet.bench.health import Health, Watch
+from tercet.bench.health import Vitals, Watch
 from tercet.bench.result import RequestResult
 from tercet.bench.sender import Headers, Sender
+from tercet.traffic.prompts import Said
 
 OnResult = Callable[[RequestResult], None]
 
@@ -46,62 +48,76 @@ class Talk(Protocol):
         """Its turns."""
 
     def request_body(
-        self, turn: int, history: Sequence[int], *, model: str, cache_salt: str | None = None
+        self, turn: int, answers: Sequence[Said], *, model: str, cache_salt: str | None = None
     ) -> dict[str, Any]:
-        """Return turn `turn` (0 is the first) as a request; `history`: the token ids of all before it."""
+        """Return turn `turn` (0 is the first) as a request; `answers` are those to all turns before it."""
 
     def headers(self) -> Headers:
         """Return the headers of each of its requests."""
 
+    def prompt_tokens(self, turn: int) -> int | None:
+        """Return how many tokens the server must count for a turn's prompt, None where that can't be known."""
+
+    def text_tokens(self, turn: int) -> int | None:
+        """Return how many of a turn's new tokens are text, None where that can't be known."""
+
+    def images(self, turn: int) -> int:
+        """Return how many pictures a turn's request carries."""
+
 
 async def run_load(
     sender: Sender,
-    talks: Sequence[Talk],
+    talks: Iterable[Talk],
     *,
     model: str,
     origin_ns: int,
     on_result: OnResult,
     cache_salt: str | None = None,
     concurrency: int | None = None,
-) -> Health:
-    """Send every turn of `talks` and return the client's own health; `on_result` gets each request as it ends.
+    ramp_s: float = 0.0,
+    until_s: float | None = None,
+) -> Vitals:
+    """Send every turn of `talks` and return how the client fared; `on_result` gets each request as it ends.
 
-    Open loop (`concurrency` None): a conversation starts `arrival_s` after `origin_ns`, whatever became of the others.
-    Closed loop: `concurrency` conversations at a time, in order, as fast as answers come. In both, turn k + 1 is due
-    `think_s` after turn k's end; after a failed turn the rest of its conversation is reported as not sent.
+    Open loop (`concurrency` None): a conversation starts `arrival_s` after `origin_ns`, whatever became of the others;
+    `talks` come in order of arrival. Closed loop: `concurrency` conversations at a time, in order, as fast as answers
+    come, the first of them spread over `ramp_s`; none begins later than `until_s`. In both, turn k + 1 is due `think_s`
+    after turn k's end; after a failed turn the rest of its conversation is reported as not sent.
     When cancelled, requests under way are cut and not reported; what had ended was told to `on_result`.
     """
-    results: list[RequestResult] = []
-
-    def keep(result: RequestResult) -> None:
-        results.append(result)
-        on_result(result)
-
     waiting = iter(talks)
+    end_ns = None if until_s is None else origin_ns + int(until_s * 1e9)
 
-    async def one_by_one() -> None:
-        for talk in waiting:
-            await _converse(sender, talk, perf_counter_ns(), model, cache_salt, keep)
+    async def one_by_one(first_ns: int) -> None:
+        await _sleep_until(first_ns)
+        due_ns = max(first_ns, perf_counter_ns())
+        while end_ns is None or due_ns < end_ns:
+            talk = next(waiting, None)
+            if talk is None:
+                return
+            await _converse(sender, talk, due_ns, model, cache_salt, on_result)
+            due_ns = perf_counter_ns()
 
     async with Watch() as watch:
         async with asyncio.TaskGroup() as group:
-            if concurrency is None:
+            if concurrency is not None:
+                for i in range(concurrency):
+                    group.create_task(one_by_one(origin_ns + int(ramp_s * i / concurrency * 1e9)))
+            else:
                 for talk in waiting:
                     due_ns = origin_ns + int(talk.arrival_s * 1e9)
-                    group.create_task(_converse(sender, talk, due_ns, model, cache_salt, keep))
-            else:
-                for _ in range(min(concurrency, len(talks))):
-                    group.create_task(one_by_one())
-        return watch.health(results)
+                    await _sleep_until(due_ns - 2 * _PREPARE_NS)
+                    group.create_task(_converse(sender, talk, due_ns, model, cache_salt, on_result))
+        return watch.vitals()
 
 
 async def _converse(
     sender: Sender, talk: Talk, due_ns: int, model: str, cache_salt: str | None, keep: OnResult
 ) -> None:
-    history: list[int] = []
+    answers: list[Said] = []
     for turn, spec in enumerate(talk.turns):
         await _sleep_until(due_ns - _PREPARE_NS)
-        body = talk.request_body(turn, history, model=model, cache_salt=cache_salt)
+        body = talk.request_body(turn, answers, model=model, cache_salt=cache_salt)
         payload = json.dumps(body, separators=(",", ":")).encode()
         exact = spec.output_tokens if body.get("ignore_eos") else None
         await _sleep_until(due_ns)
@@ -114,20 +130,36 @@ async def _converse(
             expected_tokens=exact,
             chat="messages" in body,
         )
-        keep(result)
+        keep(_completed(result, talk, turn, exact))
         if turn + 1 == len(talk.turns):
             return
         why = f"turn {turn + 1} failed" if not result.ok else _no_history(body, result)
         if why:
             _give_up(talk, turn + 1, why, keep)
             return
-        history = [*body.get("prompt", ()), *result.token_ids]
+        answers.append(Said(result.text, result.token_ids))
         due_ns = result.done_ns + int(talk.turns[turn + 1].think_s * 1e9)
+
+
+def _completed(result: RequestResult, talk: Talk, turn: int, exact: int | None) -> RequestResult:
+    """Add what only the conversation knows. Vision tokens, where the server doesn't count them, are what isn't text."""
+    images = talk.images(turn)
+    vision = result.vision_tokens
+    if images and vision is None and turn == 0 and result.prompt_tokens is not None:
+        text = talk.text_tokens(turn)
+        vision = None if text is None else max(0, result.prompt_tokens - text)
+    return replace(
+        result,
+        images=images,
+        vision_tokens=vision,
+        expected_tokens=exact,
+        expected_prompt_tokens=talk.prompt_tokens(turn),
+    )
 
 
 def _no_history(body: dict[str, Any], result: RequestResult) -> str | None:
     if isinstance(body.get("prompt"), list) and len(result.token_ids) != (result.completion_tokens or -1):
-        return "the server did not return its answer's token ids (return_token_ids)"
+        return "the server did not return its answer's token ids (return_token_ids): try --prompt-format chat"
     return None
 
 
@@ -143,6 +175,7 @@ def _give_up(talk: Talk, first: int, why: str, keep: OnResult) -> None:
                 now_ns,
                 now_ns,
                 error=f"not sent: {why}",
+                failure="not_sent",
                 expected_tokens=talk.turns[turn].output_tokens,
             )
         )

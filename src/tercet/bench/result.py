@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from tercet.results.record import RequestRecord
@@ -16,7 +17,8 @@ class RequestResult:
     `chunk_ns` are the socket reads that brought non-empty content (text, reasoning, a tool call or token ids): the
     first ends TTFT. Role chunks, comments and usage don't count. Token counts are the server's own (`usage`), None
     when it didn't say; `cached_tokens` came from the decode worker's prefix cache, `external_tokens` by transfer.
-    `status` is 0 when there was no answer at all. `error` is None for a whole answer of exactly the asked length.
+    `status` is 0 when there was no answer at all. `error` is None for a whole answer of exactly the asked length, and
+    `failure` its kind otherwise (`results.record.FAILURES`).
     """
 
     conversation: str
@@ -26,19 +28,24 @@ class RequestResult:
     done_ns: int
     head_ns: int | None = None
     chunk_ns: tuple[int, ...] = ()
+    chunk_tokens: tuple[int, ...] | None = None
     status: int = 0
     error: str | None = None
+    failure: str | None = None
     expected_tokens: int | None = None
+    expected_prompt_tokens: int | None = None
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     external_tokens: int | None = None
     completion_tokens: int | None = None
+    vision_tokens: int | None = None
+    images: int = 0
     recomputed: bool = False
     finish_reason: str | None = None
     text: str = ""
     token_ids: tuple[int, ...] = ()
     route: str | None = None
-    server_timing: str | None = None
+    phases_ms: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -46,24 +53,9 @@ class RequestResult:
         return self.error is None and bool(self.chunk_ns)
 
     @property
-    def first_ns(self) -> int | None:
-        """When the first non-empty content was read."""
-        return self.chunk_ns[0] if self.chunk_ns else None
-
-    @property
-    def last_ns(self) -> int | None:
-        """When the last content was read."""
-        return self.chunk_ns[-1] if self.chunk_ns else None
-
-    @property
     def ttft_ms(self) -> float | None:
         """Milliseconds from sending to the first non-empty content."""
         return (self.chunk_ns[0] - self.sent_ns) / 1e6 if self.chunk_ns else None
-
-    @property
-    def e2e_ms(self) -> float | None:
-        """Milliseconds from sending to the last content."""
-        return (self.chunk_ns[-1] - self.sent_ns) / 1e6 if self.chunk_ns else None
 
     @property
     def tpot_ms(self) -> float | None:
@@ -71,11 +63,6 @@ class RequestResult:
         if not self.chunk_ns or self.completion_tokens is None or self.completion_tokens < 2:
             return None
         return (self.chunk_ns[-1] - self.chunk_ns[0]) / 1e6 / (self.completion_tokens - 1)
-
-    @property
-    def itl_ms(self) -> tuple[float, ...]:
-        """Milliseconds between one piece of content and the next."""
-        return tuple((b - a) / 1e6 for a, b in zip(self.chunk_ns, self.chunk_ns[1:], strict=False))
 
     @property
     def delay_ms(self) -> float:
@@ -105,6 +92,7 @@ class RequestResult:
             prompt_tokens=self.prompt_tokens or 0,
             output_tokens=self.completion_tokens or 0,
             expected_output_tokens=self.expected_tokens or 0,
+            expected_prompt_tokens=self.expected_prompt_tokens,
             cached_tokens=self.cached_tokens,
             external_tokens=self.external_tokens,
             recomputed=self.recomputed,
@@ -112,5 +100,10 @@ class RequestResult:
             route=self.route,
             status=self.status,
             error=self.error,
+            failure=self.failure,
             headers_s=seconds(self.head_ns) if self.head_ns is not None else None,
+            chunk_tokens=self.chunk_tokens,
+            phases_ms=self.phases_ms,
+            images=self.images,
+            vision_tokens=self.vision_tokens,
         )

@@ -9,7 +9,8 @@ import typer
 
 from tercet.core.errors import UsageError
 from tercet.traffic.arrivals import Arrivals
-from tercet.traffic.workload import TrafficSpec, workload_from_name
+from tercet.traffic.spec import TrafficSpec
+from tercet.traffic.workload import workload_from_name
 
 Workload = Annotated[
     str,

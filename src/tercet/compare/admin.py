@@ -11,7 +11,7 @@ from typing import Any
 
 from tercet.core.errors import TercetError, UsageError
 from tercet.http.client import Client, ClientError
-from tercet.traffic.workload import TrafficSpec
+from tercet.traffic.spec import TrafficSpec
 
 ADMIN_TIMEOUT_S = 10.0
 RESET_WAIT_S = 10.0

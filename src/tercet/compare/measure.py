@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from tercet.bench.run import run_record
 from tercet.compare.neighbours import Neighbours
 from tercet.compare.seams import Drive
 from tercet.compare.spec import Block
 from tercet.report.progress import Narrator
-from tercet.results.document import TrafficRecord
 from tercet.results.record import ClientHealth, RequestRecord, RunRecord
 from tercet.traffic.conversation import TokenRange
-from tercet.traffic.workload import TrafficSpec, conversations
-
-NOT_MEASURED = ClientHealth(0.0, 0.0, 0.0, 0.0, 0.0, saturated=False, reasons=("interrupted before it was known",))
+from tercet.traffic.spec import TrafficSpec, conversations
 
 
 async def measure(
@@ -51,49 +49,18 @@ async def measure(
             health = await drive(url, talks, model=model, cache_salt=cache_salt, on_record=on_record)
     finally:
         if records:
-            record = run_record(block, traffic.workload.name, started, records, health)
+            record = run_record(
+                traffic,
+                architecture=block.mode,
+                mode=block.mode,
+                block=block.run,
+                order=block.order,
+                salt=block.salt,
+                started=started,
+                records=records,
+                health=health,
+            )
             keep(replace(record, foreign_cores=neighbours.cores() if neighbours else None))
-
-
-def run_record(
-    block: Block, workload: str, started: datetime, records: Sequence[RequestRecord], health: ClientHealth | None
-) -> RunRecord:
-    """Return a block's record; `health` None says that it was cut short. Says why it is no evidence, if it isn't."""
-    ordered = tuple(sorted(records, key=lambda record: record.sent_s))
-    reasons = list(health.reasons or ("the client was saturated",)) if health is not None and health.saturated else []
-    warm = sum(record.cached_tokens or 0 for record in ordered if record.turn == 1)
-    if warm:
-        reasons.append(f"first turns found {warm} tokens in a cache that should have been empty")
-    return RunRecord(
-        architecture=str(block.mode),
-        mode=str(block.mode),
-        workload=workload,
-        load_kind="qps",
-        load=block.qps,
-        block=block.run,
-        order=block.order,
-        salt=block.salt,
-        started_at=started.isoformat(timespec="milliseconds"),
-        duration_s=max(record.done_s for record in ordered) - ordered[0].sent_s,
-        client=health or NOT_MEASURED,
-        requests=ordered,
-        invalid_reasons=tuple(reasons),
-        complete=health is not None,
-    )
-
-
-def traffic_record(traffic: TrafficSpec, scale: float) -> TrafficRecord:
-    """Return what a results file says of the traffic; `scale` is what its workload was scaled by."""
-    return TrafficRecord(
-        workload=traffic.workload.name,
-        scale=scale,
-        input_tokens=traffic.workload.input_tokens,
-        output_tokens=traffic.workload.output_tokens,
-        turns=traffic.turns,
-        think_s=traffic.think_s,
-        arrivals=str(traffic.arrivals),
-        num_requests=traffic.num_conversations * traffic.turns,
-    )
 
 
 def stop_note(stopped_by: str) -> tuple[str, ...]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
+from tercet.bench.run import traffic_record
 from tercet.compare import admin
 from tercet.compare.answers import check_answers
-from tercet.compare.measure import measure, stop_note, traffic_record
+from tercet.compare.measure import measure, stop_note
 from tercet.compare.seams import Deploy, Deployment, Drive
 from tercet.compare.spec import Block, CompareSpec, check_devices, plan_blocks, topology_for, used_devices
 from tercet.compare.verdict import judge
@@ -24,7 +25,7 @@ from tercet.results.environment import installed_versions, this_machine
 from tercet.results.record import RequestRecord, RunRecord
 from tercet.results.summary import summarise
 from tercet.traffic.conversation import TokenRange
-from tercet.traffic.workload import TrafficSpec, conversations
+from tercet.traffic.spec import TrafficSpec, conversations
 
 KNOWS_THE_CAPITAL = "smollm2-135m"
 """The bundled model, which answers the question about the capital of France with Paris in every mode."""

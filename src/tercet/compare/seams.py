@@ -8,7 +8,7 @@ from typing import Protocol
 from tercet.core.topology import Topology
 from tercet.launch.progress import OnProgress
 from tercet.results.record import ClientHealth, RequestRecord
-from tercet.traffic.conversation import Conversation
+from tercet.traffic.spec import Talk
 
 OnRecord = Callable[[RequestRecord], None]
 """Called as soon as a request is over, whole or not."""
@@ -46,7 +46,7 @@ class Drive(Protocol):
     async def __call__(
         self,
         url: str,
-        conversations: Sequence[Conversation],
+        conversations: Sequence[Talk],
         *,
         model: str,
         cache_salt: str | None,

@@ -7,8 +7,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from secrets import token_hex
 
+from tercet.bench.run import traffic_record
 from tercet.compare import admin
-from tercet.compare.measure import measure, stop_note, traffic_record
+from tercet.compare.measure import measure, stop_note
 from tercet.compare.seams import Drive
 from tercet.compare.spec import Block
 from tercet.http.client import Client
@@ -18,7 +19,7 @@ from tercet.results.environment import installed_versions, this_machine
 from tercet.results.record import RunRecord
 from tercet.results.summary import summarise
 from tercet.traffic.conversation import TokenRange
-from tercet.traffic.workload import TrafficSpec
+from tercet.traffic.spec import TrafficSpec
 
 SERVER = "server"
 """What results call a server that doesn't tell its mode."""

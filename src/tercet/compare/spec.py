@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from tercet.core.errors import UsageError
 from tercet.core.stage import Mode
 from tercet.core.topology import EngineSpec, RouterSpec, Topology, parse_short_form, require_stages
-from tercet.traffic.workload import TrafficSpec
+from tercet.traffic.spec import TrafficSpec
 
 DEFAULT_RANKS = 2
 """Ranks of every mode's topology when nobody names one."""

@@ -25,7 +25,8 @@ class Client:
     """Sends requests over keep-alive connections, pooled by host and port.
 
     A pooled connection that the server closes as soon as a request is written on it, before a byte of an answer, was
-    stale: the request is sent once more, on a fresh connection. `max_header_bytes` bounds an answer's head.
+    stale: the request is sent once more, on a fresh connection, unless `resend` is false: then every request is sent
+    once, and what a server drops is seen. `max_header_bytes` bounds an answer's head.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class Client:
         keep_alive_s: float = 4.0,
         max_header_bytes: int = 64 * 1024,
         deadline_resolution_s: float = 0.1,
+        resend: bool = True,
     ) -> None:
         self._open: Deadlines[Upstream] = Deadlines(deadline_resolution_s)
         self.keep_alive_ns = int(keep_alive_s * 1e9)
         self._connect_timeout_s = connect_timeout_s
         self._max_per_host = max_connections_per_host
         self._max_header_bytes = max_header_bytes
+        self._resend = resend
         self._idle: dict[Key, list[Upstream]] = {}
         self._count: dict[Key, int] = {}
         self._connecting: dict[Key, int] = {}
@@ -80,7 +83,7 @@ class Client:
                 return response
             except ClientError as error:
                 stale = error.reason == "closed" and response.untouched and not response.abandoned
-                if not stale or perf_counter_ns() - response.started_ns > _STALE_WITHIN_NS:
+                if not self._resend or not stale or perf_counter_ns() - response.started_ns > _STALE_WITHIN_NS:
                     raise
         response = Response(await self._connect(key), method, self._max_header_bytes)
         if on_begin is not None:

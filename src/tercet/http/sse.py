@@ -10,11 +10,12 @@ DONE = "[DONE]"
 class SSEParser:
     """Turns pieces of a stream, split anywhere, into the data of its events.
 
-    Lines end with LF, CRLF or CR. Several `data` lines of one event are joined with LF; comments and other fields are
+    Lines end with LF, CRLF or CR. Several `data` lines of one event are joined with LF; fields other than data are
     ignored. An event larger than `max_event_bytes` raises ValueError. Bytes that are no UTF-8 become U+FFFD.
+    `comment` is the last comment that said anything, without its colon.
     """
 
-    __slots__ = ("_data", "_decoder", "_max", "_size", "_skip_lf", "_tail")
+    __slots__ = ("_data", "_decoder", "_max", "_size", "_skip_lf", "_tail", "comment")
 
     def __init__(self, *, max_event_bytes: int = 64 * 1024 * 1024) -> None:
         self._decoder = getincrementaldecoder("utf-8-sig")("replace")
@@ -23,6 +24,7 @@ class SSEParser:
         self._data: list[str] = []
         self._size = 0
         self._max = max_event_bytes
+        self.comment = ""
 
     def feed(self, data: bytes) -> list[str]:
         """Return the data of the events that `data` completes."""
@@ -57,3 +59,5 @@ class SSEParser:
                 value = rest[2:] if rest.startswith(": ") else rest[1:]
                 self._data.append(value)
                 self._size += len(value)
+        elif line[0] == ":" and (said := line[1:].strip()):
+            self.comment = said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -41,4 +42,6 @@ def _value(hint: Any, data: Any) -> Any:
         return {key: _value(args[1], item) for key, item in data.items()}
     if is_dataclass(hint) and isinstance(hint, type):
         return decode(hint, data)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(data)
     return float(data) if hint is float else data

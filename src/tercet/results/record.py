@@ -23,6 +23,8 @@ class RequestRecord:
     `failure` the kind of what went wrong otherwise, one of FAILURES. `headers_s` is when the answer's head came,
     `chunk_tokens` how many tokens each piece held, where the server says, and `phases_ms` where the time went (queue,
     encode, prefill, handoff, decode...). `images` were sent with it and made `vision_tokens` of the prompt.
+    `expected_prompt_tokens` is the length the prompt was made to have, None where only the server can know it, and
+    `retokenized_tokens` what another tokeniser made of the answer's text, where one was named.
     """
 
     conversation: str
@@ -47,6 +49,8 @@ class RequestRecord:
     phases_ms: Mapping[str, float] = field(default_factory=dict)
     images: int = 0
     vision_tokens: int | None = None
+    expected_prompt_tokens: int | None = None
+    retokenized_tokens: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -62,6 +66,16 @@ class RequestRecord:
     def e2e_ms(self) -> float:
         """Milliseconds from sending to the last content (not to the connection's end). Only of an `ok` request."""
         return (self.chunk_s[-1] - self.sent_s) * 1e3
+
+    @property
+    def scheduled_ttft_ms(self) -> float:
+        """Milliseconds from when it was due to the first content: what a user waits. Only of an `ok` request."""
+        return (self.chunk_s[0] - self.due_s) * 1e3
+
+    @property
+    def scheduled_e2e_ms(self) -> float:
+        """Milliseconds from when it was due to the last content. Only of an `ok` request."""
+        return (self.chunk_s[-1] - self.due_s) * 1e3
 
     @property
     def tpot_ms(self) -> float | None:
@@ -134,6 +148,14 @@ class RunRecord:
     def invalid(self) -> bool:
         """True when its figures are no evidence: the client was saturated, or a cache was warm."""
         return bool(self.invalid_reasons)
+
+    @property
+    def measured(self) -> tuple[RequestRecord, ...]:
+        """The requests that latencies are taken from: those sent in the steady window, all where none was named."""
+        if self.window_s is None:
+            return self.requests
+        start_s, end_s = self.window_s
+        return tuple(request for request in self.requests if start_s <= request.sent_s <= end_s)
 
     @property
     def finished(self) -> tuple[RequestRecord, ...]:

@@ -137,7 +137,7 @@ def _window_throughput(requests: Sequence[RequestRecord], start_s: float, end_s:
 
 
 def _summary(runs: Sequence[RunRecord], devices: int) -> Summary:
-    requests = [request for run in runs for request in run.requests]
+    requests = [request for run in runs for request in run.measured]
     rates = [throughput(run) for run in runs]
     turns = sorted({request.turn for request in requests})
     return Summary(

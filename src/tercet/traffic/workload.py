@@ -1,32 +1,72 @@
-"""Workloads W1-W4, their scaling, and the conversations made of them."""
+"""Workloads by name: tokens in and out of a turn, and what else belongs to it."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from hashlib import blake2b
+from dataclasses import dataclass, replace
 
 from tercet.core.errors import UsageError
-from tercet.traffic.arrivals import Arrivals, arrival_times
-from tercet.traffic.conversation import Conversation, TokenRange, TurnSpec
+from tercet.traffic.lengths import Lengths, parse_lengths
+from tercet.traffic.pictures import Pictures
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Tokens in and out of every turn. `input_tokens` counts the turn's *new* tokens, not the history before them."""
+    """Tokens in and out of every turn. `input_tokens` counts the turn's *new* tokens, not the history before them.
+
+    Lengths vary evenly between `input_low` and `input_tokens`, `output_low` and `output_tokens`; 0 is no range. Of turn
+    1's input the first `prefix_tokens` are shared with every conversation of the same of `prefix_groups` groups: a
+    system prompt. `requests` is how many the workload's definition sends, None when it says nothing.
+    """
 
     name: str
     input_tokens: int
     output_tokens: int
     about: str = ""
+    input_low: int = 0
+    output_low: int = 0
+    prefix_tokens: int = 0
+    prefix_groups: int = 1
+    pictures: Pictures | None = None
+    requests: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be sent. Raises UsageError."""
+        if self.prefix_tokens < 0 or self.prefix_groups < 1:
+            raise UsageError(f"a shared prefix of {self.prefix_tokens} tokens in {self.prefix_groups} groups can't be")
+        if self.prefix_tokens and self.prefix_tokens >= (self.input_low or self.input_tokens):
+            raise UsageError(
+                f"--prefix-tokens {self.prefix_tokens} leaves nothing of a first turn of "
+                f"{self.input_low or self.input_tokens} tokens: they include the prefix"
+            )
+
+    @property
+    def inputs(self) -> Lengths:
+        """The range of a turn's new input tokens."""
+        return Lengths(self.input_low or self.input_tokens, self.input_tokens)
+
+    @property
+    def outputs(self) -> Lengths:
+        """The range of a turn's output tokens."""
+        return Lengths(self.output_low or self.output_tokens, self.output_tokens)
+
+    def with_lengths(self, inputs: Lengths | None, outputs: Lengths | None) -> Workload:
+        """Return the same with other lengths, where some are given."""
+        ins, outs = inputs or self.inputs, outputs or self.outputs
+        return replace(
+            self,
+            input_tokens=ins.high,
+            output_tokens=outs.high,
+            input_low=0 if ins.fixed else ins.low,
+            output_low=0 if outs.fixed else outs.low,
+        )
 
     def scaled(self, scale: float) -> Workload:
         """Return the same shape at `scale` times the lengths (at least one token each). Raises UsageError."""
         if not 0 < scale <= 1000:
             raise UsageError(f"--scale {scale} is out of range: give a number above 0, for instance 0.125")
-        return Workload(
-            self.name, max(1, round(self.input_tokens * scale)), max(1, round(self.output_tokens * scale)), self.about
-        )
+        lengths = self.inputs.scaled(scale), self.outputs.scaled(scale)
+        return replace(self, prefix_tokens=round(self.prefix_tokens * scale)).with_lengths(*lengths)
 
 
 WORKLOADS: tuple[Workload, ...] = (
@@ -34,67 +74,24 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("W2", 4096, 128, "retrieval: long input"),
     Workload("W3", 256, 1024, "agent: long generation"),
     Workload("W4", 8192, 64, "extreme context"),
+    Workload("random", 1024, 128, "what vllm bench serve's random data set sends"),
+    Workload("prefix", 1280, 128, "one of 8 system prompts of 1024 tokens", prefix_tokens=1024, prefix_groups=8),
+    Workload("images", 64, 500, "a new picture with each request", pictures=Pictures(), requests=200),
 )
 
 
 def workload_from_name(name: str) -> Workload:
-    """Return W1-W4, or a workload of the caller's own lengths written IN/OUT such as `2048/32`. Raises UsageError."""
+    """Return a workload by name, or one of the caller's own lengths written IN/OUT: `2048/32` or `256-1024/64`.
+
+    Raises UsageError.
+    """
     for workload in WORKLOADS:
-        if workload.name == name.upper():
+        if workload.name.lower() == name.lower():
             return workload
-    if match := re.fullmatch(r"([1-9][0-9]{0,6})/([1-9][0-9]{0,6})", name):
-        return Workload(name, int(match[1]), int(match[2]), "custom")
+    if re.fullmatch(r"[0-9]+(-[0-9]+)?/[0-9]+(-[0-9]+)?", name) and not re.search(r"\b0", name):
+        ins, outs = (parse_lengths(part, "--workload") for part in name.split("/"))
+        return Workload(name, ins.high, outs.high, "custom").with_lengths(ins, outs)
     known = ", ".join(f"{w.name} ({w.input_tokens}/{w.output_tokens})" for w in WORKLOADS)
-    raise UsageError(f"unknown workload {name!r}: choose {known}, or write tokens in/out such as 2048/32")
-
-
-@dataclass(frozen=True, slots=True)
-class TrafficSpec:
-    """One run's traffic. `qps` counts turns: conversations arrive at qps / turns, so that turns flow at qps on average.
-
-    (A conversation's later turns follow its own answers, so a slow server sees them later, never fewer of them.)
-    `num_requests` counts turns too; the last conversation is completed, so it is rounded up to whole conversations.
-    """
-
-    workload: Workload
-    qps: float
-    num_requests: int
-    turns: int = 1
-    think_s: float = 0.0
-    arrivals: Arrivals = Arrivals.POISSON
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse traffic that can't be sent. Raises UsageError."""
-        if self.turns < 1:
-            raise UsageError(f"--turns {self.turns} is out of range: a conversation has at least one turn")
-        if self.num_requests < 1:
-            raise UsageError(f"--num-requests {self.num_requests} is out of range: send at least one request")
-        if self.think_s < 0:
-            raise UsageError(f"--think {self.think_s} is out of range: a pause lasts 0 seconds or more")
-        if not 0 < self.qps < float("inf"):
-            raise UsageError(f"--qps {self.qps} is out of range: give a number above 0")
-
-    @property
-    def num_conversations(self) -> int:
-        """Conversations in the run."""
-        return -(-self.num_requests // self.turns)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence: the last turn's prompt and answer."""
-        return self.turns * (self.workload.input_tokens + self.workload.output_tokens)
-
-
-def conversations(spec: TrafficSpec, *, salt: str, tokens: TokenRange) -> tuple[Conversation, ...]:
-    """Return a run's conversations in order of arrival. Equal arguments give equal conversations.
-
-    `salt` names the run: another salt gives other tokens and other arrivals, so no run is served from another's cache.
-    """
-    key = int.from_bytes(blake2b(f"{spec.seed}\0{salt}".encode(), digest_size=8).digest())
-    starts = arrival_times(spec.arrivals, spec.qps / spec.turns, spec.num_conversations, key)
-    turn = TurnSpec(spec.workload.input_tokens, spec.workload.output_tokens, spec.think_s)
-    return tuple(
-        Conversation(f"{salt}-c{i}", spec.seed, salt, start, (turn,) * spec.turns, tokens)
-        for i, start in enumerate(starts)
+    raise UsageError(
+        f"unknown workload {name!r}: choose {known}, or write tokens in/out such as 2048/32 or 256-1024/64"
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tercet.traffic.conversation import TurnSpec
+from tercet.traffic.prompts import Said
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +20,22 @@ class PlainTalk:
     chat: bool = False
 
     def request_body(
-        self, turn: int, history: Sequence[int], *, model: str, cache_salt: str | None = None
+        self, turn: int, answers: Sequence[Said], *, model: str, cache_salt: str | None = None
     ) -> dict[str, Any]:
         body: dict[str, Any] = {"model": model, "max_tokens": self.turns[turn].output_tokens, "stream": True}
         if self.chat:
             return {**body, "messages": [{"role": "user", "content": "hi"}]}
-        return {**body, "prompt": [*history, 100 + turn], "ignore_eos": True, "cache_salt": cache_salt}
+        prompt = [token for i, answer in enumerate(answers) for token in (100 + i, *answer.token_ids)]
+        return {**body, "prompt": [*prompt, 100 + turn], "ignore_eos": True, "cache_salt": cache_salt}
+
+    def prompt_tokens(self, turn: int) -> int | None:
+        return None if self.chat else sum(1 + spec.output_tokens for spec in self.turns[:turn]) + 1
+
+    def text_tokens(self, turn: int) -> int | None:
+        return 1
+
+    def images(self, turn: int) -> int:
+        return 0
 
     def headers(self) -> tuple[tuple[str, str], ...]:
         return (("X-Session-Id", self.id),)

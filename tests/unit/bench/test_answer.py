@@ -40,6 +40,35 @@ def test_only_content_counts_as_content() -> None:
     assert answer.chunk_ns == [4, 5, 6, 7, 8]
     assert answer.text == ["a", "c"] and answer.token_ids == [5, 6] and answer.finish_reason == "length"
     assert (answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens) == (3, 5, None)
+    assert answer.chunk_tokens is None  # not every piece said how many tokens it held
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [{"choices": [{"text": "ab", "token_ids": [1, 2]}]}, {"choices": [{"text": "c", "token_ids": [3]}]}],
+        [
+            {"choices": [{"text": "ab", "logprobs": {"tokens": ["a", "b"]}}]},
+            {"choices": [{"delta": {"content": "c"}, "logprobs": {"content": [{"token": "c"}]}}]},
+        ],
+        [
+            {**_delta(content="ab"), "usage": {"prompt_tokens": 1, "completion_tokens": 2}},
+            {**_delta(content="c"), "usage": {"prompt_tokens": 1, "completion_tokens": 3}},
+        ],
+    ],
+    ids=["token ids", "logprobs", "continuous usage"],
+)
+def test_tokens_per_piece_are_what_the_server_says(events: list[object]) -> None:
+    assert _stream(*events).chunk_tokens == (2, 1)
+
+
+def test_vision_tokens_and_the_timeline_are_taken_from_the_server() -> None:
+    answer = Answer(200, SSE)
+    usage = {"prompt_tokens": 90, "prompt_tokens_details": {"cached_tokens": 1, "image_tokens": 64}}
+    answer.feed(f"data: {json.dumps({'usage': usage})}\n\n: keep-alive\n\n".encode(), 1)
+    answer.feed(b": timeline queue;dur=1.5, P0.prefill;dur=20, queue;dur=0.5\n\ndata: [DONE]\n\n", 2)
+    assert (answer.vision_tokens, answer.cached_tokens) == (64, 1)
+    assert answer.timeline == {"queue": 2.0, "P0.prefill": 20.0}
 
 
 def test_a_stream_split_anywhere_gives_the_same_answer() -> None:
@@ -63,20 +92,24 @@ def test_a_whole_answer_is_read_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "done", "expected", "error"),
+    ("events", "done", "expected", "failure", "error"),
     [
-        ([_delta(content="a")], False, None, r"without \[DONE\]"),
-        ([_delta(role="assistant")], True, None, "empty"),
-        ([_delta(content="a")], True, 1, "no usage"),
-        ([_delta(content="a"), {"usage": {"completion_tokens": 1}}], True, 2, "1 tokens came, 2 were asked for"),
-        ([{"error": {"message": "out of blocks"}}], True, None, "out of blocks"),
-        ([{"choices": [{"index": 0, "text": "a", "finish_reason": "error"}]}], True, None, "finish_reason error"),
-        ([[1]], True, None, "not an object"),
+        ([_delta(content="a")], False, None, "closed", r"without \[DONE\]"),
+        ([_delta(role="assistant")], True, None, "invalid_answer", "empty"),
+        ([_delta(content="a")], True, 1, "invalid_answer", "no usage"),
+        ([_delta(content="a"), {"usage": {"completion_tokens": 1}}], True, 2, "wrong_length", "1 tokens came, 2 were"),
+        ([{"error": {"message": "out of blocks"}}], True, None, "engine_error", "out of blocks"),
+        ([{"choices": [{"text": "a", "finish_reason": "error"}]}], True, None, "engine_error", "finish_reason error"),
+        ([{"error": {"message": "first"}}, [1]], False, None, "engine_error", "first"),
+        ([[1]], True, None, "invalid_answer", "not an object"),
     ],
 )
-def test_what_is_wrong_is_said(events: list[object], done: bool, expected: int | None, error: str) -> None:
+def test_what_is_wrong_is_said(
+    events: list[object], done: bool, expected: int | None, failure: str, error: str
+) -> None:
     answer = _stream(*events, done=done)
     answer.finish(100, expected)
+    assert answer.failure == failure
     with pytest.raises(AssertionError, match=error):
         raise AssertionError(answer.error)
 

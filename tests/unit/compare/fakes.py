@@ -16,7 +16,7 @@ from tercet.core.topology import Topology
 from tercet.http.server import Request, Responder, Server
 from tercet.launch.progress import OnProgress, Progress
 from tercet.results.record import ClientHealth
-from tercet.traffic.conversation import Conversation
+from tercet.traffic.spec import Talk
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Behaviour:
 
 
 async def punctual_drive(
-    url: str, conversations: Sequence[Conversation], *, model: str, cache_salt: str | None, on_record: OnRecord
+    url: str, conversations: Sequence[Talk], *, model: str, cache_salt: str | None, on_record: OnRecord
 ) -> ClientHealth:
     """Drive as always but call the client healthy: tests share their cores with others, and judge other things."""
     health = await drive(url, conversations, model=model, cache_salt=cache_salt, on_record=on_record)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import io
-from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from tercet.compare.measure import run_record
 from tercet.compare.run import Comparison
-from tercet.compare.spec import Block, CompareSpec
+from tercet.compare.spec import CompareSpec
 from tercet.core.errors import TercetError
 from tercet.core.stage import Mode
 from tercet.core.topology import EngineSpec, Topology
 from tercet.report.progress import PlainNarrator
 from tercet.results.file import to_json, validate
-from tercet.traffic.workload import TrafficSpec, Workload
+from tercet.traffic.spec import TrafficSpec
+from tercet.traffic.workload import Workload
 
 from .fakes import Behaviour, FakeDeployment, punctual_drive
 
@@ -148,17 +146,3 @@ async def test_the_topology_of_every_mode_is_recorded() -> None:
     ]
     assert all(record.devices == 1 for record in records)
     assert "api_key_file" not in records[0].router
-
-
-async def test_saturated_clients_and_warm_caches_make_a_run_invalid() -> None:
-    lab = Lab(spec(modes=(Mode.PD, Mode.PPD)))
-    await lab.comparison.run()
-    first = lab.comparison.runs[0]
-    warm = tuple(replace(request, cached_tokens=16) for request in first.requests)
-    block = Block(0, Mode.PD, 50.0, 0, "s")
-    health = replace(first.client, saturated=True, reasons=("late by 90 ms",))
-    record = run_record(block, "W1", datetime.now(UTC), warm, health)
-    assert record.invalid_reasons == (
-        "late by 90 ms",
-        "first turns found 64 tokens in a cache that should have been empty",
-    )

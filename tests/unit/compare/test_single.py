@@ -15,7 +15,8 @@ from tercet.core.stage import Mode
 from tercet.core.topology import Topology, parse_short_form
 from tercet.report.progress import PlainNarrator
 from tercet.results.file import to_json, validate
-from tercet.traffic.workload import TrafficSpec, Workload
+from tercet.traffic.spec import TrafficSpec
+from tercet.traffic.workload import Workload
 
 from .fakes import Behaviour, FakeDeployment, punctual_drive
 

@@ -11,7 +11,8 @@ from tercet.core.errors import UsageError
 from tercet.core.stage import Mode
 from tercet.core.topology import EngineSpec
 from tercet.launch.devices import assign_devices
-from tercet.traffic.workload import TrafficSpec, Workload
+from tercet.traffic.spec import TrafficSpec
+from tercet.traffic.workload import Workload
 
 
 def spec(*modes: Mode, **changes: Any) -> CompareSpec:

@@ -9,7 +9,7 @@ import statistics
 import pytest
 
 from tercet.core.errors import UsageError
-from tercet.traffic.arrivals import Arrivals, arrival_times
+from tercet.traffic.arrivals import Arrivals, arrival_times, arrivals
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:
@@ -23,6 +23,22 @@ def test_poisson_gaps_have_the_rate_and_spread_of_an_exponential() -> None:
     assert min(gaps) > 0
     assert statistics.mean(gaps) == pytest.approx(0.2, rel=0.05)
     assert statistics.stdev(gaps) == pytest.approx(0.2, rel=0.05)
+
+
+@pytest.mark.parametrize("burstiness", [0.25, 1.0, 4.0])
+def test_gamma_gaps_keep_the_rate_and_spread_as_the_burstiness_says(burstiness: float) -> None:
+    steady = arrivals(Arrivals.GAMMA, 5.0, 3, burstiness=burstiness)
+    gaps = [b - a for a, b in itertools.pairwise(itertools.islice(steady, 20_001))]
+    assert statistics.mean(gaps) == pytest.approx(0.2, rel=0.05)
+    assert statistics.stdev(gaps) == pytest.approx(0.2 / math.sqrt(burstiness), rel=0.07)
+
+
+def test_a_ramp_rises_evenly_to_the_rate() -> None:
+    times = list(itertools.islice(arrivals(Arrivals.CONSTANT, 10.0, 0, ramp_s=4.0), 60))
+    assert times == sorted(times)
+    # 10 a second reached after 4 s: 1.25 have come after 1 s, 5 after 2, 20 after 4, then 10 a second.
+    counts = [sum(0 < time <= end for time in times) for end in (1, 2, 4, 5, 6)]
+    assert counts == [1, 5, 20, 30, 40]
 
 
 def test_the_seed_decides_poisson_arrivals() -> None:

@@ -9,14 +9,22 @@ import pytest
 from tercet.core.errors import UsageError
 from tercet.traffic.arrivals import Arrivals
 from tercet.traffic.conversation import TokenRange
-from tercet.traffic.workload import TrafficSpec, Workload, conversations, workload_from_name
+from tercet.traffic.spec import TrafficSpec, conversations
+from tercet.traffic.workload import Workload, workload_from_name
 
 SPEC = TrafficSpec(Workload("t", 16, 8), qps=4.0, num_requests=9, turns=2, arrivals=Arrivals.CONSTANT, seed=5)
 
 
 @pytest.mark.parametrize(
     ("name", "lengths"),
-    [("W1", (512, 256)), ("w2", (4096, 128)), ("W3", (256, 1024)), ("W4", (8192, 64)), ("2048/32", (2048, 32))],
+    [
+        ("W1", (512, 256)),
+        ("w2", (4096, 128)),
+        ("W3", (256, 1024)),
+        ("W4", (8192, 64)),
+        ("2048/32", (2048, 32)),
+        ("images", (64, 500)),
+    ],
 )
 def test_workloads_by_name(name: str, lengths: tuple[int, int]) -> None:
     workload = workload_from_name(name)
@@ -27,6 +35,18 @@ def test_workloads_by_name(name: str, lengths: tuple[int, int]) -> None:
 def test_unknown_workloads_are_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(UsageError, match=r"W1 \(512/256\)"):
         workload_from_name(name)
+
+
+def test_ranges_of_lengths_are_drawn_evenly_and_scaled() -> None:
+    workload = workload_from_name("100-200/8-16").scaled(0.5)
+    assert (str(workload.inputs), str(workload.outputs)) == ("50-100", "4-8")
+    spec = TrafficSpec(workload, qps=1.0, num_requests=600)
+    turns = [talk.turns[0] for talk in conversations(spec, salt="a", tokens=TokenRange())]
+    assert {turn.output_tokens for turn in turns} == set(range(4, 9))
+    inputs = [turn.new_input_tokens for turn in turns]
+    assert 50 <= min(inputs) < 55 and 95 < max(inputs) <= 100 and 73 < sum(inputs) / 600 < 77
+    with pytest.raises(UsageError, match="range"):
+        workload_from_name("200-100/8")
 
 
 def test_scaling_shrinks_to_at_least_one_token() -> None:
@@ -52,7 +72,8 @@ def test_the_salt_changes_everything_and_its_absence_nothing() -> None:
     assert first == again
     assert {talk.id for talk in first}.isdisjoint(talk.id for talk in other)
     assert [talk.arrival_s for talk in first] != [talk.arrival_s for talk in other]
-    assert first[0].new_tokens(0) == again[0].new_tokens(0) != other[0].new_tokens(0)
+    bodies = [talks[0].request_body(0, [], model="m") for talks in (first, again, other)]
+    assert bodies[0] == bodies[1] != bodies[2]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +81,12 @@ def test_the_salt_changes_everything_and_its_absence_nothing() -> None:
     [
         ({"turns": 0}, "--turns"),
         ({"num_requests": 0}, "--num-requests"),
+        ({"duration_s": 0.0}, "--duration"),
+        ({"concurrency": -1}, "--concurrency"),
+        ({"ramp_s": -1.0}, "--ramp"),
+        ({"speed": 0.0}, "--trace-speed"),
+        ({"burstiness": 0.0}, "--burstiness"),
+        ({"arrivals": Arrivals.TRACE}, "--dataset"),
         ({"qps": 0.0}, "--qps"),
         ({"think_s": -1.0}, "--think"),
     ],

@@ -1,0 +1,143 @@
+"""Data sets: conversations in ShareGPT's format, requests as JSON lines, and traces to replay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tercet.core.errors import UsageError
+
+BLOCK_TOKENS = 512
+"""Tokens that one of a Mooncake trace's `hash_ids` stands for."""
+
+CHARACTERS_A_TOKEN = 4
+"""How long a token is taken to be where a data set has only an answer's text."""
+
+DEFAULT_OUTPUT = 128
+"""Tokens to ask for where a data set doesn't say."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptTurn:
+    """One turn: what is said (None: so many tokens, to be made up), and how many tokens are asked for.
+
+    `messages` are whole chat messages to send instead of `text`, as JSON.
+    """
+
+    output_tokens: int
+    text: str | None = None
+    messages: str | None = None
+    input_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One conversation of a data set. `at_s` is when it starts; `hash_ids` name the blocks of its first prompt."""
+
+    turns: tuple[ScriptTurn, ...]
+    at_s: float | None = None
+    hash_ids: tuple[int, ...] = ()
+
+    @property
+    def made_up(self) -> bool:
+        """True when only lengths are known, as in a trace."""
+        return all(turn.text is None and turn.messages is None for turn in self.turns)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What a file held. `kind` is "sharegpt", "jsonl" or "trace" (lengths and prefixes only)."""
+
+    kind: str
+    scripts: tuple[Script, ...]
+
+    @property
+    def timed(self) -> bool:
+        """True when every conversation has a time stamp."""
+        return all(script.at_s is not None for script in self.scripts)
+
+
+def read_dataset(path: Path, *, limit: int | None = None, turns: int | None = None) -> Dataset:
+    """Read a data set: a JSON array in ShareGPT's format, or JSON lines. Raises UsageError naming file and line.
+
+    A line is a request: `prompt` (text), `messages` (a chat) or `input_length` (Mooncake's trace format, with
+    `hash_ids` for shared prefixes); `output_length` or `max_tokens`; and `timestamp` in milliseconds. At most `limit`
+    conversations of at most `turns` turns are taken, from the start.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"can't read the data set {path}: {error}") from error
+    array = text.lstrip()[:1] == "["
+    found = _sharegpt(path, text, turns) if array else _lines(path, text)
+    scripts = tuple(islice(found, limit))
+    if not scripts:
+        raise UsageError(f"{path} holds no conversation that starts with a person and has an answer")
+    if array:
+        return Dataset("sharegpt", scripts)
+    timed = [script.at_s for script in scripts if script.at_s is not None]
+    first = min(timed, default=0.0)
+    if len(timed) == len(scripts):
+        scripts = tuple(sorted(scripts, key=lambda script: script.at_s or 0.0))
+    shifted = tuple(
+        script if script.at_s is None else Script(script.turns, script.at_s - first, script.hash_ids)
+        for script in scripts
+    )
+    return Dataset("trace" if all(script.made_up for script in shifted) else "jsonl", shifted)
+
+
+def _sharegpt(path: Path, text: str, turns: int | None) -> Iterator[Script]:
+    try:
+        entries = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}") from error
+    for number, entry in enumerate(entries):
+        said = entry.get("conversations", entry.get("conversation")) if isinstance(entry, dict) else None
+        if not isinstance(said, list):
+            raise UsageError(f'{path}: entry {number} has no "conversations": is this ShareGPT\'s format?')
+        script = tuple(islice(_turns(said), turns))
+        if script:
+            yield Script(script)
+
+
+def _turns(said: Sequence[Mapping[str, Any]]) -> Iterator[ScriptTurn]:
+    """Pair what a person said with the answer that follows it."""
+    for question, answer in zip(said[::2], said[1::2], strict=False):
+        person = question.get("from", question.get("role"))
+        text, reply = (str(part.get("value", part.get("content", ""))) for part in (question, answer))
+        if person not in ("human", "user") or not text or not reply:
+            return
+        yield ScriptTurn(max(1, len(reply) // CHARACTERS_A_TOKEN), text)
+
+
+def _lines(path: Path, text: str) -> Iterator[Script]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            yield _script(entry)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UsageError(f"{path}, line {number}: {error}") from error
+
+
+def _script(entry: Mapping[str, Any]) -> Script:
+    stamp = entry.get("timestamp")
+    at_s = None if stamp is None else float(stamp) / 1e3
+    output = int(entry.get("output_length", entry.get("output_tokens", entry.get("max_tokens", DEFAULT_OUTPUT))))
+    if output < 1:
+        raise ValueError(f"it asks for {output} output tokens")
+    if "messages" in entry:
+        return Script((ScriptTurn(output, messages=json.dumps(entry["messages"])),), at_s)
+    if isinstance(prompt := entry.get("prompt", entry.get("text_input")), str):
+        return Script((ScriptTurn(output, prompt),), at_s)
+    length = entry.get("input_length", entry.get("input_tokens"))
+    if length is None:
+        raise ValueError('it has neither "prompt" (text) nor "messages" nor "input_length"')
+    if int(length) < 1:
+        raise ValueError(f"an input of {length} tokens")
+    return Script((ScriptTurn(output, input_tokens=int(length)),), at_s, tuple(map(int, entry.get("hash_ids") or ())))

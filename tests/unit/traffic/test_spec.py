@@ -1,0 +1,162 @@
+"""A run's traffic: loads, durations, data sets and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tercet.core.errors import UsageError
+from tercet.results.codec import decode, encode
+from tercet.traffic.arrivals import Arrivals
+from tercet.traffic.conversation import Conversation, TokenRange
+from tercet.traffic.pictures import Pictures
+from tercet.traffic.prompts import PromptForm, Prompts, Said
+from tercet.traffic.reading import Reading
+from tercet.traffic.scripts import read_dataset
+from tercet.traffic.spec import LoadKind, TrafficSpec, conversations, iter_conversations
+from tercet.traffic.workload import Workload, workload_from_name
+
+SPEC = TrafficSpec(Workload("t", 16, 8), qps=10.0, num_requests=0, duration_s=2.05, arrivals=Arrivals.CONSTANT)
+CHAT = Prompts(PromptForm.CHAT)
+
+
+def made(spec: TrafficSpec, prompts: Prompts | None = None) -> tuple[Conversation, ...]:
+    talks = conversations(spec, salt="s", tokens=TokenRange(), prompts=prompts)
+    assert all(isinstance(talk, Conversation) for talk in talks)
+    return talks  # type: ignore[return-value]
+
+
+def lines(path: Path, *entries: object) -> Path:
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return path
+
+
+def test_a_duration_bounds_an_open_loop_and_a_number_bounds_it_too() -> None:
+    assert len(made(SPEC)) == 21
+    assert len(made(replace(SPEC, num_requests=5))) == 5
+
+
+def test_a_closed_loop_without_a_number_never_ends() -> None:
+    closed = SPEC.at(LoadKind.CONCURRENCY, 4)
+    assert (closed.load_kind, closed.load, closed.at(LoadKind.QPS, 3.0).load) == ("concurrency", 4.0, 3.0)
+    talks = list(islice(iter_conversations(closed, salt="s", tokens=TokenRange()), 1000))
+    assert len({talk.id for talk in talks}) == 1000 and not any(talk.arrival_s for talk in talks)
+
+
+def test_groups_share_their_prefix() -> None:
+    talks = made(replace(SPEC, workload=Workload("p", 16, 8, prefix_tokens=12, prefix_groups=3)))
+    heads = [tuple(talk.new_tokens(0)[:12]) for talk in talks]
+    assert len(set(heads)) == 3 and heads[0] == heads[3] and len({tuple(talk.new_tokens(0)) for talk in talks}) == 21
+    with pytest.raises(UsageError, match="--prefix-tokens"):
+        Workload("p", 16, 8, prefix_tokens=16)
+
+
+def test_pictures_are_counted_distinct_and_need_a_chat() -> None:
+    spec = replace(SPEC, workload=replace(workload_from_name("images"), pictures=Pictures(1, 4, 40, 20)))
+    talks = made(spec, CHAT)
+    assert {len(talk.pictures) for talk in talks} == {1, 2, 3, 4}
+    shown = [picture for talk in talks for picture in talk.pictures]
+    assert len(set(shown)) == len(shown)
+    parts = talks[0].request_body(0, [], model="m")["messages"][0]["content"]
+    assert [part["type"] for part in parts] == ["image_url"] * len(talks[0].pictures) + ["text"]
+    assert talks[0].images(0) == len(talks[0].pictures) and talks[0].prompt_tokens(0) is None
+    with pytest.raises(UsageError, match="chat"):
+        made(spec)
+
+
+def test_a_pool_of_pictures_rotates() -> None:
+    spec = replace(SPEC, workload=replace(workload_from_name("images"), pictures=Pictures(2, 2, 32, 32, pool=3)))
+    counts = Counter(picture for talk in made(replace(spec, num_requests=3), CHAT) for picture in talk.pictures)
+    assert sorted(counts.values()) == [2, 2, 2]
+
+
+def test_a_mooncake_trace_is_replayed_with_its_prefixes(tmp_path: Path) -> None:
+    path = lines(
+        tmp_path / "trace.jsonl",
+        {"timestamp": 9000, "input_length": 1100, "output_length": 7, "hash_ids": [1, 2, 9]},
+        {"timestamp": 8000, "input_length": 1000, "output_length": 5, "hash_ids": [1, 2]},
+        {"timestamp": 12000, "input_length": 600, "output_length": 6, "hash_ids": [1, 3]},
+    )
+    dataset = read_dataset(path)
+    assert dataset.kind == "trace" and dataset.timed
+    spec = replace(SPEC, dataset=dataset, arrivals=Arrivals.TRACE, speed=2.0, duration_s=None, num_requests=3)
+    talks = made(spec)
+    assert [talk.arrival_s for talk in talks] == [0.0, 0.5, 2.0]
+    assert [(talk.prompt_tokens(0), talk.turns[0].output_tokens) for talk in talks] == [(1000, 5), (1100, 7), (600, 6)]
+    prompts = [talk.new_tokens(0) for talk in talks]
+    assert prompts[0][:1000] == prompts[1][:1000] and prompts[0][:512] == prompts[2][:512]
+    assert prompts[0][512:600] != prompts[2][512:600]
+    assert len(made(replace(spec, duration_s=1.0))) == 2 and spec.longest == 1107
+
+
+def test_sharegpt_conversations_are_asked_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "sharegpt.json"
+    said = [("human", "Why?"), ("gpt", "Because of it."), ("human", "And then?"), ("gpt", "x" * 40)]
+    talk = {"conversations": [{"from": who, "value": text} for who, text in said]}
+    upside_down = {"conversations": [{"from": "gpt", "value": "Hello."}, {"from": "human", "value": "Hi."}]}
+    path.write_text(json.dumps([upside_down, talk]))
+    dataset = read_dataset(path)
+    assert dataset.kind == "sharegpt" and len(dataset.scripts) == 1
+    spec = replace(SPEC, dataset=dataset, num_requests=2, duration_s=None)
+    first, second = conversations(spec, salt="s", tokens=TokenRange(), prompts=CHAT)
+    assert isinstance(first, Reading) and [turn.output_tokens for turn in first.turns] == [3, 10]
+    messages = first.request_body(1, [Said("Since.")], model="m")["messages"]
+    assert messages[0]["content"].endswith("\nWhy?") and messages[1:] == [
+        {"role": "assistant", "content": "Since."},
+        {"role": "user", "content": "And then?"},
+    ]
+    # No run and no repetition of a text is served from another's cache.
+    assert second.request_body(0, [], model="m")["messages"] != first.request_body(0, [], model="m")["messages"]
+
+
+def test_custom_lines_are_prompts_or_chats(tmp_path: Path) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:,"}}
+    path = lines(
+        tmp_path / "mine.jsonl",
+        {"prompt": "Say it.", "max_tokens": 9, "timestamp": 100},
+        {"messages": [{"role": "user", "content": [picture]}], "timestamp": 200},
+    )
+    dataset = read_dataset(path)
+    assert dataset.kind == "jsonl" and dataset.timed and not read_dataset(path, limit=1).scripts[0].made_up
+    spec = replace(SPEC, dataset=dataset, num_requests=2, arrivals=Arrivals.TRACE)
+    first, second = conversations(spec, salt="s", tokens=TokenRange(), prompts=CHAT)
+    assert first.turns[0].output_tokens == 9 and second.arrival_s == pytest.approx(0.1)
+    content = second.request_body(0, [], model="m")["messages"][0]["content"]
+    assert [part["type"] for part in content] == ["text", "image_url"] and second.images(0) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no conversation"),
+        ("{nothing", "line 1"),
+        ('{"prompt": "a"}\n{"other": 1}', 'line 2: it has neither "prompt"'),
+        ('{"input_length": 0}', "an input of 0"),
+        ('{"prompt": "a", "max_tokens": 0}', "0 output tokens"),
+        ("[1]", "ShareGPT"),
+        ("[oh", "not JSON"),
+    ],
+)
+def test_a_data_set_that_is_none_is_refused_with_its_place(tmp_path: Path, text: str, why: str) -> None:
+    path = tmp_path / "d"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=why) as caught:
+        read_dataset(path)
+    assert str(path) in str(caught.value)
+
+
+def test_traffic_survives_its_way_to_another_process(tmp_path: Path) -> None:
+    path = lines(tmp_path / "t.jsonl", {"timestamp": 0, "input_length": 9, "output_length": 7, "hash_ids": [1]})
+    pictures = replace(SPEC.workload, pictures=Pictures(1, 3, 8, 8))
+    spec = replace(SPEC, workload=pictures, dataset=read_dataset(path), arrivals=Arrivals.GAMMA, burstiness=0.5)
+    sent: dict[str, Any] = json.loads(json.dumps(encode(spec)))
+    again = decode(TrafficSpec, sent)
+    assert again == spec and again.arrivals is Arrivals.GAMMA
+    prompts = Prompts(PromptForm.CHAT, 3, extra={"top_p": 0.5, "deep": {"x": [1]}})
+    assert decode(Prompts, json.loads(json.dumps(encode(prompts)))) == prompts
