@@ -29,11 +29,11 @@ $(VENV)/bin/python:
 # torch first and by its exact pin: any other spec takes several GB of CUDA packages.
 $(VENV)/.engine: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt torch==2.13.0
-	$(PIP) install -c constraints.txt -e '.[engine]'
+	$(PIP) install -c constraints.txt -e '.[engine,vision]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.engine
-	$(PIP) install -c constraints.txt -e '.[engine,dev]'
+	$(PIP) install -c constraints.txt -e '.[engine,vision,dev]'
 	touch $@
 
 clean:

@@ -13,7 +13,10 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tercet.core.errors import RequestError, UsageError
-from tercet.text.messages import normalise_messages
+from tercet.text.messages import Chat
+
+_PROBE = "Is this shown?"
+_TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 
 
 class ChatTemplate:
@@ -33,21 +36,25 @@ class ChatTemplate:
             raise UsageError(f"the model's chat template does not compile: {error}") from error
         self._special_tokens = dict(special_tokens)
         self._knows_developer = "developer" in source
+        self._takes_strings = self._shows(_PROBE)
+        self._takes_parts = self._shows([{"type": "text", "text": _PROBE}])
 
     def render(
         self,
-        messages: object,
+        chat: Chat,
         *,
+        image_token: str = "",
         tools: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
         """Return the prompt. `variables` are further template variables (`chat_template_kwargs`).
 
-        A `developer` message is a `system` message to a template that does not know the word.
-        Raises RequestError 400 for messages that are malformed or that the template refuses.
+        A template that knows no parts gets `image_token` in a picture's place, each part on a line of its own. A
+        `developer` message is a `system` message to a template that does not know the word.
+        Raises RequestError 400 for messages that the template refuses.
         """
-        plain = normalise_messages(messages)
+        plain = [{**message, "content": self._content(message["content"], image_token)} for message in chat.messages]
         if not self._knows_developer:
             for message in plain:
                 if message["role"] == "developer":
@@ -61,10 +68,28 @@ class ChatTemplate:
         }
         try:
             return self._template.render(given)
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        except _TEMPLATE_ERRORS as error:
             # A template is a program over the client's data: what it raises is about that data.
             reason = f"the model's chat template refuses these messages: {error}"
             raise RequestError(400, reason, param="messages") from error
+
+    def _content(self, content: str | list[dict[str, str]], image_token: str) -> str | list[dict[str, str]]:
+        if isinstance(content, str):
+            alone = self._takes_strings or not self._takes_parts
+            return content if alone else [{"type": "text", "text": content}]
+        if self._takes_parts:
+            return content
+        return "\n".join(image_token if part["type"] == "image" else part["text"] for part in content)
+
+    def _shows(self, content: object) -> bool:
+        """True when a message's content of this kind comes out as text, and not as Python writes a list."""
+        try:
+            text = self._template.render(
+                {**self._special_tokens, "messages": [{"role": "user", "content": content}], "tools": None}
+            )
+        except _TEMPLATE_ERRORS:
+            return False
+        return _PROBE in text and "'type'" not in text and '"type"' not in text
 
 
 class _GenerationTag(Extension):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,20 @@ from tokenizers import Tokenizer as FastTokenizer
 from tercet.core.errors import RequestError, UsageError
 from tercet.text.chat import ChatTemplate
 from tercet.text.decoding import TextStream, TokenDecoder
+from tercet.text.image_token import ImageToken, Marks, expand, image_token
+from tercet.text.messages import Chat, Picture, normalise_messages
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A chat as a prompt: picture i stands at `starts[i]`, for as many tokens as the model's image token says."""
+
+    text: str
+    tokens: list[int]
+    pictures: tuple[Picture, ...] = ()
+    starts: tuple[int, ...] = ()
 
 
 class Tokenizer:
@@ -26,8 +39,12 @@ class Tokenizer:
         chat_template: ChatTemplate | None = None,
         eos_token_ids: frozenset[int] = frozenset(),
         vocab_size: int | None = None,
+        image: ImageToken | None = None,
     ) -> None:
-        """Wrap `fast`. `vocab_size` is how many ids the model knows; by default as many as the tokeniser has."""
+        """Wrap `fast`. `vocab_size` is how many ids the model knows; by default as many as the tokeniser has.
+
+        `image` is the image token of a model that sees. Raises UsageError when the tokeniser does not know it.
+        """
         fast.no_truncation()
         fast.no_padding()
         added = fast.get_added_tokens_decoder()
@@ -36,20 +53,64 @@ class Tokenizer:
         self._decoder = TokenDecoder(decoder)
         self._chat = chat_template
         self._pieces: dict[int, bytes] = {}
+        self.image = image
+        self._image_text = ""
+        if image is not None:
+            self._image_text = fast.id_to_token(image.id) or ""
+            if not self._image_text or self._raw(self._image_text).count(image.id) != 1:
+                raise UsageError(f"the tokeniser has no token {image.id}, which stands for pictures in config.json")
         self.special_token_ids = frozenset(token for token, details in added.items() if details.special)
         self.eos_token_ids = eos_token_ids
         self.vocab_size = vocab_size or max(fast.get_vocab_size(with_added_tokens=True), max(added, default=-1) + 1)
 
     @property
     def has_chat_template(self) -> bool:
-        """True when `render_chat` can work."""
+        """True when `encode_chat` can work."""
         return self._chat is not None
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         """Return the token ids of `text`; with `add_special_tokens` what the model expects around a bare prompt (BOS).
 
-        Raises RequestError 400 when the text is not Unicode (it holds half of a surrogate pair).
+        The image token's text is only text here. Raises RequestError 400 when the text is not Unicode (it holds half
+        of a surrogate pair).
         """
+        tokens = self._raw(text, add_special_tokens)
+        if self.image is None or self.image.id not in tokens:
+            return tokens
+        return [part for token in tokens for part in ((token,) if token != self.image.id else self._spelled())]
+
+    def encode_chat(
+        self,
+        messages: object,
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        template_kwargs: Mapping[str, Any] | None = None,
+        add_special_tokens: bool = False,
+    ) -> ChatPrompt:
+        """Return the prompt of a chat, with room for its pictures when the model sees.
+
+        Raises RequestError 400 for bad messages and for a model without a chat template.
+        """
+        chat = normalise_messages(messages, sees=self.image is not None)
+        if self.image is None:
+            text = self._render(chat, tools, add_generation_prompt, template_kwargs)
+            return ChatPrompt(text, self._raw(text, add_special_tokens))
+        marks = Marks(self._image_text)
+        rendered = self._render(
+            marks.hide_chat(chat), marks.hide(tools), add_generation_prompt, marks.hide(template_kwargs)
+        )
+        text, found = marks.reveal(rendered)
+        raw = self._raw(text, add_special_tokens)
+        tokens, starts = expand(raw, found, self.image, len(chat.pictures), self._spelled)
+        return ChatPrompt(text, tokens, chat.pictures, starts)
+
+    def _spelled(self) -> list[int]:
+        """Return the image token's text in tokens that are only text."""
+        half = len(self._image_text) // 2
+        return self._raw(self._image_text[:half]) + self._raw(self._image_text[half:])
+
+    def _raw(self, text: str, add_special_tokens: bool = False) -> list[int]:
         try:
             return list(self._fast.encode(text, add_special_tokens=add_special_tokens).ids)
         except (TypeError, UnicodeEncodeError):
@@ -67,22 +128,21 @@ class Tokenizer:
         stream = self.new_stream()
         return stream.push(pieces) + stream.flush()
 
-    def render_chat(
+    def _render(
         self,
-        messages: list[dict[str, Any]],
-        *,
-        tools: list[dict[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-        template_kwargs: Mapping[str, Any] | None = None,
+        chat: Chat,
+        tools: list[dict[str, Any]] | None,
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any] | None,
     ) -> str:
-        """Return the prompt of a chat; it already holds its special tokens, so encode it without adding any.
-
-        Raises RequestError 400 for bad messages and for a model without a chat template.
-        """
         if self._chat is None:
             raise RequestError(400, "this model has no chat template: send a prompt to /v1/completions instead")
         return self._chat.render(
-            messages, tools=tools, add_generation_prompt=add_generation_prompt, variables=template_kwargs
+            chat,
+            image_token=self._image_text,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            variables=variables,
         )
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -136,6 +196,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         chat_template=None if template is None else ChatTemplate(template, special),
         eos_token_ids=_eos_ids(fast, special, config, _read_json(folder / "generation_config.json")),
         vocab_size=config.get("vocab_size") or config.get("text_config", {}).get("vocab_size"),
+        image=image_token(config),
     )
 
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tercet.core.errors import RequestError, TicketError
+from tercet.core.image import ImageInput
 from tercet.core.sampling import SamplingParams
 from tercet.core.ticket import Ticket
 from tercet.text.tokenizer import Tokenizer
 from tercet.worker.fields import bad, flag, integers, mapping, number, strings
+from tercet.worker.prompt_pictures import PromptPicture, prompt_pictures, ticket_pictures
 
 MAX_CHOICES = 64
 MAX_STOPS = 16
@@ -23,6 +25,7 @@ MAX_SEED = 0x7FFFFFFFFFFFFFFF
 
 Prompts = tuple[list[Sequence[int]], list[str]]
 """Token ids and texts (for `echo`)."""
+Pictures = tuple[PromptPicture, ...]
 
 # Ignoring one of these would answer another question than the one asked. Each stands with the values that ask nothing.
 _UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
@@ -50,7 +53,10 @@ _UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One request: `prompts` as token ids; choice i of prompt p is answered at index p * n + i."""
+    """One request: `prompts` as token ids; choice i of prompt p is answered at index p * n + i.
+
+    `pictures` are those of the one prompt of a chat, as they came; `images` take their place once each has a key.
+    """
 
     chat: bool
     prompts: tuple[tuple[int, ...], ...]
@@ -67,6 +73,13 @@ class Generation:
     cache_salt: str
     hold: bool
     ticket: Ticket | None
+    pictures: Pictures = ()
+    images: tuple[ImageInput, ...] = ()
+
+    @property
+    def image_tokens(self) -> int:
+        """Return how many of the prompt's tokens stand for pictures."""
+        return sum(image.span.length for image in self.images)
 
     @property
     def choices(self) -> int:
@@ -89,10 +102,12 @@ def parse_generation(body: dict[str, Any], *, chat: bool, tokenizer: Tokenizer, 
     """Check a body of /v1/chat/completions (`chat`) or /v1/completions. Raises RequestError 400 naming the field."""
     _refuse_unsupported(body, chat)
     hold, ticket = _handoff(body, tokenizer.vocab_size)
+    pictures: Pictures = ()
     if ticket is not None:
         prompts, texts = _ticket_prompts(body, ticket, chat)
+        pictures = ticket_pictures(body, ticket, tokenizer.image)
     elif chat:
-        prompts, texts = _chat_prompts(body, tokenizer)
+        prompts, texts, pictures = _chat_prompts(body, tokenizer)
     else:
         prompts, texts = _completion_prompts(body, tokenizer)
     n = number(body, "n", 1, int, 1, MAX_CHOICES)
@@ -119,6 +134,7 @@ def parse_generation(body: dict[str, Any], *, chat: bool, tokenizer: Tokenizer, 
         cache_salt=str(body.get("cache_salt") or ""),
         hold=hold,
         ticket=ticket,
+        pictures=pictures,
     )
 
 
@@ -197,22 +213,22 @@ def _ticket_prompts(body: dict[str, Any], ticket: Ticket, chat: bool) -> Prompts
     return [ticket.token_ids], [text if isinstance(text, str) else ""]
 
 
-def _chat_prompts(body: dict[str, Any], tokenizer: Tokenizer) -> Prompts:
+def _chat_prompts(body: dict[str, Any], tokenizer: Tokenizer) -> tuple[list[Sequence[int]], list[str], Pictures]:
     messages, tools = body.get("messages"), body.get("tools")
     if not isinstance(messages, list) or not messages:
         raise bad("messages", "a non-empty list of messages", messages)
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise bad("tools", "a list of tools", tools)
-    text = tokenizer.render_chat(
+    prompt = tokenizer.encode_chat(
         messages,
         tools=tools if body.get("tool_choice") != "none" else None,
         add_generation_prompt=flag(body, "add_generation_prompt", True),
         template_kwargs=mapping(body, "chat_template_kwargs"),
+        add_special_tokens=flag(body, "add_special_tokens"),
     )
-    tokens = tokenizer.encode(text, add_special_tokens=flag(body, "add_special_tokens"))
-    if not tokens:
+    if not prompt.tokens:
         raise RequestError(400, "the messages make an empty prompt", param="messages")
-    return [tokens], [text]
+    return [prompt.tokens], [prompt.text], prompt_pictures(body, prompt, tokenizer.image)
 
 
 def _completion_prompts(body: dict[str, Any], tokenizer: Tokenizer) -> Prompts:
@@ -241,6 +257,9 @@ def _completion_prompts(body: dict[str, Any], tokenizer: Tokenizer) -> Prompts:
                 raise RequestError(
                     400, f"token id {wrong} is outside the vocabulary of {tokenizer.vocab_size}", param="prompt"
                 )
+            if tokenizer.image is not None and tokenizer.image.id in item:
+                text = f"token id {tokenizer.image.id} stands for pictures: send those to /v1/chat/completions"
+                raise RequestError(400, text, param="prompt")
             prompts.append(item)
             texts.append(tokenizer.decode(item) if echo else "")
         else:

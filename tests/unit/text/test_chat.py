@@ -6,13 +6,16 @@ import pytest
 
 from tercet.core.errors import RequestError, UsageError
 from tercet.text.chat import ChatTemplate
+from tercet.text.messages import normalise_messages
 from tests.unit.text.synthetic import CHATML
 
 USER = {"role": "user", "content": "hi"}
 
 
 def render(source: str, messages: Any, **options: Any) -> str:
-    return ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"}).render(messages, **options)
+    return ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"}).render(
+        normalise_messages(messages), **options
+    )
 
 
 def test_chatml() -> None:

@@ -50,7 +50,7 @@ def test_end_tokens_come_from_every_file(tmp_path: Path) -> None:
 )
 def test_chat_templates_are_found(tmp_path: Path, files: dict[str, object]) -> None:
     tokenizer = load_tokenizer(write_folder(tmp_path / "m", build("byte_level"), **files))
-    prompt = tokenizer.render_chat([{"role": "user", "content": "hi"}])
+    prompt = tokenizer.encode_chat([{"role": "user", "content": "hi"}]).text
     assert prompt == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.special_token_ids & set(tokenizer.encode(prompt))
 
@@ -62,14 +62,14 @@ def test_special_tokens_reach_the_template(tmp_path: Path) -> None:
         chat_template_jinja="{{ bos_token }}|{{ eos_token }}",
         special_tokens_map_json={"bos_token": {"content": "<s>"}, "eos_token": "</s>"},
     )
-    assert load_tokenizer(folder).render_chat([{"role": "user", "content": "hi"}]) == "<s>|</s>"
+    assert load_tokenizer(folder).encode_chat([{"role": "user", "content": "hi"}]).text == "<s>|</s>"
 
 
 def test_no_template_is_a_400(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(write_folder(tmp_path / "m", build("byte_level")))
     assert not tokenizer.has_chat_template
     with pytest.raises(RequestError, match="/v1/completions"):
-        tokenizer.render_chat([{"role": "user", "content": "hi"}])
+        tokenizer.encode_chat([{"role": "user", "content": "hi"}])
 
 
 def test_half_a_surrogate_pair_is_a_400(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_configuration_and_tokeniser(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(folder)
     assert tokenizer.eos_token_ids == {2}
     assert tokenizer.vocab_size == config["vocab_size"]
-    assert tokenizer.render_chat([{"role": "user", "content": "hi"}]) == "hi"
+    assert tokenizer.encode_chat([{"role": "user", "content": "hi"}]).text == "hi"
     assert tokenizer.decode(tokenizer.encode("naïve 👩 1234")) == "naïve 👩 1234"
     # Digits stand alone, so the three spaces before one are a run of their own.
     assert [tokenizer.token_text(token) for token in tokenizer.encode("a   12")] == ["a", "   ", "1", "2"]

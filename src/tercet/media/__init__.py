@@ -1,0 +1,1 @@
+"""Floor 1: guarded fetch and decode of pictures. No torch."""

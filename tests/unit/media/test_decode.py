@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from tercet.media.decode import FORMATS, decode
+from tercet.media.errors import PictureError
+from tests.unit.media.files import claims, encoded, picture
+from tests.unit.test_floors import run_python
+
+MOST = 10_000
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_is_read(form: str) -> None:
+    got = decode(picture(form=form), MOST)
+    assert (got.mode, got.size) == ("RGB", (48, 32))
+
+
+def test_pixels_are_the_files() -> None:
+    data = picture()
+    assert decode(data, MOST).tobytes() == decode(encoded(decode(data, MOST)), MOST).tobytes()
+    assert decode(picture(seed=1), MOST).tobytes() != decode(data, MOST).tobytes()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_shines_through_is_white(mode: str) -> None:
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0)).convert(mode)
+    clear.putpixel((0, 0), {"RGBA": (0, 0, 255, 255), "LA": (0, 255)}.get(mode, 0))
+    got = decode(encoded(clear), MOST)
+    assert got.mode == "RGB" and got.getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_a_picture_stands_upright_and_the_first_frame_counts() -> None:
+    lying = Image.new("RGB", (20, 10), "red")
+    exif = lying.getexif()
+    exif[0x0112] = 6  # turn it by a quarter
+    lying.save(file := BytesIO(), "JPEG", exif=exif)
+    assert decode(file.getvalue(), MOST).size == (10, 20)
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("blue", "red")]
+    frames[0].save(moving := BytesIO(), "GIF", save_all=True, append_images=frames[1:])
+    assert decode(moving.getvalue(), MOST).getpixel((0, 0)) == (0, 0, 255)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"just text, whatever its name says", "not a picture in one of the formats PNG, JPEG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
+        (picture(form="TIFF"), "not a picture"),
+        (picture()[:-20], "broken or cut off"),
+        (picture()[:1000], "broken or cut off"),
+        (picture(form="JPEG")[:-100], "broken or cut off"),
+        (picture(form="WEBP")[:-100], "broken or cut off"),
+        (picture(form="GIF")[:-500], "broken or cut off"),
+        (picture()[:200] + bytes(200) + picture()[400:], "broken or cut off"),
+        (claims(50, 50), "broken or cut off"),
+        (claims(101, 100), "101 x 100 pixels: at most 10000 are decoded"),
+        (claims(40_000, 40_000), "pixels: at most 10000 are decoded"),
+        (claims(5_000, 1), "one side is over 100 times the other"),
+    ],
+)
+def test_bad_files_are_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(PictureError, match=reason):
+        decode(data, MOST)
+
+
+BOMB = """
+from tercet.media.decode import decode
+from tercet.media.errors import PictureError
+from tests.unit.media.files import claims
+bomb = claims(9_000, 9_000, 243_009_000)
+most = lambda: int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
+before = most()
+try:
+    decode(bomb, %d)
+except PictureError as error:
+    print(error)
+print(most() - before)
+"""
+
+
+def test_a_bomb_is_never_unpacked() -> None:
+    """300 KB that unpack to 243 MB, which would show in the highest memory use of a process."""
+    reason, kilobytes = run_python(BOMB % 36_000_000).splitlines()
+    assert reason == "9000 x 9000 pixels: at most 36000000 are decoded"
+    assert int(kilobytes) < 50_000
+    assert int(run_python(BOMB % 90_000_000)) > 200_000, "it is a bomb"
