@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 
 from tercet.core.sampling import SampledToken
 from tercet.engine.executor import KVLayout
 from tercet.engine.sequence import Batch
 from tercet.worker import engine_process
 from tercet.worker.config import EngineConfig
+from tercet.worker.engine_build import KV, Allocate, EngineParts
 from tercet.worker.process import Device
 
 TEXT = b" The quick brown fox jumps over the lazy dog, again and again."
@@ -36,11 +36,12 @@ class StubExecutor:
         """See Executor."""
 
 
-def build(config: EngineConfig, device: Device, threads: int, allocate: Callable[[int], memoryview]) -> StubExecutor:
+def build(config: EngineConfig, device: Device, threads: int, allocate: Allocate) -> EngineParts:
     """Build the stub; its step time in milliseconds is in the environment."""
     blocks = 16384
     layout = KVLayout(blocks, config.block_size, BLOCK_BYTES, "stub")
-    return StubExecutor(layout, allocate(blocks * BLOCK_BYTES), float(os.environ["STUB_STEP_MS"]) / 1e3)
+    step_s = float(os.environ["STUB_STEP_MS"]) / 1e3
+    return EngineParts(StubExecutor(layout, allocate(blocks * BLOCK_BYTES, KV), step_s))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,10 @@ MaxNumBatchedTokens = Annotated[
 MaxModelLen = Annotated[
     int | None, typer.Option(metavar="N", help="Longest prompt plus answer, in tokens.  [default: 4096]")
 ]
+EmbeddingCacheBytes = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Bytes of pictures' embeddings each rank keeps; 0 keeps none.  [default: 67108864]"),
+]
 Transport = Annotated[
     str | None,
     typer.Option(

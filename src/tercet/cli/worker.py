@@ -37,6 +37,7 @@ def worker(
     max_num_seqs: flags.MaxNumSeqs = None,
     max_num_batched_tokens: flags.MaxNumBatchedTokens = None,
     max_model_len: flags.MaxModelLen = None,
+    embedding_cache_bytes: flags.EmbeddingCacheBytes = None,
     transport: flags.Transport = None,
     lease: flags.Lease = None,
     topology_id: Annotated[
@@ -71,6 +72,7 @@ def worker(
         "max_num_seqs": max_num_seqs,
         "max_num_batched_tokens": max_num_batched_tokens,
         "max_model_len": max_model_len,
+        "embedding_cache_bytes": embedding_cache_bytes,
         "transport": transport,
         "lease_s": lease,
     }

@@ -21,6 +21,10 @@ class Allocation:
         """Return how many blocks `tokens` tokens fill."""
         return -(-tokens // self.block_size)
 
+    def cached(self, sequence: Sequence) -> int:
+        """Return how many leading tokens `admit` would find computed."""
+        return len(self._match(sequence)) * self.block_size
+
     def admit(self, sequence: Sequence, tokens: int, spare: int) -> bool:
         """Give a sequence blocks for its first `tokens` tokens if `spare` blocks remain available after that.
 
@@ -43,7 +47,7 @@ class Allocation:
     def _match(self, sequence: Sequence) -> list[int]:
         if not self.prefix_caching:
             return []
-        extend_block_hashes(sequence.block_hashes, sequence.tokens, self.block_size, sequence.root)
+        extend_block_hashes(sequence.block_hashes, sequence.tokens, self.block_size, sequence.root, sequence.images)
         most = (len(sequence.tokens) - 1) // self.block_size
         return self.pool.match(sequence.block_hashes[:most])
 
@@ -56,7 +60,7 @@ class Allocation:
         first, last = sequence.computed // self.block_size, end // self.block_size
         sequence.computed = end
         if last > first and self.prefix_caching:
-            extend_block_hashes(sequence.block_hashes, sequence.tokens, self.block_size, sequence.root)
+            extend_block_hashes(sequence.block_hashes, sequence.tokens, self.block_size, sequence.root, sequence.images)
             for index in range(first, last):
                 self.pool.remember(sequence.blocks[index], sequence.block_hashes[index])
 

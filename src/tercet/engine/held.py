@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
-
+from tercet.engine.lease_ends import LeaseEnds
 from tercet.engine.sequence import Sequence
 
 
@@ -13,8 +12,7 @@ class HeldSequences:
     def __init__(self) -> None:
         self._sequences: dict[str, Sequence] = {}
         self._holders: dict[int, int] = {}
-        # May hold outdated ends of renewed or released sequences: they are skipped when they come up.
-        self._ends: list[tuple[float, str]] = []
+        self._ends = LeaseEnds()
 
     def __len__(self) -> int:
         return len(self._sequences)
@@ -45,6 +43,7 @@ class HeldSequences:
         if sequence is None:
             return None
         sequence.lease_until = None
+        self._ends.remove(sequence_id)
         for block in sequence.blocks:
             self._holders[block] -= 1
             if self._holders[block] == 0:
@@ -53,24 +52,13 @@ class HeldSequences:
 
     def remove_expired(self, now: float) -> list[Sequence]:
         """Remove and return the sequences whose lease ended at `now` or before."""
-        expired: list[Sequence] = []
-        while (until := self.next_end()) is not None and until <= now:
-            _, sequence_id = heapq.heappop(self._ends)
-            sequence = self.remove(sequence_id)
-            assert sequence is not None
-            expired.append(sequence)
-        return expired
+        expired = [self.remove(sequence_id) for sequence_id in self._ends.pop_ended(now)]
+        return [sequence for sequence in expired if sequence is not None]
 
     def next_end(self) -> float | None:
         """Return when the next lease ends."""
-        while self._ends:
-            until, sequence_id = self._ends[0]
-            sequence = self._sequences.get(sequence_id)
-            if sequence is not None and sequence.lease_until == until:
-                return until
-            heapq.heappop(self._ends)
-        return None
+        return self._ends.next()
 
     def _lease(self, sequence: Sequence, until: float) -> None:
         sequence.lease_until = until
-        heapq.heappush(self._ends, (until, sequence.id))
+        self._ends.set(sequence.id, until)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
+from tercet.core.errors import RequestError
 from tercet.core.sampling import SampledToken
 from tercet.engine.allocation import Allocation
 from tercet.engine.blocks import BlockPool
 from tercet.engine.bounds import check_fit, finish_reason, set_bounds
+from tercet.engine.embedding_pool import EmbeddingPool
 from tercet.engine.held import HeldSequences
 from tercet.engine.leap import Tokens, leap, longest_leap
 from tercet.engine.limits import SchedulerConfig, SchedulerStats
+from tercet.engine.pictures import Pictures
 from tercet.engine.sequence import Batch, Chunk, Fetch, Output, Schedule, Sequence, State
 from tercet.engine.waiting import WaitingQueue, insert_by_arrival, remove_by_arrival
 
@@ -30,14 +33,17 @@ class Scheduler:
     method may be called in between.
     """
 
-    def __init__(self, config: SchedulerConfig) -> None:
+    def __init__(self, config: SchedulerConfig, embeddings: EmbeddingPool | None = None) -> None:
+        """`embeddings` keeps pictures; without it (the model does not see) sequences with pictures are refused."""
         self.config = config
         self._pool = BlockPool(config.num_blocks)
         self._allocation = Allocation(self._pool, config.block_size, config.prefix_caching)
+        self._pictures = Pictures(EmbeddingPool(0) if embeddings is None else embeddings)
         self._sequences: dict[str, Sequence] = {}
-        self._queue = WaitingQueue(self._allocation)
+        self._queue = WaitingQueue(self._allocation, self._pictures)
         self._running: list[Sequence] = []  # by arrival
         self._fetching: dict[str, Sequence] = {}  # cancelled ones too: a transfer may still write into their blocks
+        self._loading: dict[str, Sequence] = {}  # wait for pictures, with blocks that nothing writes yet
         self._held = HeldSequences()
         self._executing: Batch | None = None
         self._added = 0
@@ -50,6 +56,9 @@ class Scheduler:
         if sequence.id in self._sequences or sequence.id in self._fetching:
             raise ValueError(f"sequence {sequence.id!r} is already here")
         check_fit(sequence, self.config)
+        if not self._pictures.fits(sequence):
+            raise RequestError(400, "the pictures need more room than this engine has for a prompt's", code="too_large")
+        self._pictures.adopt(sequence)
         set_bounds(sequence, self.config)
         sequence.number = self._added
         sequence.state = State.WAITING if sequence.ticket is None else State.WAITING_REMOTE
@@ -71,8 +80,11 @@ class Scheduler:
             remove_by_arrival(self._running, sequence)
             if not self._is_executing(sequence):
                 self._allocation.free(sequence)
+        elif self._loading.pop(sequence_id, None) is not None:
+            self._allocation.free(sequence)
         elif sequence_id not in self._fetching:
             self._queue.remove(sequence)
+        self._pictures.end(sequence)
         sequence.state, sequence.finish_reason = State.DONE, "abort"
         return Output(sequence, None, "abort")
 
@@ -90,19 +102,24 @@ class Scheduler:
                 break
             budget -= self._prompt_chunk(sequence, budget, chunks)
         fetches: list[Fetch] = []
+        refused: list[Output] = []
         if self._queue:
             # A spare block for each that runs to grow into, or who enters would be preempted at once.
-            for sequence in self._queue.admit(self._seats_left(), len(self._running), budget):
+            admitted, hopeless = self._queue.admit(self._seats_left(), len(self._running), budget)
+            for sequence in admitted:
                 if sequence.state is State.WAITING_REMOTE:
                     fetches.append(self._fetch(sequence))
+                elif self._pictures.waits(sequence):
+                    sequence.state = State.WAITING_REMOTE
+                    self._loading[sequence.id] = sequence
                 else:
-                    sequence.state = State.RUNNING
-                    insert_by_arrival(self._running, sequence)
+                    self._run(sequence)
                     budget -= self._prompt_chunk(sequence, budget, chunks)
-        if not chunks:
-            return Schedule(_EMPTY, tuple(fetches))
-        self._executing = Batch(tuple(chunks))
-        return Schedule(self._executing, tuple(fetches))
+            refused = [self._refuse(sequence) for sequence in hopeless]
+        batch = Batch(tuple(chunks)) if chunks else _EMPTY
+        if chunks:
+            self._executing = batch
+        return Schedule(batch, tuple(fetches), self._pictures.due(), tuple(refused))
 
     def _decodes(self) -> tuple[list[Chunk], list[Sequence]]:
         """Return the decode chunks, and the running sequences with more than one token to compute."""
@@ -130,6 +147,7 @@ class Scheduler:
         """Take the blocks of the latest arrival; it keeps its tokens and computes them again later."""
         sequence = self._running.pop()
         self._allocation.free(sequence)
+        self._pictures.unpin(sequence)
         sequence.state = State.PREEMPTED
         sequence.preemptions += 1
         self._preemptions += 1
@@ -145,7 +163,7 @@ class Scheduler:
 
     def _seats_left(self) -> int:
         fetching = sum(1 for sequence in self._fetching.values() if sequence.state is not State.DONE)
-        return self.config.seats - len(self._running) - fetching
+        return self.config.seats - len(self._running) - len(self._loading) - fetching
 
     def _fetch(self, sequence: Sequence) -> Fetch:
         """Ask for the blocks that the own cache lacks; asked for none, the transfer still tells P to free its own."""
@@ -167,6 +185,10 @@ class Scheduler:
                 self._allocation.free(sequence)
                 continue
             computed(sequence, chunk.start + chunk.length)
+            if sequence.images:
+                self._pictures.computed(sequence)
+                if sequence.first_due:
+                    outputs.append(self._first(sequence))
             if not chunk.samples:
                 continue
             if token is None:
@@ -200,7 +222,29 @@ class Scheduler:
         if sequence is None:
             return []
         self._remote_recomputes += 1
-        return self._start_from_ticket(sequence)
+        if not self._pictures.needed(sequence, sequence.computed) or finish_reason(sequence) is not None:
+            return self._start_from_ticket(sequence)
+        # The first token waits, too: until the pictures are here, the request can still be refused and tried again.
+        self._allocation.free(sequence)
+        sequence.state, sequence.first_due = State.WAITING, True
+        self._queue.add(sequence)
+        return []
+
+    def image_ready(self, key: str) -> None:
+        """Note that a picture's embeddings have come: sequences that wait for no other one run."""
+        for sequence in self._pictures.loaded(key):
+            del self._loading[sequence.id]
+            self._run(sequence)
+
+    def image_failed(self, key: str) -> list[Output]:
+        """Note that a picture's embeddings could not be read: under another ticket, or its sequences end in error."""
+        outputs = []
+        for sequence in self._pictures.failed(key):
+            sequence.missing = tuple(i for i, image in enumerate(sequence.images) if image.key == key)
+            del self._loading[sequence.id]
+            self._allocation.free(sequence)
+            outputs.append(self._refuse(sequence))
+        return outputs
 
     def _fetched(self, sequence_id: str) -> Sequence | None:
         sequence = self._fetching.pop(sequence_id)
@@ -210,13 +254,29 @@ class Scheduler:
         return sequence
 
     def _start_from_ticket(self, sequence: Sequence) -> list[Output]:
-        assert sequence.ticket is not None
-        sequence.state = State.RUNNING
-        insert_by_arrival(self._running, sequence)
+        self._run(sequence)
         reason = finish_reason(sequence)
         if reason is not None:
             self._finish_running(sequence, reason)
-        return [Output(sequence, sequence.ticket.first, reason)]
+        return [self._first(sequence)]
+
+    @staticmethod
+    def _first(sequence: Sequence) -> Output:
+        """Return a ticket's first token."""
+        assert sequence.ticket is not None
+        sequence.first_due = False
+        return Output(sequence, sequence.ticket.first, sequence.finish_reason)
+
+    def _run(self, sequence: Sequence) -> None:
+        sequence.state = State.RUNNING
+        insert_by_arrival(self._running, sequence)
+
+    def _refuse(self, sequence: Sequence) -> Output:
+        """End a sequence, of whose blocks none are left, because its pictures can't be had."""
+        self._pictures.end(sequence)
+        del self._sequences[sequence.id]
+        sequence.state, sequence.finish_reason = State.DONE, "error"
+        return Output(sequence, None, "error")
 
     def release(self, sequence_id: str) -> bool:
         """Free a held sequence's blocks; False when it is not held (any more)."""
@@ -294,11 +354,13 @@ class Scheduler:
     def _finish_running(self, sequence: Sequence, reason: str) -> None:
         remove_by_arrival(self._running, sequence)
         self._allocation.free(sequence)
+        self._pictures.end(sequence)
         del self._sequences[sequence.id]
         sequence.state, sequence.finish_reason = State.DONE, reason
 
     def _end_held(self, sequence: Sequence) -> None:
         self._allocation.free(sequence)
+        self._pictures.end(sequence)
         del self._sequences[sequence.id]
         sequence.state = State.DONE
 

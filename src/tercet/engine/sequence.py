@@ -27,13 +27,14 @@ class Sequence:
     """Mutable bookkeeping of one sequence; owned by one Scheduler, read by its executor.
 
     `tokens` is the prompt followed by the output; `computed` counts the leading tokens whose KV is in `blocks`.
-    `images` are the spans of the prompt that stand for pictures, in order and apart; their embeddings stay in the
-    engine's store as long as the sequence may compute them.
+    `images` are the spans of the prompt that stand for pictures, in order and apart. Of their keys, `sources` are those
+    whose embeddings can be read elsewhere under a ticket, `owned` those leased for this sequence in the own pool.
     `hold` asks for a ticket after the first token (prefill worker); `ticket` says that the prompt's KV is held
     elsewhere (decode worker): `tokens` then already ends with the ticket's first token.
 
     The scheduler sets `number` (order of arrival), `limit` (length in tokens that ends it) and `stops` (tokens that do)
-    when the sequence is added.
+    when the sequence is added. It sets `missing` (pictures by index) when it ends a sequence that can't get them, and
+    `first_due` while a ticket's first token, whose KV could not be had, waits for the pictures to compute it again.
     """
 
     id: str
@@ -45,6 +46,8 @@ class Sequence:
     hold: bool = False
     ticket: Ticket | None = None
     images: tuple[ImageSpan, ...] = ()
+    sources: set[str] = field(default_factory=set)
+    owned: frozenset[str] = frozenset()
     state: State = State.WAITING
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
@@ -57,6 +60,8 @@ class Sequence:
     number: int = 0
     limit: int = 0
     stops: frozenset[int] = frozenset()
+    missing: tuple[int, ...] = ()
+    first_due: bool = False
 
     @property
     def output_len(self) -> int:
@@ -99,11 +104,28 @@ class Fetch:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFetch:
+    """A remote read to start: copy the embeddings of the picture `key`, under the sequence's ticket for it.
+
+    `local` are the blocks of the embedding pool that they go into.
+    """
+
+    sequence: Sequence
+    key: str
+    local: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
-    """What `Scheduler.schedule(now)` decided: a batch to execute (may be empty) and reads to start beside it."""
+    """What `Scheduler.schedule(now)` decided: a batch to execute (may be empty) and reads to start beside it.
+
+    `refused` are sequences that can't get a picture: they have ended, with an error, and `missing` says which.
+    """
 
     batch: Batch
     fetches: tuple[Fetch, ...] = ()
+    image_fetches: tuple[ImageFetch, ...] = ()
+    refused: tuple[Output, ...] = ()
 
 
 class Output(NamedTuple):

@@ -9,16 +9,12 @@ from types import MappingProxyType
 
 import torch
 
-from tercet.core.errors import TercetError
+from tercet.engine.encoder import EmbeddingError
 from tercet.engine.sequence import Batch, Chunk
 
 GROUP_TOKENS = 4096  # padded context tokens gathered at once in decode: bounds the staging buffer
 _NO_EMBEDDINGS: Mapping[str, torch.Tensor] = MappingProxyType({})
 SPLIT_TOKENS = 256  # padding that costs as much as the fixed cost of one more decode group
-
-
-class EmbeddingError(TercetError):
-    """A step would compute a picture whose embeddings are not in the store: a fault of whoever scheduled it."""
 
 
 @dataclass(frozen=True, slots=True)

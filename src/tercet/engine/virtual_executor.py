@@ -19,9 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tercet.core.errors import TercetError
+from tercet.core.image import ImageSpan
 from tercet.core.sampling import SampledToken
+from tercet.engine.embedding_store import EmbeddingStore
+from tercet.engine.encoder import EmbeddingError
 from tercet.engine.executor import KVLayout
 from tercet.engine.sequence import Batch, Chunk, Sequence
+from tercet.engine.virtual_encoder import picture_rows
 
 TOKEN_BYTES = 16
 MAX_TOKENS = 1 << 20
@@ -64,19 +68,35 @@ class Trail:
         self._length = 0
         self._chain = _ROOT
 
-    def extend(self, tokens: Seq[int], end: int) -> None:
-        """Make entries[:end] valid for tokens[:end]. Tokens of a sequence only ever get more."""
+    def extend(self, tokens: Seq[int], end: int, images: Seq[ImageSpan] = ()) -> None:
+        """Make entries[:end] valid for tokens[:end]. Tokens of a sequence only ever get more.
+
+        Where a picture's placeholders stand, the picture counts, not the token.
+        """
         if end <= self._length:
             return
         rows = []
+        seen = _seen(images, self._length, end) if images else {}
         for position in range(self._length, end):
             token = tokens[position]
-            self._chain = ((self._chain ^ (token + 1)) * _FACTOR) & _MASK
+            self._chain = ((self._chain ^ seen.get(position, token + 1)) * _FACTOR) & _MASK
             rows.append((self._chain, position << 32 | token))
         if end > len(self.entries):
             self.entries = np.concatenate([self.entries, np.empty((max(end, len(self.entries)), 2), np.uint64)])
         self.entries[self._length : end] = rows
         self._length = end
+
+
+def _seen(images: Seq[ImageSpan], start: int, end: int) -> dict[int, int]:
+    """Return what each position in [start, end) that a picture covers counts as."""
+    seen: dict[int, int] = {}
+    for image in images:
+        first, last = max(start, image.start), min(end, image.end)
+        if first < last:
+            rows = picture_rows(image.key, image.length)
+            for position in range(first, last):
+                seen[position] = int(rows[position - image.start, 0]) ^ (position - image.start)
+    return seen
 
 
 class VirtualExecutor:
@@ -95,6 +115,7 @@ class VirtualExecutor:
         *,
         vocab_size: int,
         eos_token_ids: frozenset[int] = frozenset(),
+        embeddings: EmbeddingStore | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -102,7 +123,7 @@ class VirtualExecutor:
             raise ValueError(f"a virtual block has {TOKEN_BYTES} bytes a token")
         if vocab_size <= len(eos_token_ids):
             raise ValueError(f"{vocab_size} tokens leave none to answer with")
-        self._oracle, self._layout, self._pool = oracle, layout, pool
+        self._oracle, self._layout, self._pool, self._embeddings = oracle, layout, pool, embeddings
         self._vocab_size, self._eos, self._sleep, self._clock = vocab_size, eos_token_ids, sleep, clock
         numbers = np.frombuffer(pool, np.uint64, count=layout.num_blocks * layout.block_bytes // 8)
         self._kv = numbers.reshape(layout.num_blocks, layout.block_size, 2)
@@ -119,7 +140,8 @@ class VirtualExecutor:
         return self._pool
 
     def execute(self, batch: Batch) -> list[SampledToken | None]:
-        """See Executor. Raises KVError when a chunk's KV, read after all were written, is not its own."""
+        """See Executor. Raises KVError when a chunk's KV, read after all were written, is not its own, and
+        EmbeddingError when its pictures' rows are not."""
         due = self._clock() + step_ms(self._oracle, batch) / 1e3
         for chunk in batch.chunks:
             self._write(chunk)
@@ -136,7 +158,10 @@ class VirtualExecutor:
         trail = self._trails.get(sequence)
         if trail is None:
             trail = self._trails[sequence] = Trail()
-        trail.extend(sequence.tokens, end)
+        trail.extend(sequence.tokens, end, sequence.images)
+        for image in sequence.images:
+            if image.start < end and start < image.end:
+                self._check_rows(image)
         size = self._layout.block_size
         if chunk.length == 1:
             self._kv[sequence.blocks[start // size], start % size] = trail.entries[start]
@@ -144,6 +169,14 @@ class VirtualExecutor:
             positions = np.arange(start, end)
             blocks = np.array(sequence.blocks)[positions // size]
             self._kv[blocks, positions % size] = trail.entries[start:end]
+
+    def _check_rows(self, image: ImageSpan) -> None:
+        store = self._embeddings
+        entry = None if store is None else store.pool.get(image.key)
+        if store is None or entry is None or not entry.ready:
+            raise EmbeddingError(f"a step reads the picture {image.key!r}, which is not here")
+        if store.read(entry) != picture_rows(image.key, image.length).tobytes():
+            raise EmbeddingError(f"the embeddings in the place of picture {image.key!r} are not its own")
 
     def _read(self, chunk: Chunk) -> SampledToken | None:
         sequence, end = chunk.sequence, chunk.start + chunk.length
@@ -203,13 +236,16 @@ def build_virtual_executor(
     vocab_size: int,
     pool_factory: Callable[[int], memoryview],
     eos_token_ids: frozenset[int] = frozenset(),
+    embeddings: EmbeddingStore | None = None,
 ) -> VirtualExecutor:
     """Return a virtual GPU for the model in `model_dir`; `num_blocks` 0 takes what the oracle says that fits."""
     blocks = num_blocks or max(min(oracle.kv_capacity(), MAX_TOKENS) // block_size, 1)
     digest = blake2b((model_dir / "config.json").read_bytes(), digest_size=8).hexdigest()
     layout = KVLayout(blocks, block_size, block_size * TOKEN_BYTES, f"virtual:{digest}:{dtype}:{block_size}")
     pool = pool_factory(blocks * layout.block_bytes)
-    return VirtualExecutor(oracle, layout, pool, vocab_size=vocab_size, eos_token_ids=eos_token_ids)
+    return VirtualExecutor(
+        oracle, layout, pool, vocab_size=vocab_size, eos_token_ids=eos_token_ids, embeddings=embeddings
+    )
 
 
 def _mix(number: int) -> int:

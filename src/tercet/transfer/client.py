@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from tercet.core.errors import TransferError
-from tercet.core.ticket import Ticket
 from tercet.transfer.connection import Connections
 from tercet.transfer.deadline import Deadline
 from tercet.transfer.messages import derive_key, vouched
-from tercet.transfer.protocol import BlockReader
+from tercet.transfer.protocol import BlockReader, BlockTicket
 from tercet.transfer.registry import chosen
 from tercet.transfer.runs import check_blocks
 from tercet.transfer.transport import Import
@@ -34,16 +33,19 @@ class HandoffClient:
 
     def fetch(
         self,
-        ticket: Ticket,
+        ticket: BlockTicket,
         remote: Sequence[int],
         pool: memoryview,
         local: Sequence[int],
         block_bytes: int,
         timeout_s: float,
+        *,
+        accept: bool = True,
     ) -> str:
         """Copy the ticket's blocks `remote` to the pool's blocks `local`, accept the ticket, return the transport used.
 
         The copy is optimistic. Accepting asks whether the lease lasted until now: the bytes are right, or this raises.
+        Without `accept` the lease is renewed instead, which asks the same: the blocks may be wanted again.
         With nothing to copy, the ticket is only released and "none" returned. Raises TransferError within `timeout_s`:
         lease over, peer gone or restarted, secret or checksum wrong, no common transport, bad block ids. Then the local
         blocks hold anything and the lease may still run: recompute, and `release` the ticket.
@@ -56,15 +58,18 @@ class HandoffClient:
         reader, address = self._choose(ticket)
         _check(ticket, address, remote, target, local, block_bytes)
         reader.read(address, ticket.id, remote, target, local, block_bytes, deadline.check("fetching"))
-        if not self._ask(ticket, "release", deadline, accepted=True):
+        lasted = (
+            self._ask(ticket, "release", deadline, accepted=True) if accept else self._ask(ticket, "renew", deadline)
+        )
+        if not lasted:
             raise TransferError(f"the lease of ticket {ticket.id} ended before its blocks were read")
         return reader.name
 
-    def renew(self, ticket: Ticket) -> bool:
+    def renew(self, ticket: BlockTicket) -> bool:
         """Prolong the lease by its length from now. False when it is over. Raises TransferError when nobody answers."""
         return self._ask(ticket, "renew", Deadline.after(self._control_timeout_s))
 
-    def release(self, ticket: Ticket) -> bool:
+    def release(self, ticket: BlockTicket) -> bool:
         """End the lease: nobody wants the blocks. False when it was over, or nobody answers (then it will expire)."""
         return self._end(ticket, accepted=False, deadline=Deadline.after(self._control_timeout_s))
 
@@ -74,7 +79,7 @@ class HandoffClient:
             reader.close()
         self._connections.close()
 
-    def _choose(self, ticket: Ticket) -> tuple[BlockReader, dict[str, Any]]:
+    def _choose(self, ticket: BlockTicket) -> tuple[BlockReader, dict[str, Any]]:
         reasons: list[str] = []
         for reader in self._readers:
             address = ticket.addresses.get(reader.name)
@@ -88,14 +93,14 @@ class HandoffClient:
                 return reader, address
         raise TransferError(f"no transport reaches engine {ticket.engine_id}: {'; '.join(reasons)}")
 
-    def _vouched(self, ticket: Ticket, name: str, address: dict[str, Any]) -> bool:
+    def _vouched(self, ticket: BlockTicket, name: str, address: dict[str, Any]) -> bool:
         return (
             isinstance(address, dict)
             and address.get("engine_id") == ticket.engine_id
             and vouched(self._key, ticket.control, name, address)
         )
 
-    def _ask(self, ticket: Ticket, op: str, deadline: Deadline, **fields: bool) -> bool:
+    def _ask(self, ticket: BlockTicket, op: str, deadline: Deadline, **fields: bool) -> bool:
         # Never talk to an endpoint that the topology doesn't vouch for: a ticket came through other hands.
         if not any(self._vouched(ticket, name, address) for name, address in ticket.addresses.items()):
             raise TransferError(f"ticket {ticket.id} is not of this topology: wrong secret, or forged")
@@ -103,7 +108,7 @@ class HandoffClient:
             body = connection.request(ticket.engine_id, op, ticket.id, deadline, **fields)
         return body.get("done") is True
 
-    def _end(self, ticket: Ticket, *, accepted: bool, deadline: Deadline) -> bool:
+    def _end(self, ticket: BlockTicket, *, accepted: bool, deadline: Deadline) -> bool:
         try:
             return self._ask(ticket, "release", deadline, accepted=accepted)
         except TransferError:
@@ -111,7 +116,7 @@ class HandoffClient:
 
 
 def _check(
-    ticket: Ticket,
+    ticket: BlockTicket,
     address: dict[str, Any],
     remote: Sequence[int],
     pool: memoryview,

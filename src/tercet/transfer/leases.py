@@ -12,9 +12,9 @@ MAX_MESSAGES_PER_TICKET = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class LeaseEvent:
-    """What happened to a ticket, for the engine loop: a renewal (`until` set), or a release (`until` None).
+    """What happened to a ticket, for the engine loop: a renewal (`until` set), or its end (`until` None).
 
-    `accepted` is True when the reader has the blocks, False when nobody wants them any more.
+    `accepted` is True when the last reader has the blocks, False when nobody wants them any more.
     """
 
     ticket_id: str
@@ -27,6 +27,7 @@ class _Lease:
     blocks: tuple[int, ...]
     members: frozenset[int]
     until: float
+    readers: int
     nonces: set[bytes] = field(default_factory=set)
 
 
@@ -43,11 +44,14 @@ class LeaseTable:
         self._renewed: dict[str, float] = {}
         self._released: dict[str, bool] = {}
 
-    def grant(self, ticket_id: str, block_ids: Iterable[int], until: float) -> None:
-        """Let `block_ids` be read under this ticket; `until` in seconds of the engine's clock."""
+    def grant(self, ticket_id: str, block_ids: Iterable[int], until: float, readers: int = 1) -> None:
+        """Let `block_ids` be read under this ticket; `until` in seconds of the engine's clock.
+
+        The lease ends when each of `readers` has released it.
+        """
         blocks = tuple(block_ids)
         with self._lock:
-            self._leases[ticket_id] = _Lease(blocks, frozenset(blocks), until)
+            self._leases[ticket_id] = _Lease(blocks, frozenset(blocks), until, readers)
 
     def renew(self, ticket_id: str, until: float) -> bool:
         """Prolong a lease, never shorten it. False when the ticket is unknown or gone."""
@@ -59,11 +63,16 @@ class LeaseTable:
             self._renewed[ticket_id] = lease.until
             return True
 
-    def release(self, ticket_id: str, accepted: bool) -> bool:
-        """End a lease from the reader's side. False when the ticket is unknown or already gone."""
+    def release(self, ticket_id: str, accepted: bool, *, all_readers: bool = False) -> bool:
+        """End one reader's share of a lease, or everybody's. False when the ticket is unknown or already gone."""
         with self._lock:
-            if self._leases.pop(ticket_id, None) is None:
+            lease = self._leases.get(ticket_id)
+            if lease is None:
                 return False
+            lease.readers -= 1
+            if lease.readers > 0 and not all_readers:
+                return True
+            del self._leases[ticket_id]
             self._renewed.pop(ticket_id, None)
             self._released[ticket_id] = accepted
             return True
@@ -102,7 +111,7 @@ class LeaseTable:
             return True
 
     def drain(self) -> list[LeaseEvent]:
-        """Return renewals and releases since the last call: at most one of either for a ticket."""
+        """Return renewals and ends since the last call: at most one of either for a ticket."""
         with self._lock:
             renewed, self._renewed = self._renewed, {}
             released, self._released = self._released, {}

@@ -3,8 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+
+
+class BlockTicket(Protocol):
+    """What tickets over blocks have in common, whatever is in the blocks: KV or embeddings."""
+
+    @property
+    def id(self) -> str:
+        """Return the ticket's unguessable id."""
+        ...
+
+    @property
+    def engine_id(self) -> str:
+        """Return which engine holds the blocks."""
+        ...
+
+    @property
+    def block_ids(self) -> Sequence[int]:
+        """Return the blocks, in order."""
+        ...
+
+    @property
+    def control(self) -> str:
+        """Return the endpoint of the engine's handoff server for these blocks."""
+        ...
+
+    @property
+    def addresses(self) -> Mapping[str, dict[str, Any]]:
+        """Return what each transport's reader needs to reach them."""
+        ...
+
+    @property
+    def lease_s(self) -> float:
+        """Return the lease's length in seconds."""
+        ...
 
 
 class BlockSource(Protocol):

@@ -14,7 +14,11 @@ class BusyTimes:
     __slots__ = ("seconds",)
 
     def __init__(self) -> None:
-        self.seconds = {str(Stage.PREFILL): 0.0, str(Stage.DECODE): 0.0}
+        self.seconds = {str(stage): 0.0 for stage in Stage}
+
+    def encoded(self, seconds: float) -> None:
+        """Count one forward of the encoder."""
+        self.seconds[Stage.ENCODE] += seconds
 
     def add(self, chunks: Sequence[Chunk], seconds: float) -> None:
         """Count one step."""

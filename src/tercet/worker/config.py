@@ -11,6 +11,8 @@ from tercet.core.stage import Stage
 
 SECRET_VARIABLE = "TERCET_TOPOLOGY_SECRET"
 """Where the launcher leaves the topology's secret for its children: everybody can read a command line."""
+EMBEDDING_CACHE_BYTES = 64 * 1024 * 1024
+"""Default size of an embedding pool: 800 pictures of the bundled vision model in bf16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class WorkerConfig:
     max_model_len: int = 4096
     transport: str = "auto"
     lease_s: float = 30.0
+    embedding_cache_bytes: int = EMBEDDING_CACHE_BYTES
     topology_id: str = "default"
     max_body_bytes: int = 32 * 1024 * 1024
     api_keys: tuple[str, ...] = ()
@@ -55,8 +58,8 @@ class WorkerConfig:
             raise UsageError(f"unknown dtype {self.dtype!r}: choose bf16 or fp32")
         if self.transport not in ("auto", "shm", "tcp"):
             raise UsageError(f"unknown transport {self.transport!r}: choose auto, shm or tcp")
-        if Stage.ENCODE in self.stages:
-            raise UsageError("the encode stage needs a vision-language model; this version serves text models only")
+        if self.embedding_cache_bytes < 0:
+            raise UsageError("--embedding-cache-bytes can't be negative; 0 keeps no embeddings")
         for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
@@ -91,6 +94,18 @@ class EngineConfig:
     eos_token_ids: tuple[int, ...]
     vocab_size: int
     touch_pool: bool = False
+    stages: tuple[str, ...] = (Stage.PREFILL, Stage.DECODE)
+    embedding_cache_bytes: int = EMBEDDING_CACHE_BYTES
+
+    @property
+    def encodes(self) -> bool:
+        """True when pictures are encoded here."""
+        return Stage.ENCODE in self.stages
+
+    @property
+    def generates(self) -> bool:
+        """True when prompts or answers are computed here: a language model is needed."""
+        return Stage.PREFILL in self.stages or Stage.DECODE in self.stages
 
     def to_json(self) -> dict[str, Any]:
         """Return an object of plain values."""
@@ -99,4 +114,5 @@ class EngineConfig:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> EngineConfig:
         """Read what `to_json` wrote."""
-        return cls(**{**data, "transports": tuple(data["transports"]), "eos_token_ids": tuple(data["eos_token_ids"])})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**values)

@@ -12,10 +12,12 @@ from typing import Any, Protocol
 
 from tercet.core.errors import RequestError
 from tercet.core.sampling import SamplingParams
+from tercet.engine.encoder import Pixels
 from tercet.worker.channel import FrontChannel, Message
 from tercet.worker.config import EngineConfig
 from tercet.worker.engine_child import ENGINE_COMMAND, EngineChild
-from tercet.worker.wire import Delta, Refusal, Submission, pack_submission, unpack_delta
+from tercet.worker.image_requests import ImageRequests
+from tercet.worker.wire import Delta, ImageAnswer, Refusal, Submission, pack_submission, unpack_delta
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class EngineClient:
         self._secret, self._probe_token, self._command, self._stall_s = secret, probe_token, command, stall_s
         self.ready = False
         self.engine_id: str | None = None
-        self.fingerprint = ""
+        self.fingerprint = self.image_fingerprint = ""
         self.kv_tokens = 0
         self.stats: dict[str, Any] = {}
         self.restarts = 0
@@ -67,6 +69,7 @@ class EngineClient:
         self._numbers = itertools.count()
         self._sinks: dict[str, Sink] = {}
         self._resets: dict[str, asyncio.Future[bool]] = {}
+        self.images = ImageRequests(self.name)
         self._channel: FrontChannel | None = None
         self._hello: asyncio.Future[Message] | None = None
         self._fatal: str | None = None
@@ -94,11 +97,7 @@ class EngineClient:
 
     async def submit(self, item: Submission, sink: Sink) -> None:
         """Send one sequence to the engine. Raises RequestError 503 when the engine is not up."""
-        channel = self._channel
-        if self._closing is not None:
-            raise RequestError(503, self._closing, code="stopping")
-        if channel is None:
-            raise RequestError(503, f"the engine {self.name} is starting; try again", code="starting")
+        channel = self._open_channel()
         self._sinks[item.id] = sink
         try:
             await channel.send(pack_submission(item))
@@ -115,6 +114,41 @@ class EngineClient:
         """Free a held ticket's blocks now instead of at its lease's end."""
         if self._channel is not None:
             self._channel.send_now({"op": "release", "ticket_id": ticket_id})
+
+    async def lookup_image(self, key: str, readers: int) -> ImageAnswer | None:
+        """Return a ticket for a picture that is here or being encoded, for so many readers; None: send its pixels.
+
+        Raises RequestError, as `encode_image` does.
+        """
+        return await self.images.ask(self._image_channel(), self.next_id(), key, readers, None)
+
+    async def encode_image(self, key: str, pixels: Pixels, readers: int) -> ImageAnswer:
+        """Have a picture encoded; whoever gets the ticket releases it, or hands it to somebody who does.
+
+        Raises RequestError: 503 when the engine is not up or ends, 504 when it takes too long, 400 for pixels that the
+        model can't take.
+        """
+        answer = await self.images.ask(self._image_channel(), self.next_id(), key, readers, pixels)
+        if answer is None:
+            raise RequestError(500, f"the engine {self.name} did not encode the picture", code="internal_error")
+        return answer
+
+    def release_image(self, ticket_id: str) -> None:
+        """End an image ticket's lease for all its readers; nothing when it is over."""
+        if self._channel is not None:
+            self._channel.send_now({"op": "release_image", "ticket_id": ticket_id})
+
+    def _image_channel(self) -> FrontChannel:
+        if not self.config.encodes:
+            raise RequestError(400, f"the worker {self.config.worker} does not encode pictures", code="no_encode_stage")
+        return self._open_channel()
+
+    def _open_channel(self) -> FrontChannel:
+        if self._closing is not None:
+            raise RequestError(503, self._closing, code="stopping")
+        if self._channel is None:
+            raise RequestError(503, f"the engine {self.name} is starting; try again", code="starting")
+        return self._channel
 
     async def reset_cache(self) -> bool:
         """Drop every unreferenced cached block; False when some are still in use. Raises RequestError 503."""
@@ -178,7 +212,7 @@ class EngineClient:
                 served = True
                 hello = self._hello.result()
                 self.fingerprint, self.engine_id = hello["fingerprint"], hello["engine_id"]
-                self.kv_tokens = hello["kv_tokens"]
+                self.kv_tokens, self.image_fingerprint = hello["kv_tokens"], hello["image_fingerprint"]
                 self._channel = child.channel
                 await self._serve(child)
         except TimeoutError:
@@ -216,21 +250,28 @@ class EngineClient:
             probe.cancel()
 
     async def _probe(self) -> None:
-        """Turn `ready` when a first inference succeeds."""
+        """Turn `ready` when each kind of inference that is asked of this engine has succeeded once."""
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                if self.config.encodes:
+                    await self.images.probe(self._image_channel(), self.next_id())
+                refusal = await self._probe_tokens() if self.config.generates else None
+        except (TimeoutError, RequestError) as error:
+            log.error("the first inference of %s gave no answer: %s", self.name, error)
+            return
+        self.ready = refusal is None
+        if refusal is not None:
+            log.error("the first inference of %s failed: %s", self.name, refusal.message)
+
+    async def _probe_tokens(self) -> Refusal | None:
         first = _First()
         sampling = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
         item = Submission(self.next_id(), (self._probe_token,), sampling, b"probe")
         try:
             await self.submit(item, first)
-            refusal = await asyncio.wait_for(first.ended, PROBE_TIMEOUT_S)
-        except (TimeoutError, RequestError) as error:
-            log.error("the first inference of %s gave no answer: %s", self.name, error)
-            return
+            return await first.ended
         finally:
             self.cancel(item.id)
-        self.ready = refusal is None
-        if refusal is not None:
-            log.error("the first inference of %s failed: %s", self.name, refusal.message)
 
     # --- what the engine says ---
 
@@ -240,6 +281,10 @@ class EngineClient:
             self._take(message["tokens"], message["deltas"])
             if message["stats"] is not None:
                 self.stats = message["stats"]
+        elif op == "image":
+            late = self.images.answered(message)
+            if late is not None:
+                self.release_image(late)  # whoever asked has left: nobody will ever read it
         elif op == "hello" and self._hello is not None and not self._hello.done():
             self._hello.set_result(message)
         elif op == "reset_done" and (future := self._resets.get(message["id"])) and not future.done():
@@ -285,6 +330,7 @@ class EngineClient:
             if self._channel is not None:
                 self._channel.send_now({"op": "cancel", "id": sequence_id})
             sink.delta(Delta(sequence_id, None, "error", refusal=refusal), now)
+        self.images.fail(refusal)
         for future in self._resets.values():
             if not future.done():
                 future.set_result(True)

@@ -9,141 +9,72 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import NoReturn
 
 from setproctitle import setproctitle
 
 from tercet.core.errors import TercetError
 from tercet.core.ids import new_id
-from tercet.engine.executor import Executor
+from tercet.engine.executor import KVLayout
 from tercet.engine.scheduler import Scheduler, SchedulerConfig
 from tercet.transfer.client import HandoffClient
 from tercet.transfer.leases import LeaseTable
 from tercet.transfer.pool import SharedPool
 from tercet.transfer.server import HandoffServer
+from tercet.worker.busy import BusyTimes
 from tercet.worker.channel import ChannelError, EngineChannel, Message
 from tercet.worker.config import EngineConfig
+from tercet.worker.encode_service import EncodeService
+from tercet.worker.engine_build import EMBEDDINGS, KV, Allocate, EngineParts, build_parts
 from tercet.worker.engine_loop import EngineLoop, WakeUp
+from tercet.worker.issued_images import IssuedImages
 from tercet.worker.issued_tickets import IssuedTickets
+from tercet.worker.lease_keeper import LeaseKeeper
+from tercet.worker.picture_tickets import PictureTickets
 from tercet.worker.process import Device, die_with_parent, end_on_sigterm, parse_device, settle
+from tercet.worker.remote_images import RemoteImages
 from tercet.worker.remote_tickets import RemoteTickets
+from tercet.worker.sequence_service import SequenceService
 
 log = logging.getLogger(__name__)
 
-CPU_KV_BYTES = 256 * 1024 * 1024
-"""Default size of a pool on a CPU: 11,000 tokens of SmolLM2 in bf16, and a rank stays below 1.2 GB."""
 CONFIG_TIMEOUT_S = 30.0
 TEARDOWN_TIMEOUT_S = 5.0
 
-Allocate = Callable[[int], memoryview]
-Build = Callable[[EngineConfig, Device, int, Allocate], Executor]
-"""(config, device, threads, allocate) -> executor; `allocate(nbytes)` gives the pool's memory, once."""
+Build = Callable[[EngineConfig, Device, int, Allocate], EngineParts]
+"""(config, device, threads, allocate) -> what the engine is made of."""
 
 
-def build_executor(config: EngineConfig, device: Device, threads: int, allocate: Allocate) -> Executor:
-    """Return the executor that the configuration names. Raises UsageError."""
-    if config.engine == "virtual":
-        from tercet.engine.models.folder import read_config
-        from tercet.engine.virtual_executor import build_virtual_executor
-        from tercet.latency.gpus import named_oracle
-        from tercet.latency.model_size import model_size
-
-        folder = Path(config.model_dir)
-        size = model_size(read_config(folder / "config.json"), config.dtype)
-        return build_virtual_executor(
-            named_oracle(config.gpu or "", size).slowed(config.gpu_slowdown),
-            model_dir=folder,
-            dtype=config.dtype,
-            block_size=config.block_size,
-            num_blocks=config.kv_blocks,
-            vocab_size=config.vocab_size,
-            eos_token_ids=frozenset(config.eos_token_ids),
-            pool_factory=allocate,
-        )
-    from tercet.engine.torch_executor import build_torch_executor
-
-    return build_torch_executor(
-        Path(config.model_dir),
-        dtype=config.dtype,
-        device=device.name if device.kind == "cuda" else "cpu",
-        block_size=config.block_size,
-        num_blocks=config.kv_blocks,
-        kv_bytes=CPU_KV_BYTES if device.kind == "cpu" else 0,
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=config.max_num_batched_tokens,
-        max_model_len=config.max_model_len,
-        threads=threads,
-        pool_factory=allocate,
-        random_weights=config.random_weights,
-    )
-
-
-def serve(config: EngineConfig, secret: bytes, channel: EngineChannel, build: Build = build_executor) -> int:
+def serve(config: EngineConfig, secret: bytes, channel: EngineChannel, build: Build = build_parts) -> int:
     """Serve one rank until the front says stop; return the exit code. Raises ChannelError when the front is gone."""
     device = parse_device(config.device)
     threads = settle(device)
-    pools: list[SharedPool] = []
+    pools: dict[str, SharedPool] = {}
     with ExitStack() as stack:
 
         def remove_pools() -> None:
-            for pool in pools:
+            for pool in list(pools.values()):
                 pool.close()
 
         end_on_sigterm(remove_pools)
         stack.callback(remove_pools)
 
-        def allocate(nbytes: int) -> memoryview:
+        def allocate(nbytes: int, what: str) -> memoryview:
             # With the process id: workers started by hand may share their default name.
-            owner = f"{config.worker}@{config.rank}.{os.getpid()}"
-            pools.append(SharedPool.create(config.topology_id, owner, nbytes))
+            owner = f"{config.worker}@{config.rank}.{os.getpid()}.{what}"
+            pools[what] = SharedPool.create(config.topology_id, owner, nbytes)
             if config.touch_pool:
-                pools[-1].touch()
-            return pools[-1].memory
+                pools[what].touch()
+            return pools[what].memory
 
-        executor = build(config, device, threads, allocate)
-        stack.callback(executor.close)
-        layout = executor.layout
-        scheduler = Scheduler(
-            SchedulerConfig(
-                num_blocks=layout.num_blocks,
-                block_size=layout.block_size,
-                max_num_seqs=config.max_num_seqs,
-                max_num_batched_tokens=config.max_num_batched_tokens,
-                max_model_len=config.max_model_len,
-                lease_s=config.lease_s,
-                eos_token_ids=frozenset(config.eos_token_ids),
-            )
-        )
-        leases, wake, engine_id = LeaseTable(), WakeUp(), new_id("engine")
-        server = HandoffServer(
-            leases,
-            pools[0],
-            layout.block_bytes,
-            engine_id=engine_id,
-            transports=config.transports,
-            secret=secret,
-            host=config.host,
-            lease_s=config.lease_s,
-            wake=wake.set,
-        )
-        stack.callback(server.close)
-        client = HandoffClient(transports=config.transports, secret=secret)
-        stack.callback(client.close)
-        remote = RemoteTickets(client, executor.pool, layout.block_bytes, wake.set)
-        stack.callback(remote.close)
-        loop = EngineLoop(
-            executor=executor,
-            scheduler=scheduler,
-            channel=channel,
-            issued=IssuedTickets(engine_id, config.rank, layout, server, leases, config.lease_s),
-            remote=remote,
-            wake=wake,
-        )
-        kv_tokens = layout.num_blocks * layout.block_size
-        hello = {"op": "hello", "engine_id": engine_id, "fingerprint": layout.fingerprint, "kv_tokens": kv_tokens}
+        parts = build(config, device, threads, allocate)
+        for part in (parts.executor, parts.encoder):
+            if part is not None:
+                stack.callback(part.close)
+        loop, hello = _assemble(config, secret, channel, parts, pools, stack)
         channel.send(hello)
         try:
             loop.run()
@@ -159,7 +90,97 @@ def serve(config: EngineConfig, secret: bytes, channel: EngineChannel, build: Bu
         return 0
 
 
-def main(build: Build = build_executor) -> NoReturn:
+def _assemble(
+    config: EngineConfig,
+    secret: bytes,
+    channel: EngineChannel,
+    parts: EngineParts,
+    pools: dict[str, SharedPool],
+    stack: ExitStack,
+) -> tuple[EngineLoop, Message]:
+    """Put an engine together around its parts; return its loop, and what it tells the front of itself."""
+    wake, busy, engine_id, clock = WakeUp(), BusyTimes(), new_id("engine"), time.monotonic
+    store, executor = parts.store, parts.executor
+
+    def export(pool: SharedPool, block_bytes: int) -> tuple[HandoffServer, LeaseTable]:
+        leases = LeaseTable()
+        server = HandoffServer(
+            leases,
+            pool,
+            block_bytes,
+            engine_id=engine_id,
+            transports=config.transports,
+            secret=secret,
+            host=config.host,
+            lease_s=config.lease_s,
+            wake=wake.set,
+        )
+        stack.callback(server.close)
+        return server, leases
+
+    issued_images = sequences = encoding = None
+    if store is not None and EMBEDDINGS in pools:
+        server, leases = export(pools[EMBEDDINGS], store.layout.block_bytes)
+        issued_images = IssuedImages(engine_id, config.rank, store, server, leases, config.lease_s)
+    if executor is not None:
+        layout = executor.layout
+        server, leases = export(pools[KV], layout.block_bytes)
+        client = HandoffClient(transports=config.transports, secret=secret)
+        stack.callback(client.close)
+        keeper = LeaseKeeper(client)
+        stack.callback(keeper.close)
+        remote = RemoteTickets(client, keeper, executor.pool, layout.block_bytes, wake.set)
+        stack.callback(remote.close)
+        pictures = None
+        if store is not None:
+            remote_images = RemoteImages(client, keeper, store.memory, store.layout.block_bytes, wake.set)
+            stack.callback(remote_images.close)
+            pictures = PictureTickets(store, remote_images, issued_images)
+        sequences = SequenceService(
+            executor=executor,
+            scheduler=Scheduler(_limits(config, layout), None if store is None else store.pool),
+            issued=IssuedTickets(engine_id, config.rank, layout, server, leases, config.lease_s),
+            remote=remote,
+            pictures=pictures,
+            busy=busy,
+            send=channel.send,
+            clock=clock,
+        )
+    if parts.encoder is not None and store is not None and issued_images is not None:
+        encoding = EncodeService(parts.encoder, store, issued_images, busy, channel.send, clock)
+    loop = EngineLoop(
+        channel=channel,
+        wake=wake,
+        busy=busy,
+        sequences=sequences,
+        encoding=encoding,
+        store=store,
+        issued_images=issued_images,
+        clock=clock,
+    )
+    hello = {
+        "op": "hello",
+        "engine_id": engine_id,
+        "fingerprint": "" if executor is None else executor.layout.fingerprint,
+        "image_fingerprint": "" if store is None else store.layout.fingerprint,
+        "kv_tokens": 0 if executor is None else executor.layout.num_blocks * executor.layout.block_size,
+    }
+    return loop, hello
+
+
+def _limits(config: EngineConfig, layout: KVLayout) -> SchedulerConfig:
+    return SchedulerConfig(
+        num_blocks=layout.num_blocks,
+        block_size=layout.block_size,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_model_len=config.max_model_len,
+        lease_s=config.lease_s,
+        eos_token_ids=frozenset(config.eos_token_ids),
+    )
+
+
+def main(build: Build = build_parts) -> NoReturn:
     """Serve what the front asks for, then end. Arguments: the descriptor of the channel, the front's process id."""
     # The terminal's Ctrl-C goes to the whole process group: the front decides when its engines end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -60,6 +60,8 @@ def engine_configs(config: WorkerConfig, folder: ModelFolder, tokenizer: Tokeniz
             topology_id=config.topology_id,
             eos_token_ids=tuple(sorted(tokenizer.eos_token_ids)),
             vocab_size=tokenizer.vocab_size,
+            stages=tuple(sorted(config.stages)),
+            embedding_cache_bytes=config.embedding_cache_bytes,
         )
         for rank, device in enumerate(config.devices)
     ]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from tercet.core.ids import new_id
+from tercet.core.image import ImageInput
 from tercet.core.sampling import SampledToken
 from tercet.core.ticket import Ticket
 from tercet.engine.executor import KVLayout
@@ -38,8 +39,11 @@ class IssuedTickets:
     def __len__(self) -> int:
         return len(self._ticket_of)
 
-    def issue(self, sequence: Sequence, first: SampledToken, now: float) -> Ticket:
-        """Return the ticket of a sequence that is held since `now`; its blocks may be read from here on."""
+    def issue(self, sequence: Sequence, first: SampledToken, now: float, images: tuple[ImageInput, ...] = ()) -> Ticket:
+        """Return the ticket of a sequence that is held since `now`; its blocks may be read from here on.
+
+        `images` are its pictures, as a reader gets them who has to recompute.
+        """
         blocks = -(-sequence.prompt_len // self._layout.block_size)
         ticket = Ticket(
             id=new_id("ticket"),
@@ -55,6 +59,7 @@ class IssuedTickets:
             addresses=self._server.addresses,
             lease_s=self._lease_s,
             expires_at=self._wall_clock() + self._lease_s,
+            images=images,
         )
         self._leases.grant(ticket.id, ticket.block_ids, now + self._lease_s)
         self._ticket_of[sequence.id] = ticket.id

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tercet.core.image import ImageInput, check_images
+from tercet.core.image_ticket import ImageTicket
 from tercet.core.sampling import SampledToken, SamplingParams
 from tercet.core.ticket import Ticket
 
@@ -66,6 +67,49 @@ class Delta:
     def ends(self) -> bool:
         """True when nothing follows."""
         return self.finish_reason is not None or self.ticket is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAnswer:
+    """A picture's embeddings can be had under `ticket`. Times are in seconds.
+
+    `cache` says how: they were here ("hit"), another request was having them made ("joined"), or made now ("miss").
+    """
+
+    ticket: ImageTicket
+    cache: str
+    queue_s: float
+    encode_s: float
+
+
+def pack_image_answer(
+    request_id: str,
+    ticket: ImageTicket | None,
+    cache: str,
+    queue_s: float,
+    encode_s: float,
+    refusal: Refusal | None,
+) -> dict[str, Any]:
+    """Return the `image` message; without ticket and refusal it says that the picture is not here."""
+    return {
+        "op": "image",
+        "id": request_id,
+        "ticket": None if ticket is None else ticket.to_params(),
+        "cache": cache,
+        "queue_s": queue_s,
+        "encode_s": encode_s,
+        "refusal": None if refusal is None else [refusal.status, refusal.message, refusal.code, refusal.param],
+    }
+
+
+def unpack_image_answer(message: dict[str, Any]) -> ImageAnswer | Refusal | None:
+    """Read an `image` message."""
+    if message["refusal"] is not None:
+        return Refusal(*message["refusal"])
+    if message["ticket"] is None:
+        return None
+    ticket = ImageTicket.from_params(message["ticket"])
+    return ImageAnswer(ticket, message["cache"], message["queue_s"], message["encode_s"])
 
 
 def pack_submission(item: Submission) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 
 from tercet.core.sampling import SampledToken
 from tercet.core.stage import Stage
@@ -18,6 +17,7 @@ from tercet.engine.executor import KVLayout
 from tercet.engine.sequence import Batch
 from tercet.worker import engine_process, front
 from tercet.worker.config import EngineConfig, WorkerConfig
+from tercet.worker.engine_build import KV, Allocate, EngineParts
 from tercet.worker.process import Device
 
 RAISES, HANGS, SLOW, DIES = 11, 12, 13, 14
@@ -44,10 +44,10 @@ class StubExecutor:
         """See Executor."""
 
 
-def build(config: EngineConfig, device: Device, threads: int, allocate: Callable[[int], memoryview]) -> StubExecutor:
+def build(config: EngineConfig, device: Device, threads: int, allocate: Allocate) -> EngineParts:
     """Return the stub; a device that says so fails to start."""
     layout = KVLayout(256, config.block_size, 64, "stub")
-    return StubExecutor(layout, allocate(256 * 64))
+    return EngineParts(StubExecutor(layout, allocate(256 * 64, KV)))
 
 
 def run_front(arguments: list[str]) -> int:

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from tercet.core.image import ImageSpan
+from tercet.engine.encoder import EmbeddingError
 from tercet.engine.models.random_model import random_model_folder
 from tercet.engine.sequence import Batch, Chunk, Sequence
-from tercet.engine.step_plan import EmbeddingError, make_plan
+from tercet.engine.step_plan import make_plan
 from tercet.engine.torch_executor import TorchExecutor
 from tests.unit.engine.model_lab import Driver, build, new_sequence
 

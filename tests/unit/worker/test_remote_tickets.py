@@ -15,6 +15,7 @@ from tercet.engine.sequence import Fetch, Sequence, State
 from tercet.transfer.client import HandoffClient
 from tercet.transfer.leases import LeaseTable
 from tercet.transfer.server import HandoffServer
+from tercet.worker.lease_keeper import LeaseKeeper
 from tercet.worker.remote_tickets import Fetched, RemoteTickets
 
 SECRET = b"s" * 32
@@ -70,11 +71,13 @@ def peer() -> Iterator[Peer]:
 def reader(pool: bytearray) -> Iterator[tuple[RemoteTickets, threading.Event]]:
     woken = threading.Event()
     client = HandoffClient(transports=("tcp",), secret=SECRET)
-    remote = RemoteTickets(client, memoryview(pool), BLOCK, woken.set)
+    keeper = LeaseKeeper(client)
+    remote = RemoteTickets(client, keeper, memoryview(pool), BLOCK, woken.set)
     try:
         yield remote, woken
     finally:
         remote.close()
+        keeper.close()
         client.close()
 
 

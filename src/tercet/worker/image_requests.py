@@ -1,0 +1,96 @@
+"""The front's requests for pictures to one engine: each gets an answer, in time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import numpy as np
+
+from tercet.core.errors import RequestError
+from tercet.engine.encoder import Pixels
+from tercet.worker.channel import FrontChannel, Message
+from tercet.worker.wire import ImageAnswer, Refusal, unpack_image_answer
+
+ENCODE_TIMEOUT_S = 120.0
+"""How long a picture may wait for its turn and be encoded; a large tower on one core takes seconds for each."""
+MAX_UNDER_WAY = 16
+"""Pictures whose pixels one engine has at a time, two batches: the others wait here, their pixels in the front."""
+
+
+class ImageRequests:
+    """Owned by an EngineClient, in its event loop."""
+
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
+        self._answers: dict[str, asyncio.Future[ImageAnswer | Refusal | None]] = {}
+        self._room = asyncio.Semaphore(MAX_UNDER_WAY)
+
+    @property
+    def under_way(self) -> int:
+        """Requests without an answer."""
+        return len(self._answers)
+
+    async def ask(
+        self, channel: FrontChannel, request_id: str, key: str, readers: int, pixels: Pixels | None
+    ) -> ImageAnswer | None:
+        """Ask for a ticket, with the pixels of the picture unless it may be there. Raises RequestError."""
+        message: Message = {"op": "image", "id": request_id, "key": key, "readers": readers, "pixels": None}
+        if pixels is None:
+            return await self._answer(channel, message)
+        try:
+            async with asyncio.timeout(ENCODE_TIMEOUT_S), self._room:
+                data = np.ascontiguousarray(pixels).data.cast("B")
+                message |= {"pixels": data, "dtype": pixels.dtype.str, "shape": pixels.shape}
+                return await self._answer(channel, message)
+        except TimeoutError:
+            raise self._too_slow() from None
+
+    async def probe(self, channel: FrontChannel, request_id: str) -> None:
+        """Have a blank picture encoded. Raises RequestError."""
+        await self._answer(channel, {"op": "probe_image", "id": request_id})
+
+    def answered(self, message: dict[str, Any]) -> str | None:
+        """Take an answer; return the id of its ticket if nobody waits for it any more."""
+        answer = unpack_image_answer(message)
+        future = self._answers.get(message["id"])
+        if future is not None and not future.done():
+            future.set_result(answer)
+            return None
+        return answer.ticket.id if isinstance(answer, ImageAnswer) else None
+
+    def fail(self, refusal: Refusal) -> None:
+        """Answer everybody: the engine has ended, or is about to."""
+        status = 503 if refusal.code == "engine_dead" else refusal.status
+        for future in self._answers.values():
+            if not future.done():
+                future.set_result(Refusal(status, refusal.message, refusal.code))
+
+    async def _answer(self, channel: FrontChannel, message: Message) -> ImageAnswer | None:
+        """Send a message, wait for what the engine says to it. A ticket that comes too late is released."""
+        request_id = message["id"]
+        future: asyncio.Future[ImageAnswer | Refusal | None] = asyncio.get_running_loop().create_future()
+        self._answers[request_id] = future
+        try:
+            async with asyncio.timeout(ENCODE_TIMEOUT_S):
+                await channel.send({**message, "sent": time.monotonic()})
+                answer = await future
+        except TimeoutError:
+            raise self._too_slow() from None
+        except asyncio.CancelledError:
+            if future.done() and isinstance(late := future.result(), ImageAnswer):
+                channel.send_now({"op": "release_image", "ticket_id": late.ticket.id})
+            raise
+        finally:
+            del self._answers[request_id]
+            if not future.done():
+                channel.send_now({"op": "cancel_image", "id": request_id})
+        if isinstance(answer, Refusal):
+            raise RequestError(answer.status, answer.message, code=answer.code, param=answer.param)
+        return answer
+
+    def _too_slow(self) -> RequestError:
+        return RequestError(
+            504, f"the engine {self._engine} did not encode the picture within {ENCODE_TIMEOUT_S:g} s", code="timeout"
+        )
