@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from tercet.bench.job import Header
+from tercet.bench.plan import Plan
 from tercet.cli import traffic_options as flags
+from tercet.core.errors import UsageError
+from tercet.results.slo import slo_from_flags
+from tercet.traffic.arrivals import Arrivals
+from tercet.traffic.prompts import PromptForm
+from tercet.traffic.scripts import Dataset, read_dataset
+from tercet.traffic.spec import LoadKind, TrafficSpec
+
+DEFAULT_QPS = "1"
+DEFAULT_REQUESTS = 64
+IMAGE_LOADS = "1,8,16,32,64"
+"""What the workload `images` is sent at when no load is named."""
 
 
 def bench(
@@ -15,14 +30,107 @@ def bench(
         str, typer.Argument(metavar="URL", help="An OpenAI-compatible server, such as http://127.0.0.1:8000.")
     ],
     workload: flags.Workload = "W1",
-    qps: flags.Qps = "0.5",
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Send a file instead: ShareGPT's JSON; or JSON lines with prompt or messages; or a trace (Mooncake's "
+            "format: timestamp in ms, input_length, output_length, hash_ids), replayed by its time stamps.",
+        ),
+    ] = None,
+    qps: Annotated[
+        str,
+        typer.Option(
+            metavar="RATE[,RATE...]",
+            help="Open loop: requests (turns) a second, one rate after the other; no arrival waits for an answer.  "
+            f"[default: {DEFAULT_QPS}]",
+        ),
+    ] = "",
+    concurrency: Annotated[
+        str,
+        typer.Option(
+            metavar="N[,N...]",
+            help="Closed loop: so many conversations at a time, as fast as answers come, one level after the other.",
+        ),
+    ] = "",
+    num_requests: Annotated[
+        int | None,
+        typer.Option(
+            help="Requests (turns) per load and run, rounded up to whole conversations.  "
+            f"[default: {DEFAULT_REQUESTS}, images 200, a trace all; as many as fit with --duration]"
+        ),
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Start no conversation after so long; those begun end.")
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Repeat all loads so often, each time with other prompts.")] = 1,
+    warmup: Annotated[int, typer.Option(help="Send so many requests first that nobody measures.")] = 0,
+    ramp: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="Let the load rise to its level for so long; figures are then of the steady window, from the ramp's "
+            "end to the last conversation's start.",
+        ),
+    ] = 0.0,
+    arrivals: Annotated[
+        str,
+        typer.Option(
+            help="poisson, constant, gamma (see --burstiness) or trace.  [default: poisson; trace for a data set with "
+            "time stamps when no load is named]"
+        ),
+    ] = "",
+    burstiness: Annotated[
+        float, typer.Option(help="Shape of gamma arrivals: 1 is Poisson, below it bursts, above it evenness.")
+    ] = 1.0,
+    trace_speed: Annotated[float, typer.Option(help="Replay a trace so many times as fast as it happened.")] = 1.0,
     turns: flags.Turns = 1,
-    num_requests: flags.NumRequests = 16,
-    scale: flags.Scale = 0.125,
-    seed: flags.Seed = 0,
     think: flags.Think = 0.0,
-    arrivals: flags.ArrivalPattern = "poisson",
+    input_tokens: flags.InputTokens = "",
+    output_tokens: flags.OutputTokens = "",
+    scale: flags.Scale = 1.0,
+    prefix_tokens: flags.PrefixTokens = None,
+    prefix_groups: flags.PrefixGroups = None,
+    images: flags.Images = "",
+    image_size: flags.ImageSize = "",
+    image_pool: flags.ImagePool = None,
+    seed: flags.Seed = 0,
     model: Annotated[str, typer.Option(help="Model to ask for; by default the first that the server lists.")] = "",
+    prompt_format: Annotated[
+        str,
+        typer.Option(
+            help="tokens (token ids: exact lengths), text, or chat (/v1/chat/completions).  [default: tokens where the "
+            "server takes them, else chat; chat for pictures and real texts]"
+        ),
+    ] = "",
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos/--no-ignore-eos", help="Ask for answers of exactly the wanted length.")
+    ] = True,
+    api_key: Annotated[str, typer.Option(help="Sent as a bearer token; results files don't keep it.")] = "",
+    header: Annotated[
+        list[str] | None, typer.Option(metavar="'NAME: VALUE'", help="Sent with every request; may be repeated.")
+    ] = None,
+    extra_body: Annotated[
+        str, typer.Option(metavar="JSON", help="Fields added to every request, such as '{\"temperature\": 0.7}'.")
+    ] = "",
+    reset_caches: Annotated[
+        bool,
+        typer.Option("--reset-caches", help="Empty the server's prefix caches before each run (Tercet, vLLM, SGLang)."),
+    ] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds until an answer's first byte.")] = 600.0,
+    idle_timeout: Annotated[float, typer.Option(help="Seconds that a begun answer may stand still.")] = 60.0,
+    workers: Annotated[int, typer.Option(help="Processes that send; more for loads that one can't keep up with.")] = 1,
+    slo: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC:MS", help="Goodput counts answers within ttft:500, tpot:30, e2e:4000; repeat it."),
+    ] = None,
+    percentiles: Annotated[
+        str, typer.Option(metavar="P[,P...]", help="Percentiles of the printed latencies.")
+    ] = "95,99",
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Model folder whose tokeniser counts the answers again, after each run."),
+    ] = None,
     salt: Annotated[
         str,
         typer.Option(
@@ -30,41 +138,170 @@ def bench(
             "by default; give one to repeat the same prompts."
         ),
     ] = "",
+    export: Annotated[
+        str, typer.Option(metavar="FORMAT[,FORMAT]", help="Also write vllm (bench serve's JSON) or aiperf files.")
+    ] = "",
     output: flags.Output = Path("results"),
 ) -> None:
-    """Measure a running server: TTFT, TPOT and E2E per turn, throughput and success.
+    """Measure a running server: TTFT, TPOT, ITL and E2E, throughput, goodput and success, under each load.
 
-    The same load generator, tables and results file as `tercet compare`, for any server that takes token-id prompts at
-    /v1/completions and returns token ids (Tercet, vLLM). Nothing is started or stopped. Ctrl-C keeps what was measured.
+    For any OpenAI-compatible server; nothing is started or stopped. Prompts are made to exact lengths, checked against
+    the server's usage, and never repeated, so that no run is served from another's cache. Prints the block that `vllm
+    bench serve` prints, and writes a results file and every request's timeline (JSON lines). A run whose client was
+    late is marked invalid. Ctrl-C keeps what was measured.
 
     \b
     Examples:
-      tercet bench http://127.0.0.1:8000
-      tercet bench http://127.0.0.1:8000 --workload W1 --qps 1,2,4 --num-requests 64 --turns 3
-      tercet bench http://127.0.0.1:8000 --workload 1024/16 --scale 1 --arrivals constant
+      tercet bench http://127.0.0.1:8000 --qps 1,2,4 --duration 60 --warmup 8
+      tercet bench http://127.0.0.1:8000 --workload W1 --scale 0.125 --turns 3 --think 1
+      tercet bench http://127.0.0.1:8000 --workload random --input-tokens 256-1024 --concurrency 1,8,32
+      tercet bench http://127.0.0.1:8000 --workload images --images 1-8 --output-tokens 16
+      tercet bench http://127.0.0.1:8000 --dataset mooncake_trace.jsonl --trace-speed 2 --duration 120
+      tercet bench http://127.0.0.1:8000 --qps 8 --slo ttft:500 --slo tpot:30 --percentiles 50,90,99.9
     """
-    from tercet.bench.drive import drive
-    from tercet.cli.measuring import command_line, finish, run_measured
-    from tercet.compare.single import Single
-    from tercet.report.progress import narrator
+    from tercet.bench.benchmark import Benchmark
+    from tercet.cli.measuring import command_line, run_measured
+    from tercet.cli.publishing import Wanted, finish_bench
+    from tercet.report.live import LoadView
     from tercet.report.terminal import console_for_output
     from tercet.results.file import require_writable
 
-    rates = flags.parse_rates(qps)
-    traffic = flags.traffic_spec(workload, scale, rates[0], num_requests, turns, think, arrivals, seed)
-    require_writable(output)
-    single = Single(
-        url.rstrip("/").removesuffix("/v1"),
-        traffic,
-        rates,
+    data = None if dataset is None else read_dataset(dataset, turns=turns)
+    shape = flags.shaped(
+        workload,
+        scale,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        prefix_tokens=prefix_tokens,
+        prefix_groups=prefix_groups,
+        images=images,
+        image_size=image_size,
+        image_pool=image_pool,
+    )
+    kind, loads, pattern = _loads(qps, concurrency, arrivals, data, shape.pictures is not None, trace_speed)
+    wanted_slo = slo_from_flags(slo or ())
+    wanted = Wanted(output, wanted_slo, _percentiles(percentiles), _exports(export))
+    traffic = TrafficSpec(
+        shape,
+        qps=loads[0] if kind is LoadKind.QPS else 1.0,
+        num_requests=_requests(num_requests, duration, shape.requests, data),
+        turns=turns,
+        think_s=think,
+        arrivals=pattern,
+        seed=seed,
+        concurrency=int(loads[0]) if kind is LoadKind.CONCURRENCY else 0,
+        duration_s=duration,
+        burstiness=burstiness,
+        ramp_s=ramp,
+        speed=trace_speed,
+        dataset=data,
+    )
+    plan = Plan(
+        url=url.rstrip("/").removesuffix("/v1"),
+        traffic=traffic,
+        load_kind=kind,
+        loads=loads,
+        salt=salt or _random_salt(),
+        runs=runs,
+        warmup=warmup,
+        workers=workers,
         scale=scale,
         model=model,
-        salt=salt,
-        drive=drive,
-        narrator=narrator(console_for_output(stderr=True)),
-        command=command_line(),
+        form=_form(prompt_format),
+        exact=ignore_eos,
+        extra=_extra(extra_body),
+        headers=_headers(api_key, header or ()),
+        reset_caches=reset_caches,
+        timeout_s=timeout,
+        idle_timeout_s=idle_timeout,
+        tokenizer=tokenizer,
+        slo=wanted_slo,
     )
-    outcome = run_measured(single.run())
-    results = single.results(stopped_by=outcome.stopped_by) if single.runs else None
-    if code := finish(outcome, results, output):
+    require_writable(output)
+    benchmark = Benchmark(plan, LoadView(console_for_output(stderr=True)), command_line())
+    outcome = run_measured(benchmark.run())
+    results = benchmark.results(stopped_by=outcome.stopped_by) if benchmark.runs else None
+    if code := finish_bench(outcome, results, wanted):
         raise typer.Exit(code)
+
+
+def _loads(
+    qps: str, concurrency: str, arrivals: str, data: Dataset | None, pictures: bool, speed: float
+) -> tuple[LoadKind, tuple[float, ...], Arrivals]:
+    """Return what the loads count, the loads, and how an open loop's conversations arrive. Raises UsageError."""
+    if qps and concurrency:
+        raise UsageError("--qps and --concurrency are two kinds of load: give one of them")
+    pattern = flags.arrival_pattern(arrivals) if arrivals else Arrivals.POISSON
+    if concurrency or (pictures and not qps):
+        if arrivals:
+            raise UsageError("--arrivals has no meaning with --concurrency: a conversation starts when another ends")
+        return LoadKind.CONCURRENCY, flags.parse_counts(concurrency or IMAGE_LOADS, "--concurrency"), pattern
+    if data is not None and data.timed and not qps and pattern in (Arrivals.TRACE, Arrivals.POISSON):
+        if not 0 < speed < float("inf"):
+            raise UsageError(f"--trace-speed {speed} is out of range: give a number above 0, where 1 is real time")
+        span = max(script.at_s or 0.0 for script in data.scripts)
+        return LoadKind.QPS, (round(len(data.scripts) / span * speed, 6) if span else 1.0,), Arrivals.TRACE
+    if pattern is Arrivals.TRACE and qps:
+        raise UsageError("--arrivals trace takes its rate from the data set: leave --qps out, and use --trace-speed")
+    return LoadKind.QPS, flags.parse_rates(qps or DEFAULT_QPS), pattern
+
+
+def _requests(given: int | None, duration: float | None, usual: int | None, data: Dataset | None) -> int:
+    if given is not None:
+        if given < 1:
+            raise UsageError(f"--num-requests {given} is out of range: send at least one request")
+        return given
+    if duration is not None:
+        return 0
+    if data is not None and data.kind == "trace":
+        return len(data.scripts)
+    return usual or DEFAULT_REQUESTS
+
+
+def _form(text: str) -> PromptForm | None:
+    try:
+        return PromptForm(text) if text else None
+    except ValueError:
+        raise UsageError(f"--prompt-format {text!r} is unknown: choose {', '.join(PromptForm)}") from None
+
+
+def _extra(text: str) -> dict[str, Any]:
+    try:
+        extra = json.loads(text or "{}")
+    except ValueError as error:
+        raise UsageError(f"--extra-body is not JSON: {error}") from error
+    if not isinstance(extra, dict):
+        raise UsageError("--extra-body must be a JSON object, such as '{\"temperature\": 0.7}'")
+    return extra
+
+
+def _headers(api_key: str, given: Sequence[str]) -> tuple[Header, ...]:
+    headers = [Header("Authorization", f"Bearer {api_key}")] if api_key else []
+    for line in given:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise UsageError("--header: write 'NAME: VALUE'")
+        headers.append(Header(name.strip(), value.strip()))
+    return tuple(headers)
+
+
+def _percentiles(text: str) -> tuple[float, ...]:
+    found = flags.parse_rates(text, "--percentiles")
+    if any(not 0 <= q <= 100 for q in found):
+        raise UsageError(f"--percentiles {text!r}: they lie between 0 and 100")
+    return found
+
+
+def _exports(text: str) -> tuple[str, ...]:
+    from tercet.results.export import FORMATS
+
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if unknown := [name for name in names if name not in FORMATS]:
+        raise UsageError(f"--export {unknown[0]!r} is unknown: choose {', '.join(FORMATS)}")
+    return names
+
+
+def _random_salt() -> str:
+    from secrets import token_hex
+
+    return token_hex(4)

@@ -5,15 +5,26 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
 
 from tercet.core.errors import TercetError
 from tercet.results.document import Results
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
+
+SECRET_FLAGS = ("--api-key", "--header")
+"""Flags whose values results files don't keep."""
+
+Show = Callable[[Results, Console], None]
+"""Prints results."""
+
+Also = Callable[[Results, Path], Sequence[Path]]
+"""Writes more beside a results file, and says what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +43,15 @@ class Outcome:
 
 
 def command_line() -> tuple[str, ...]:
-    """Return the command that runs, as it goes into results files."""
-    return ("tercet", *sys.argv[1:])
+    """Return the command that runs, as it goes into results files: without its secrets."""
+    shown: list[str] = ["tercet"]
+    for word in sys.argv[1:]:
+        flag, equals, _ = word.partition("=")
+        if equals and flag in SECRET_FLAGS:
+            shown.append(f"{flag}=***")
+        else:
+            shown.append("***" if shown[-1] in SECRET_FLAGS else word)
+    return tuple(shown)
 
 
 def run_measured(work: Coroutine[None, None, None]) -> Outcome:
@@ -59,25 +77,46 @@ def run_measured(work: Coroutine[None, None, None]) -> Outcome:
     return Outcome()
 
 
-def publish(results: Results, folder: Path) -> Path:
-    """Print the tables on stdout, then write the results file and say where it is."""
-    from tercet.report.terminal import console_for_output, print_results
+def publish(results: Results, folder: Path, show: Show, also: Also) -> Path:
+    """Print the figures on stdout, then write the results file and what goes beside it, and say where that is."""
+    from tercet.report.terminal import console_for_output
     from tercet.results.file import write
 
     console = console_for_output()
-    print_results(results, console)
+    show(results, console)
     path = write(results, folder)
     console.print(f"Results: {path}", markup=False, soft_wrap=True)
+    for other in also(results, path):
+        console.print(f"         {other}", markup=False, soft_wrap=True)
     return path
 
 
-def finish(outcome: Outcome, results: Results | None, folder: Path) -> int:
+def tables(results: Results, console: Console) -> None:
+    """Print the tables of a comparison and what follows from them."""
+    from tercet.report.terminal import print_results
+
+    print_results(results, console)
+
+
+def nothing_else(results: Results, path: Path) -> Sequence[Path]:
+    """Write nothing beside the results file."""
+    return ()
+
+
+def finish(
+    outcome: Outcome,
+    results: Results | None,
+    folder: Path,
+    *,
+    show: Show = tables,
+    also: Also = nothing_else,
+) -> int:
     """Publish what there is, say how it ended, and return the exit code. Raises what stopped the measurement.
 
     0: measured, and the answers are right; 1: they are not, or nothing was answered; 130: interrupted.
     """
     if results is not None:
-        publish(results, folder)
+        publish(results, folder, show, also)
     if outcome.error is not None:
         raise outcome.error
     if outcome.interrupted:

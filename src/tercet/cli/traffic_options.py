@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tercet.core.errors import UsageError
 from tercet.traffic.arrivals import Arrivals
+from tercet.traffic.lengths import parse_lengths
+from tercet.traffic.pictures import Pictures, parse_size
 from tercet.traffic.spec import TrafficSpec
+from tercet.traffic.workload import Workload as Shape
 from tercet.traffic.workload import workload_from_name
 
 Workload = Annotated[
     str,
     typer.Option(
-        help="W1 (512 tokens in / 256 out), W2 (4096/128), W3 (256/1024), W4 (8192/64), or your own such as 2048/32; "
-        "per turn, before --scale."
+        help="W1 (512 tokens in / 256 out), W2 (4096/128), W3 (256/1024), W4 (8192/64), random (1024/128), prefix "
+        "(1280/128 behind 8 shared system prompts), images (64/500 and a picture), or your own such as 2048/32 or "
+        "256-1024/64; per turn, before --scale."
     ),
 ]
 Qps = Annotated[
@@ -41,21 +46,93 @@ Output = Annotated[
     typer.Option(metavar="DIR", help="Folder for the results file; its name holds the time, nothing is overwritten."),
 ]
 
+InputTokens = Annotated[
+    str, typer.Option(metavar="N|LOW-HIGH", help="New input tokens per turn, instead of the workload's: 512, 256-1024.")
+]
+OutputTokens = Annotated[
+    str, typer.Option(metavar="N|LOW-HIGH", help="Output tokens per turn, instead of the workload's.")
+]
+PrefixTokens = Annotated[
+    int | None,
+    typer.Option(help="Of a first turn's input, so many tokens are a system prompt that conversations share."),
+]
+PrefixGroups = Annotated[int | None, typer.Option(help="How many different system prompts there are.")]
+Images = Annotated[
+    str, typer.Option(metavar="N|LOW-HIGH", help="Pictures with each conversation's first turn: 3, or a range 1-8.")
+]
+ImageSize = Annotated[str, typer.Option(metavar="WxH", help="Their size in pixels.  [default: 512x512]")]
+ImagePool = Annotated[
+    int | None,
+    typer.Option(help="So many pictures rotate, so that an encoder's cache can help; 0 makes every picture new."),
+]
+
 
 def traffic_spec(
     workload: str, scale: float, qps: float, num_requests: int, turns: int, think: float, arrivals: str, seed: int
 ) -> TrafficSpec:
     """Return the traffic that the flags describe. Raises UsageError naming the flag that can't be."""
+    shape = workload_from_name(workload).scaled(scale)
+    return TrafficSpec(shape, qps, num_requests, turns, think, arrival_pattern(arrivals), seed)
+
+
+def arrival_pattern(text: str) -> Arrivals:
+    """Return the pattern of that name. Raises UsageError."""
     try:
-        pattern = Arrivals(arrivals)
+        return Arrivals(text)
     except ValueError:
-        raise UsageError(f"--arrivals {arrivals!r} is unknown: choose {' or '.join(Arrivals)}") from None
-    return TrafficSpec(workload_from_name(workload).scaled(scale), qps, num_requests, turns, think, pattern, seed)
+        raise UsageError(f"--arrivals {text!r} is unknown: choose {', '.join(Arrivals)}") from None
 
 
-def parse_rates(text: str) -> tuple[float, ...]:
+def parse_rates(text: str, flag: str = "--qps") -> tuple[float, ...]:
     """Read `0.5,1`. Raises UsageError."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"--qps {text!r} is not a list of numbers: write for instance 0.5,1") from None
+        raise UsageError(f"{flag} {text!r} is not a list of numbers: write for instance 0.5,1") from None
+
+
+def parse_counts(text: str, flag: str) -> tuple[float, ...]:
+    """Read `1,8,16`: whole numbers above 0. Raises UsageError."""
+    counts = parse_rates(text, flag)
+    if any(count < 1 or count != int(count) for count in counts):
+        raise UsageError(f"{flag} {text!r}: write whole numbers above 0, for instance 1,8,16")
+    return counts
+
+
+def shaped(
+    workload: str,
+    scale: float,
+    *,
+    input_tokens: str = "",
+    output_tokens: str = "",
+    prefix_tokens: int | None = None,
+    prefix_groups: int | None = None,
+    images: str = "",
+    image_size: str = "",
+    image_pool: int | None = None,
+) -> Shape:
+    """Return the workload of that name with what the flags change about it, scaled. Raises UsageError."""
+    shape = workload_from_name(workload)
+    shape = shape.with_lengths(
+        parse_lengths(input_tokens, "--input-tokens") if input_tokens else None,
+        parse_lengths(output_tokens, "--output-tokens") if output_tokens else None,
+    )
+    changes: dict[str, Any] = {"prefix_tokens": prefix_tokens, "prefix_groups": prefix_groups}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if images or image_size or image_pool is not None:
+        if not images and shape.pictures is None:
+            raise UsageError("--image-size and --image-pool need --images, or --workload images")
+        changes["pictures"] = _pictures(shape.pictures or Pictures(), images, image_size, image_pool)
+    return replace(shape, **changes).scaled(scale)
+
+
+def _pictures(before: Pictures, images: str, size: str, pool: int | None) -> Pictures:
+    number = parse_lengths(images, "--images") if images else None
+    width, height = parse_size(size) if size else (before.width, before.height)
+    return Pictures(
+        number.low if number else before.low,
+        number.high if number else before.high,
+        width,
+        height,
+        before.pool if pool is None else pool,
+    )

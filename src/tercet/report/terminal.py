@@ -29,5 +29,10 @@ def print_results(results: Results, console: Console) -> None:
         console.print(throughput_table(title, summaries))
         if verdicts:
             console.print(verdict_table(title, verdicts))
+    print_conclusions(results, console)
+
+
+def print_conclusions(results: Results, console: Console) -> None:
+    """Print what follows from the figures, in words."""
     for line in conclusions(results):
         console.print(line, markup=False, style="bold red" if line.startswith(("WRONG", "WARNING")) else "")

@@ -56,6 +56,8 @@ class TrafficSpec:
         """Refuse traffic that can't be sent. Raises UsageError."""
         if self.turns < 1:
             raise UsageError(f"--turns {self.turns} is out of range: a conversation has at least one turn")
+        if self.duration_s is not None and not 0 < self.duration_s < math.inf:
+            raise UsageError(f"--duration {self.duration_s:g} is out of range: give seconds above 0")
         if self.num_requests < 0 or not (self.num_requests or self.duration_s):
             raise UsageError(f"--num-requests {self.num_requests} is out of range: send at least one request")
         if self.think_s < 0:
@@ -64,8 +66,6 @@ class TrafficSpec:
             raise UsageError(f"--concurrency {self.concurrency} is out of range: give 1 or more")
         if not self.concurrency and not 0 < self.qps < math.inf:
             raise UsageError(f"--qps {self.qps} is out of range: give a number above 0")
-        if self.duration_s is not None and not 0 < self.duration_s < math.inf:
-            raise UsageError(f"--duration {self.duration_s} is out of range: give seconds above 0")
         if not 0 <= self.ramp_s < math.inf:
             raise UsageError(f"--ramp {self.ramp_s} is out of range: give 0 seconds or more")
         if not 0 < self.speed < math.inf:
@@ -105,6 +105,12 @@ class TrafficSpec:
         )
 
     @property
+    def needed_form(self) -> PromptForm:
+        """The form that prompts need: token ids have exact lengths, but pictures and real texts go into chats."""
+        texts = self.dataset is not None and not all(script.made_up for script in self.dataset.scripts)
+        return PromptForm.CHAT if texts or self.workload.pictures is not None else PromptForm.TOKENS
+
+    @property
     def num_conversations(self) -> int:
         """Conversations in the run; 0 when only its duration bounds them."""
         wanted = -(-self.num_requests // self.turns)
@@ -138,8 +144,11 @@ def conversations(
 def iter_conversations(
     spec: TrafficSpec, *, salt: str, tokens: TokenRange, prompts: Prompts | None = None
 ) -> Iterator[Talk]:
-    """Yield them one by one: in a closed loop that only a duration bounds there is no end."""
-    maker = _Maker(spec, salt, tokens, prompts or Prompts())
+    """Yield them one by one: in a closed loop that only a duration bounds there is no end.
+
+    `prompts` None: token ids, or chats where only those will do, to a server that takes Tercet's fields.
+    """
+    maker = _Maker(spec, salt, tokens, prompts or Prompts(spec.needed_form))
     made = (maker.conversation(i, start) for i, start in enumerate(_starts(spec, salt)))
     return islice(made, spec.num_conversations) if spec.num_conversations else made
 

@@ -88,7 +88,7 @@ def test_the_engines_are_made_long_enough_for_the_conversations(monkeypatch: pyt
         (["--turns", "0"], "--turns 0"),
         (["--scale", "0"], "--scale 0"),
         (["--runs", "0"], "--runs 0"),
-        (["--arrivals", "uniform"], "choose poisson or constant"),
+        (["--arrivals", "uniform"], "choose poisson, constant"),
         (["--topologies", "1P1D"], "write MODE=FORM"),
         (["--dtype", "int4"], "unknown dtype 'int4'"),
         (["--engine", "virtual"], "--gpu NAME"),

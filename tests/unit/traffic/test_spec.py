@@ -66,8 +66,9 @@ def test_pictures_are_counted_distinct_and_need_a_chat() -> None:
     parts = talks[0].request_body(0, [], model="m")["messages"][0]["content"]
     assert [part["type"] for part in parts] == ["image_url"] * len(talks[0].pictures) + ["text"]
     assert talks[0].images(0) == len(talks[0].pictures) and talks[0].prompt_tokens(0) is None
+    assert made(spec)[0].prompts.form is PromptForm.CHAT
     with pytest.raises(UsageError, match="chat"):
-        made(spec)
+        made(spec, Prompts(PromptForm.TEXT))
 
 
 def test_a_pool_of_pictures_rotates() -> None:
