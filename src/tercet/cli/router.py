@@ -51,7 +51,7 @@ Urls = list[str] | None
 def router(
     mode: Annotated[
         str | None,
-        typer.Option(metavar="MODE", help="aggregated, replicated, pd, ppd.  [default: what the workers are for]"),
+        typer.Option(metavar="MODE", help="aggregated, replicated, pd, ppd, epd, eppd.  [default: what the workers are for]"),
     ] = None,
     worker: Annotated[
         Urls, typer.Option("--worker", "--worker-urls", metavar="URL...", help="Workers that prefill and decode.")
@@ -89,6 +89,14 @@ def router(
     ] = None,
     prefill_fallback: Annotated[
         str | None, typer.Option(metavar="WHAT", help="When no P answers: error, or decode (D does it).")
+    ] = None,
+    encode_fallback: Annotated[
+        str | None,
+        typer.Option(metavar="WHAT", help="When no E answers: error, or local (who prefills does it; see #encode)."),
+    ] = None,
+    max_images: Annotated[int | None, typer.Option(metavar="N", help="Pictures in one request.")] = None,
+    encode_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For an encode leg; then another encode worker is asked.")
     ] = None,
     host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(metavar="N", help="Port to listen on.", min=0, max=65535)] = None,
@@ -131,13 +139,14 @@ def router(
 ) -> None:
     """Start the router in front of workers that run already: one OpenAI-compatible URL for all of them.
 
-    A flag of URLs takes several, or may be repeated. Change the mode while it serves: POST /mode/NAME. Flags of vLLM's
+    A flag of URLs takes several, or may be repeated; URL#encode is a worker that encodes pictures besides. Change the mode while it serves: POST /mode/NAME. Flags of vLLM's
     router work too: --worker-urls, --policy, --pd-disaggregation, --intra-node-data-parallel-size.
 
     \b
     Examples:
       tercet router --worker http://127.0.0.1:8001 http://127.0.0.1:8002
       tercet router --mode ppd --prefill http://10.0.0.1:8001 --decode http://10.0.0.2:8001 http://10.0.0.3:8001
+      tercet router --encode http://e0:8001 http://e1:8001 --prefill http://p:8001 --decode http://d:8001
       tercet router --dialect sglang --prefill http://p:30000#bootstrap=8998 --decode http://d:30000
       tercet router --dialect vllm --pd-disaggregation --prefill http://p:8000 --decode http://d:8000
     """
@@ -153,6 +162,9 @@ def router(
         "balancer": None if balancer is None else BALANCER_ALIASES.get(balancer, balancer),
         "ppd_threshold": ppd_threshold,
         "prefill_fallback": prefill_fallback,
+        "encode_fallback": encode_fallback,
+        "max_images": max_images,
+        "encode_timeout_s": encode_timeout,
         "connect_timeout_s": connect_timeout,
         "first_byte_timeout_s": first_byte_timeout,
         "answer_timeout_s": answer_timeout,

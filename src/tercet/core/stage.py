@@ -20,6 +20,13 @@ class Mode(StrEnum):
     REPLICATED = "replicated"
     PD = "pd"
     PPD = "ppd"
+    EPD = "epd"
+    EPPD = "eppd"
+
+    @property
+    def encodes_apart(self) -> bool:
+        """True when pictures are encoded by encode workers, not by the worker that prefills."""
+        return self in (Mode.EPD, Mode.EPPD)
 
 
 def role_letter(stages: frozenset[Stage]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from tercet.core.errors import UsageError
@@ -51,6 +52,7 @@ class RouterSpec:
     balancer: str | None = None
     ppd_threshold: int = 512
     prefill_fallback: str = "error"
+    encode_fallback: str = "error"
     api_key_file: str | None = None
 
 
@@ -94,7 +96,14 @@ def parse_short_form(text: str) -> tuple[WorkerSpec, ...]:
     return tuple(workers)
 
 
-PRESETS: dict[Mode, str] = {Mode.AGGREGATED: "1A", Mode.REPLICATED: "2A", Mode.PD: "1P1D", Mode.PPD: "1P1D"}
+PRESETS: dict[Mode, str] = {
+    Mode.AGGREGATED: "1A",
+    Mode.REPLICATED: "2A",
+    Mode.PD: "1P1D",
+    Mode.PPD: "1P1D",
+    Mode.EPD: "1E1P1D",
+    Mode.EPPD: "1E1P1D",
+}
 
 
 def missing_stage(mode: Mode, workers: tuple[WorkerSpec, ...]) -> str | None:
@@ -102,6 +111,11 @@ def missing_stage(mode: Mode, workers: tuple[WorkerSpec, ...]) -> str | None:
     letters = {role_letter(worker.stages) for worker in workers}
     if mode in (Mode.AGGREGATED, Mode.REPLICATED):
         return None if "A" in letters else f"mode {mode} needs a worker with prefill and decode (A); there is none"
+    if mode.encodes_apart:
+        if "E" not in letters:
+            return f"mode {mode} needs an encode worker (E); there is none"
+        if "A" in letters:
+            return None
     for letter, stage in (("P", "prefill"), ("D", "decode")):
         if letter not in letters:
             return f"mode {mode} needs a {stage} worker ({letter}); there is none"
@@ -117,10 +131,38 @@ def require_stages(mode: Mode, workers: tuple[WorkerSpec, ...]) -> None:
 def default_mode(workers: tuple[WorkerSpec, ...]) -> Mode:
     """Return the mode that uses these workers when none is named. Raises UsageError when no mode can."""
     letters = [role_letter(worker.stages) for worker in workers]
+    if "E" in letters:
+        require_stages(Mode.EPD, workers)
+        return Mode.EPD
     if "A" in letters and "P" not in letters and "D" not in letters:
         return Mode.AGGREGATED if letters.count("A") == 1 else Mode.REPLICATED
     require_stages(Mode.PD, workers)
     return Mode.PD
+
+
+def has_encoders(workers: Iterable[WorkerSpec]) -> bool:
+    """True when there is a worker that does nothing but encode (E)."""
+    return any(role_letter(worker.stages) == "E" for worker in workers)
+
+
+def with_sight(workers: tuple[WorkerSpec, ...]) -> tuple[WorkerSpec, ...]:
+    """Return the workers of a model that sees: without encode workers, whoever prefills also encodes."""
+    if has_encoders(workers):
+        return workers
+    return tuple(
+        replace(worker, stages=worker.stages | {Stage.ENCODE}) if Stage.PREFILL in worker.stages else worker
+        for worker in workers
+    )
+
+
+def check_encode_fallback(fallback: str, workers: Iterable[WorkerSpec]) -> None:
+    """Raise UsageError when the workers that prefill can't take over from the encode workers as `fallback` says."""
+    blind = [worker.name for worker in workers if Stage.PREFILL in worker.stages and Stage.ENCODE not in worker.stages]
+    if fallback == "local" and blind:
+        raise UsageError(
+            f"encode_fallback local needs the stage encode on every worker that prefills, and {', '.join(blind)} "
+            "lacks it: add encode to its stages, or take encode_fallback error"
+        )
 
 
 def mode_from_name(name: str) -> Mode:

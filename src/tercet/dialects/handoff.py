@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from tercet.core.errors import RequestError
 from tercet.core.route import Rank, Route
@@ -35,24 +35,27 @@ Release = Callable[[ClientRequest, Route, dict[str, Any]], Leg | None]
 """(request, route, ticket) -> the leg that frees P's blocks, None when the ticket holds none."""
 
 
+def rank_headers(rank: Rank) -> Headers:
+    """Return the headers of everything that is sent to `rank`."""
+    own: Headers = (("Content-Type", "application/json"),)
+    return own if rank.rank is None else (*own, (RANK_HEADER, str(rank.rank)))
+
+
 def leg_headers(request: ClientRequest, rank: Rank) -> Headers:
     """Return the headers of a leg to `rank`."""
-    own: Headers = (("Content-Type", "application/json"),)
-    if rank.rank is not None:
-        own = (*own, (RANK_HEADER, str(rank.rank)))
-    return own + request.headers
+    return rank_headers(rank) + request.headers
 
 
-def prefill_body(request: ClientRequest) -> bytes:
-    """Return the prefill leg's body: one token of one choice, and a ticket."""
-    body = {key: value for key, value in request.body.items() if key not in ("stream_options", "best_of")}
+def prefill_body(client: dict[str, Any]) -> dict[str, Any]:
+    """Return the prefill leg's body for a client's: one token of one choice, and a ticket."""
+    body = {key: value for key, value in client.items() if key not in ("stream_options", "best_of")}
     body.update(max_tokens=1, n=1, stream=False)
     if "max_completion_tokens" in body:
         body["max_completion_tokens"] = 1
     if isinstance(body.get("min_tokens"), int) and body["min_tokens"] > 1:
         body["min_tokens"] = 1  # still: not to end at once
     body[TICKET_FIELD] = PREFILL_PARAMS
-    return dump(body)
+    return body
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,15 @@ def _ticket(params: object, raw: bytes) -> Ticket | None:
     return Ticket(params, raw) if isinstance(params, dict) and params else None
 
 
+def ticket_pictures(params: dict[str, Any]) -> dict[int, tuple[str, int]]:
+    """Return (key, tokens) of the pictures that a ticket of the built-in engine names; empty for any other."""
+    images = params.get("images")
+    try:
+        return {i: (str(image["key"]), int(image["length"])) for i, image in enumerate(images or ())}
+    except (TypeError, LookupError, ValueError):
+        return {}
+
+
 def with_ticket(raw: bytes, ticket: Ticket) -> bytes:
     """Return a request's body, a JSON object without a ticket, with one."""
     head = raw.rstrip()[:-1].rstrip()
@@ -98,21 +110,72 @@ def with_ticket(raw: bytes, ticket: Ticket) -> bytes:
     return b'%b%b"kv_transfer_params":%b}' % (head, comma, ticket.raw)
 
 
-class HandoffExchange:
-    """One request on one route, with or without a prefill leg."""
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The body of a leg; `make` makes it when it is sent, where it holds pictures."""
 
-    def __init__(self, request: ClientRequest, route: Route, release: Release) -> None:
+    body: bytes = b""
+    make: Callable[[], bytes] | None = None
+
+
+class Contents(Protocol):
+    """One request as each kind of leg has it."""
+
+    def whole(self) -> Content:
+        """Return it for the rank that serves all of it."""
+        ...
+
+    def prefill(self) -> Content:
+        """Return it for the rank that prefills and hands on."""
+        ...
+
+    def handed_on(self, ticket: Ticket) -> Content:
+        """Return it for the rank that goes on with a ticket."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TextContents:
+    """A request without pictures."""
+
+    request: ClientRequest
+
+    def whole(self) -> Content:
+        """Return the body as it came."""
+        return Content(self.request.raw)
+
+    def prefill(self) -> Content:
+        """Return the body for one token and a ticket."""
+        return Content(dump(prefill_body(self.request.body)))
+
+    def handed_on(self, ticket: Ticket) -> Content:
+        """Return the body as it came, with the ticket."""
+        return Content(with_ticket(self.request.raw, ticket))
+
+
+class HandoffExchange:
+    """One request on one route, with or without a prefill leg. `contents` is what its legs carry."""
+
+    def __init__(
+        self, request: ClientRequest, route: Route, release: Release, contents: Contents | None = None
+    ) -> None:
         self._request, self._route, self._release = request, route, release
+        self._contents: Contents = contents or TextContents(request)
         self._ticket: Ticket | None = None
         self._prefill_cached: int | None = None
+        self._pictures: dict[int, tuple[str, int]] = {}
 
     def start(self) -> Legs:
         """Return the prefill leg, or the only leg when D does it all."""
         request, prefill = self._request, self._route.prefill
         if prefill is None:
-            return Legs((self._decode_leg(request.raw),))
-        headers = leg_headers(request, prefill)
-        return Legs((Leg(Stage.PREFILL, prefill, request.path, headers, prefill_body(request)),))
+            return Legs((self._decode_leg(self._contents.whole()),))
+        headers, content = leg_headers(request, prefill), self._contents.prefill()
+        return Legs((Leg(Stage.PREFILL, prefill, request.path, headers, content.body, make=content.make),))
+
+    def pictures(self) -> Mapping[int, tuple[str, int]]:
+        """Return the pictures that P's ticket names."""
+        return self._pictures
 
     def on_answer(self, leg: Leg, answer: Answer) -> Step:
         """Take P's answer, or D's when it is not streamed or an error."""
@@ -148,8 +211,9 @@ class HandoffExchange:
                 return _broken(leg, "its answer to a prefill is no OpenAI answer")
         if self._ticket is None:
             # Nothing to hand on, yet more is wanted (another choice): D computes the prompt itself.
-            return Legs((self._decode_leg(request.raw),))
-        return Legs((self._decode_leg(with_ticket(request.raw, self._ticket)),))
+            return Legs((self._decode_leg(self._contents.whole()),))
+        self._pictures = ticket_pictures(self._ticket.params)
+        return Legs((self._decode_leg(self._contents.handed_on(self._ticket)),))
 
     def _decoded(self, leg: Leg, answer: Answer) -> Step:
         if self._prefill_cached is not None:
@@ -161,9 +225,10 @@ class HandoffExchange:
                 return Reply(200, json.dumps(data, ensure_ascii=False).encode())
         return Reply(200, answer.body, answer.headers.get("content-type", "application/json"))
 
-    def _decode_leg(self, body: bytes) -> Leg:
+    def _decode_leg(self, content: Content) -> Leg:
         request, rank = self._request, self._route.decode
-        return Leg(Stage.DECODE, rank, request.path, leg_headers(request, rank), body, request.stream)
+        headers = leg_headers(request, rank)
+        return Leg(Stage.DECODE, rank, request.path, headers, content.body, request.stream, content.make)
 
 
 def _not_ok(leg: Leg, answer: Answer) -> Step:
@@ -184,8 +249,13 @@ def worker_error(rank: Rank, answer: Answer) -> RequestError:
         error = json.loads(answer.body)["error"]
         message = str(error["message"])
         code = error.get("code")
+        param = error.get("param")
         return RequestError(
-            status, message, kind=str(error.get("type") or ""), code=None if code is None else str(code)
+            status,
+            message,
+            kind=str(error.get("type") or ""),
+            code=None if code is None else str(code),
+            param=None if param is None else str(param),
         )
     except (ValueError, LookupError, TypeError, AttributeError):
         text = answer.body[:200].decode("utf-8", "replace")

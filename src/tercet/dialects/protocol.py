@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +17,8 @@ Headers = tuple[tuple[str, str], ...]
 @dataclass(frozen=True, slots=True)
 class Leg:
     """One HTTP request (POST) to one rank. `streams`: if it succeeds, its answer's body is the client's, passed on as
-    it comes; any other answer is read whole and given to `on_answer`."""
+    it comes; any other answer is read whole and given to `on_answer`. A body that holds pictures is made by `make`
+    when it is sent, so that their bytes are not kept twice."""
 
     stage: Stage
     rank: Rank
@@ -25,6 +26,7 @@ class Leg:
     headers: Headers
     body: bytes
     streams: bool = False
+    make: Callable[[], bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -69,7 +71,15 @@ class Failure:
     misfit: bool = False
 
 
-Step = Legs | Reply | Failure
+@dataclass(frozen=True, slots=True)
+class PicturesNeeded:
+    """The rank lacks these pictures, by their indices in the prompt, which it was told of by name or by a ticket."""
+
+    rank: Rank
+    pictures: tuple[int, ...]
+
+
+Step = Legs | Reply | Failure | PicturesNeeded
 
 
 class Exchange(Protocol):
@@ -81,6 +91,10 @@ class Exchange(Protocol):
 
     def on_answer(self, leg: Leg, answer: Answer) -> Step:
         """Take a leg's whole answer; return what is next."""
+        ...
+
+    def pictures(self) -> Mapping[int, tuple[str, int]]:
+        """Return (key, tokens) of the request's pictures, by index, as far as workers named them."""
         ...
 
     def on_exit(self, accepted: bool) -> tuple[Leg, ...]:
@@ -112,6 +126,15 @@ class Dialect(Protocol):
         """True when a decode worker can serve a whole request; else it needs P for every prompt."""
         ...
 
+    @property
+    def encodes(self) -> bool:
+        """True when there are encode workers in this dialect, and prefill workers to which pictures can be named."""
+        ...
+
+    def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> Exchange:
+        """Return the state machine that has one picture, a data URI, encoded as a proof of life."""
+        ...
+
     def begin(self, request: ClientRequest, route: Route) -> Exchange:
         """Return the state machine of one request on one route. A route whose P is its D asks for a proof that this
         half of a pair lives."""
@@ -131,3 +154,4 @@ class EngineState:
     engine_id: str | None
     ready: bool
     kv_tokens: int | None = None
+    picture_tokens: int | None = None

@@ -38,6 +38,11 @@ def nested(answer: Answer) -> Answer:
     return Answer(answer.status, {"content-type": "application/json"}, dump({"error": error}))
 
 
+def no_encoders(dialect: str) -> RequestError:
+    """Return the refusal to speak to encode workers of an engine whose protocol for it is not spoken here."""
+    return RequestError(501, f"encode workers of {dialect} are not spoken to", code="not_in_this_dialect")
+
+
 def engine_failed(leg: Leg, what: str) -> Failure:
     """Return the failure of an engine that gave up although HTTP said 200."""
     message = f"the engine of {leg.rank.label} failed while it answered ({what})"

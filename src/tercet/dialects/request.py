@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tercet.core.errors import RequestError
+from tercet.dialects.pictures import Pictures
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
@@ -29,12 +30,13 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 @dataclass(frozen=True, slots=True)
 class ClientRequest:
     """One request for generation: `body` parsed and free of private fields, `raw` the same as bytes. `headers` go
-    to every worker."""
+    to every worker. Where `pictures` were taken out of `body`, `raw` is empty."""
 
     path: str
     body: dict[str, Any]
     raw: bytes
     headers: tuple[tuple[str, str], ...] = ()
+    pictures: Pictures | None = None
 
     @property
     def chat(self) -> bool:

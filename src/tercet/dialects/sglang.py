@@ -14,8 +14,8 @@ from tercet.core.errors import RequestError
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.handoff import leg_headers
-from tercet.dialects.protocol import Answer, EngineState, Leg, Legs, Reply, Step
-from tercet.dialects.refusal import engine_failed, refused
+from tercet.dialects.protocol import Answer, EngineState, Exchange, Headers, Leg, Legs, Reply, Step
+from tercet.dialects.refusal import engine_failed, no_encoders, refused
 from tercet.dialects.request import ClientRequest, dump
 from tercet.dialects.usage import failed
 
@@ -50,6 +50,11 @@ class SglangDialect:
     ready_path: str = "/get_model_info"
     reset_path: str = "/flush_cache"
     decode_alone: bool = False
+    encodes: bool = False
+
+    def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> Exchange:
+        """Raise RequestError 501: no encode worker is spoken to in this dialect."""
+        raise no_encoders(self.name)
 
     def begin(self, request: ClientRequest, route: Route) -> SglangExchange:
         """Return the state machine of one request on one route."""
@@ -113,6 +118,10 @@ class SglangExchange:
         if leg.stage is Stage.PREFILL:
             return Legs(())
         return Reply(200, answer.body, answer.headers.get("content-type", "application/json"))
+
+    def pictures(self) -> Mapping[int, tuple[str, int]]:
+        """Return nothing: these workers name no pictures."""
+        return {}
 
     def on_exit(self, accepted: bool) -> tuple[Leg, ...]:
         """Return nothing."""

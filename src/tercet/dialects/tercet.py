@@ -6,10 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tercet.core.route import Route
+from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
+from tercet.dialects.encode import EncodeExchange, EncodeProbe
 from tercet.dialects.handoff import HandoffExchange, leg_headers
-from tercet.dialects.protocol import EngineState, Leg
+from tercet.dialects.protocol import EngineState, Headers, Leg
 from tercet.dialects.request import ClientRequest, dump
 
 RELEASE_PATH = "/kv/release"
@@ -23,9 +24,16 @@ class TercetDialect:
     ready_path: str = "/ready"
     reset_path: str = "/cache/reset"
     decode_alone: bool = True
+    encodes: bool = True
 
-    def begin(self, request: ClientRequest, route: Route) -> HandoffExchange:
+    def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> EncodeProbe:
+        """Return the state machine that has one picture, a data URI, encoded as a proof of life."""
+        return EncodeProbe(picture, rank, headers)
+
+    def begin(self, request: ClientRequest, route: Route) -> HandoffExchange | EncodeExchange:
         """Return the state machine of one request on one route."""
+        if request.pictures is not None:
+            return EncodeExchange(request, route, release)
         return HandoffExchange(request, route, release)
 
     def engines(self, ready_answer: bytes) -> tuple[EngineState, ...]:
@@ -37,12 +45,13 @@ class TercetDialect:
 
 
 def _state(engine: dict[str, Any]) -> EngineState:
-    engine_id, kv_tokens = engine["engine_id"], engine.get("kv_tokens")
+    engine_id, kv_tokens, picture_tokens = engine["engine_id"], engine.get("kv_tokens"), engine.get("picture_tokens")
     return EngineState(
         int(engine["rank"]),
         None if engine_id is None else str(engine_id),
         bool(engine["ready"]),
         kv_tokens if isinstance(kv_tokens, int) and kv_tokens > 0 else None,
+        picture_tokens if isinstance(picture_tokens, int) and picture_tokens >= 0 else None,
     )
 
 

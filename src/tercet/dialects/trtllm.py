@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tercet.core.route import Route
+from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.early_end import early_answer
-from tercet.dialects.protocol import Answer, EngineState, Headers, Leg, Legs, Reply, Step
-from tercet.dialects.refusal import broken, engine_failed, merged_reply, refused
+from tercet.dialects.protocol import Answer, EngineState, Exchange, Headers, Leg, Legs, Reply, Step
+from tercet.dialects.refusal import broken, engine_failed, merged_reply, no_encoders, refused
 from tercet.dialects.request import ClientRequest, dump
 from tercet.dialects.usage import failed, read_usage
 
@@ -50,6 +50,11 @@ class TrtllmDialect:
     ready_path: str = "/health"
     reset_path: str = "/reset_prefix_cache"
     decode_alone: bool = True
+    encodes: bool = False
+
+    def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> Exchange:
+        """Raise RequestError 501: no encode worker is spoken to in this dialect."""
+        raise no_encoders(self.name)
 
     def begin(self, request: ClientRequest, route: Route) -> TrtllmExchange:
         """Return the state machine of one request on one route."""
@@ -95,6 +100,10 @@ class TrtllmExchange:
         if leg.stage is Stage.PREFILL:
             return self._context_done(leg, answer)
         return merged_reply(leg, answer, self._context_cached)
+
+    def pictures(self) -> Mapping[int, tuple[str, int]]:
+        """Return nothing: these workers name no pictures."""
+        return {}
 
     def on_exit(self, accepted: bool) -> tuple[Leg, ...]:
         """Return nothing."""

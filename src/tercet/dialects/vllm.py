@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tercet.core.route import Route
+from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.handoff import HandoffExchange, leg_headers
-from tercet.dialects.protocol import EngineState, Leg
+from tercet.dialects.protocol import EngineState, Exchange, Headers, Leg
+from tercet.dialects.refusal import no_encoders
 from tercet.dialects.request import COMPLETIONS_PATH, ClientRequest, dump
 
 NO_SUCH_MODEL = "tercet-release"
@@ -23,6 +24,11 @@ class VllmDialect:
     ready_path: str = "/health"
     reset_path: str = "/reset_prefix_cache"
     decode_alone: bool = True
+    encodes: bool = False
+
+    def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> Exchange:
+        """Raise RequestError 501: no encode worker is spoken to in this dialect."""
+        raise no_encoders(self.name)
 
     def begin(self, request: ClientRequest, route: Route) -> HandoffExchange:
         """Return the state machine of one request on one route."""

@@ -57,21 +57,23 @@ class Client:
         url: str,
         *,
         headers: Iterable[tuple[str, str]] = (),
-        body: bytes = b"",
+        body: bytes | Callable[[], bytes] = b"",
         first_byte_timeout_s: float = 60.0,
         idle_timeout_s: float = 30.0,
         on_begin: Callable[[Response], None] | None = None,
     ) -> Response:
         """Send a request; return once the answer's head has arrived.
 
-        `Host` and `Content-Length` are added. `on_begin` is given the response before anything of it came.
+        A `body` that is a function is called when it is sent, and what it made not kept. `Host` and `Content-Length`
+        are added. `on_begin` is given the response before anything of it came.
         `first_byte_timeout_s` runs until the first byte of the answer's *body*, `idle_timeout_s` between its later
         bytes. Raises ClientError, and ValueError for an URL or header that is none.
         """
         key, target, authority = self._split(url)
         lines = [("Host", authority), *headers]
-        if body or method in ("POST", "PUT", "PATCH"):
-            lines.append(("Content-Length", str(len(body))))
+        ready = [body() if callable(body) else body]
+        if ready[0] or method in ("POST", "PUT", "PATCH"):
+            lines.append(("Content-Length", str(len(ready[0]))))
         head = request_head(method, target, lines)
         upstream = self._take_idle(key)
         if upstream is not None:
@@ -79,16 +81,17 @@ class Client:
             if on_begin is not None:
                 on_begin(response)
             try:
-                await response.begin(head, body, first_byte_timeout_s, idle_timeout_s)
+                await response.begin(head, ready.pop(), first_byte_timeout_s, idle_timeout_s)
                 return response
             except ClientError as error:
                 stale = error.reason == "closed" and response.untouched and not response.abandoned
                 if not self._resend or not stale or perf_counter_ns() - response.started_ns > _STALE_WITHIN_NS:
                     raise
+            ready.append(body() if callable(body) else body)
         response = Response(await self._connect(key), method, self._max_header_bytes)
         if on_begin is not None:
             on_begin(response)
-        await response.begin(head, body, first_byte_timeout_s, idle_timeout_s)
+        await response.begin(head, ready.pop(), first_byte_timeout_s, idle_timeout_s)
         return response
 
     def disconnect(self, url: str) -> None:

@@ -99,6 +99,7 @@ class Exchange:
         upstream.idle_ns = int(idle_timeout_s * 1e9)
         upstream.deadline_ns = self.started_ns + int(first_byte_timeout_s * 1e9)
         upstream.send(head, body)
+        del body  # it may be large, and the wait long
         try:
             await self._wait()
         except BaseException:

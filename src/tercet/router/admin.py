@@ -17,7 +17,9 @@ from tercet.router.health import Prober
 from tercet.router.parts import Parts
 from tercet.routing.events import CacheCleared, ConversationsCleared, ModeChanged
 from tercet.routing.facts import RequestFacts
-from tercet.routing.modes import DEFAULT_BALANCERS, route
+from tercet.routing.modes import route
+from tercet.routing.pictures import Picture
+from tercet.routing.policy import DEFAULT_BALANCERS
 from tercet.routing.refusal import Refusal
 
 RESET_TIMEOUT_S = 60.0
@@ -80,6 +82,7 @@ class Admin:
                 "dialect": parts.dialect.name,
                 "balancer": parts.policy.balancer or DEFAULT_BALANCERS[fleet.mode],
                 "ppd_threshold": parts.policy.ppd_threshold,
+                "encode_fallback": parts.config.encode_fallback,
                 "uptime_s": round(monotonic() - self._started, 1),
                 "in_flight": fleet.in_flight,
                 "conversations": len(fleet.conversations),
@@ -128,7 +131,9 @@ class Admin:
 
     def _not_ready(self) -> str | None:
         parts = self._parts
-        found = route(parts.fleet.mode, RequestFacts(model=""), parts.fleet, parts.policy)
+        # Where encode workers encode, a request with a picture has to find its way.
+        pictures = (Picture(None, 0),) if parts.fleet.mode.encodes_apart else ()
+        found = route(parts.fleet.mode, RequestFacts(model="", pictures=pictures), parts.fleet, parts.policy)
         return found.reason if isinstance(found, Refusal) else None
 
     def _problems(self) -> dict[str, str]:
@@ -160,6 +165,7 @@ class Admin:
                     "tokens": fleet.load(rank).tokens,
                     "routed": fleet.load(rank).routed,
                     "prefix_blocks": len(fleet.index(rank.address)),
+                    "pictures": len(fleet.pictures(rank.address)),
                     "unaccepted_handoffs": self._parts.handoffs.unaccepted(rank.address),
                 }
                 for rank in ranks

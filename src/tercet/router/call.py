@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from time import perf_counter_ns
 
 from tercet.core.errors import RequestError
 from tercet.core.route import Route
 from tercet.core.stage import Stage
-from tercet.dialects.protocol import Answer, Exchange, Failure, Leg, Legs, Reply, Step
+from tercet.dialects.protocol import Answer, Exchange, Failure, Leg, Legs, PicturesNeeded, Reply, Step
 from tercet.dialects.request import ClientRequest
 from tercet.dialects.usage import Usage, failed, find_usage
 from tercet.http.client import ClientError, Relayed, Response
 from tercet.http.server import Responder
 from tercet.router.observation import Observation
 from tercet.router.parts import Parts
+from tercet.router.pictures import cache_header, read_cache
 from tercet.router.sender import failure
 from tercet.router.timing import Timing
-from tercet.routing.events import Finished, Prefilled, Routed
+from tercet.routing.encoding import place_again
+from tercet.routing.events import Finished, PrefixLost, Routed
 from tercet.routing.facts import RequestFacts
 from tercet.routing.modes import route
 from tercet.routing.refusal import Refusal
 
 TAIL_BYTES = 4096
 """Enough of a stream's end to hold its usage and its last finish reason."""
+
+CACHE_HEADER = "x-tercet-cache"
 
 Suspect = Callable[[str], None]
 
@@ -56,42 +61,62 @@ class Call:
         self._place: str | None = None
         self._observation: Observation | None = None
         self._usage: Usage | None = None
+        self._cache: Counter[str] = Counter()
         self.broken = False
 
     async def run(self) -> None:
         """Answer the request. Raises RequestError while nothing has been sent."""
         parts, avoid = self._parts, set[str]()
-        last: Failure | None = None
-        for _ in range(parts.config.max_retries + 1):
-            found = route(self._mode, self._facts, parts.fleet, parts.policy, avoid)
-            if isinstance(found, Refusal):
-                break
-            if last is not None:
-                parts.metrics.retries.add(last.error.code or "error")
-            last = await self._attempt(found)
-            if last is None:
+        failures, asked_again = 0, False
+        found = self._route(avoid)
+        while isinstance(found, Route):
+            outcome = await self._attempt(found)
+            if outcome is None:
                 return
-            if not last.retry or self._responder.started:
-                raise last.error
-            avoid.add(last.rank.address)
-        if last is not None:
-            raise last.error
-        assert isinstance(found, Refusal)
+            if isinstance(outcome, PicturesNeeded):
+                if asked_again:
+                    raise _without_pictures(outcome)
+                asked_again = True
+                found = self._with_more(found, outcome, avoid)
+                continue
+            failures += 1
+            avoid.add(outcome.rank.address)
+            again = self._route(avoid)
+            if not outcome.retry or self._responder.started or isinstance(again, Refusal):
+                raise outcome.error
+            if failures > parts.config.max_retries:
+                raise outcome.error
+            parts.metrics.retries.add(outcome.error.code or "error")
+            if outcome.rank.letter == "E":
+                parts.metrics.encode_retries.add(outcome.error.code or "error")
+            found = again
         raise RequestError(found.status, found.reason, code=found.code, param="model" if found.status == 404 else None)
 
-    async def _attempt(self, found: Route) -> Failure | None:
+    def _route(self, avoid: set[str]) -> Route | Refusal:
+        return route(self._mode, self._facts, self._parts.fleet, self._parts.policy, avoid)
+
+    def _with_more(self, way: Route, needed: PicturesNeeded, avoid: set[str]) -> Route | Refusal:
+        """Return how to ask again a rank that lacks pictures: the same way with those encoded, or as if it held
+        nothing where nobody but a prefilling rank encodes."""
+        parts = self._parts
+        parts.metrics.images_needed.add(self._mode)
+        if way.mode.encodes_apart:
+            return place_again(way, needed.pictures, self._facts, parts.fleet, parts.policy, avoid)
+        parts.fleet.apply(PrefixLost(self._facts, needed.rank.address))
+        return self._route(avoid)
+
+    async def _attempt(self, found: Route) -> Failure | PicturesNeeded | None:
         """Take one route; None when it answered."""
         parts = self._parts
         self._name = str(next(parts.names))
         self._accepted = False
-        self._timing.legs.clear()
-        self._timing.worker.clear()
+        self._timing.clear()
+        self._cache.clear()
         self._headers[1:] = [("X-Tercet-Route", str(found))]
         exchange = parts.dialect.begin(self._request, found)
         parts.fleet.apply(Routed(self._name, found, self._facts))
-        kind = "split" if found.prefill else "fallback" if found.fallback else "direct"
-        parts.metrics.routed(self._mode, str(found), kind)
-        self._observation = Observation(self._name, found, self._facts, self._request.choices)
+        self._count(found)
+        self._observation = Observation(self._name, found, self._facts, self._request.choices, exchange)
         try:
             if found.prefill is not None:
                 place = found.decode.address
@@ -100,6 +125,9 @@ class Call:
             step: Step | None = exchange.start()
             while isinstance(step, Legs):
                 step = await self._send(exchange, step)
+            if isinstance(step, PicturesNeeded):
+                self._observation.lacks(parts, step)
+                return step
             if isinstance(step, Failure):
                 if step.misfit and found.prefill is not None:
                     self._observation.misfit(parts)
@@ -111,6 +139,17 @@ class Call:
             self._leave_place()
             parts.fleet.apply(Finished(self._name))
             parts.handoffs.release(exchange.on_exit(self._accepted))
+
+    def _count(self, found: Route) -> None:
+        metrics = self._parts.metrics
+        kind = "split" if found.prefill else "fallback" if found.fallback else "direct"
+        metrics.routed(self._mode, str(found), kind)
+        if self._facts.pictures:
+            encoded = sum(len(share.pictures) for share in found.encode)
+            metrics.placed(self._mode, encoded, len(found.inline), len(found.named))
+            self._cache["held"] += len(found.named)
+        if found.encode_fallback:
+            metrics.encode_fallbacks.add(self._mode)
 
     # --- legs ---
 
@@ -125,7 +164,7 @@ class Call:
             more: tuple[Leg, ...] = ()
             for done in asyncio.as_completed(tasks):
                 step = await done
-                if isinstance(step, Failure | Reply) or step is None:
+                if not isinstance(step, Legs):
                     return step
                 more += step.legs
             return Legs(more)
@@ -137,17 +176,17 @@ class Call:
     async def _one(self, exchange: Exchange, leg: Leg) -> Step | None:
         step: Step | None
         try:
-            if leg.stage is Stage.PREFILL:
-                step = await self._prefill(exchange, leg)
-            else:
+            if leg.stage is Stage.DECODE:
                 return await self._decode(exchange, leg)
+            step = await self._ahead(exchange, leg)
         except ClientError as error:
             self._suspect(leg.rank.url)
             step = failure(leg, error)
         # Once D answers it holds all that P had for it: P's failing so late is nothing to the client.
         return Legs(()) if leg.stage is Stage.PREFILL and self._accepted else step
 
-    async def _prefill(self, exchange: Exchange, leg: Leg) -> Step:
+    async def _ahead(self, exchange: Exchange, leg: Leg) -> Step:
+        """Send an encode or prefill leg. Its answer names what the worker holds for those that come after."""
         begun: list[Response] = []
         started = perf_counter_ns()
         task = asyncio.get_running_loop().create_task(self._parts.sender.whole(leg, begun.append))
@@ -156,12 +195,20 @@ class Call:
         except asyncio.CancelledError:
             self._parts.handoffs.abandon(exchange, leg, task, begun)
             raise
+        now = perf_counter_ns()
         timing = answer.headers.get("server-timing")
-        self._timing.leg("prefill-leg", perf_counter_ns() - started, timing, "p-")
+        if leg.stage is Stage.ENCODE:
+            self._timing.encode(started, now, timing)
+        else:
+            self._timing.leg("prefill-leg", now - started, timing, "p-")
+        self._cache.update(read_cache(answer.headers.get(CACHE_HEADER)))
         step = exchange.on_answer(leg, answer)
-        if not isinstance(step, Failure) and answer.status == 200:
-            usage = find_usage(answer.body)
-            self._parts.fleet.apply(Prefilled(self._name, None if usage is None else usage.prompt_tokens))
+        if not isinstance(step, Failure | PicturesNeeded) and answer.status == 200:
+            assert self._observation is not None
+            if leg.stage is Stage.ENCODE:
+                self._observation.encoded(self._parts, leg.rank)
+            else:
+                self._observation.prefilled(self._parts, answer)
         return step
 
     async def _decode(self, exchange: Exchange, leg: Leg) -> Step | None:
@@ -180,11 +227,17 @@ class Call:
     def _accept(self, answer: Answer) -> None:
         observation = self._observation
         assert observation is not None
-        self._accepted = True
-        self._leave_place()
+        self._taken()
         self._usage = find_usage(answer.body)
         observation.first_token(self._parts, answer.headers, self._usage)
-        self._headers += passed_on(answer.headers)
+        self._headers += self._passed_on(answer.headers)
+
+    def _taken(self) -> None:
+        """D has all that it needs: nothing is held for it elsewhere, the pictures' bytes least of all."""
+        self._accepted = True
+        self._leave_place()
+        if self._request.pictures is not None:
+            self._request.pictures.drop()
 
     async def _relay(self, leg: Leg, response: Response, started: int) -> None:
         """Pass D's stream on as it comes. Raises ClientError when it failed before its first byte."""
@@ -192,11 +245,10 @@ class Call:
         assert observation is not None
 
         def on_first(now_ns: int) -> list[tuple[str, str]]:
-            self._accepted = True
-            self._leave_place()
+            self._taken()
             self._timing.leg("decode-leg", now_ns - started, response.headers.get("server-timing"))
             observation.first_token(self._parts, response.headers, None)
-            return self._first_byte(now_ns, passed_on(response.headers), True)
+            return self._first_byte(now_ns, self._passed_on(response.headers), True)
 
         try:
             relayed = await response.relay(self._responder, on_first=on_first, tail_bytes=TAIL_BYTES)
@@ -242,7 +294,17 @@ class Call:
             timing = self._timing
             seconds, own_seconds = (now_ns - timing.received_ns) / 1e9, timing.own_ns(now_ns) / 1e9
             self._parts.metrics.first_byte(self._mode, seconds, own_seconds)
+        if cache := cache_header(self._cache):
+            more = [*more, (CACHE_HEADER, cache)]
         return [*self._headers, *more, ("Server-Timing", self._timing.header(now_ns))]
+
+    def _passed_on(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Return the worker's headers that the client gets: what Tercet's own workers say of the request. What they
+        say of their caches is summed up over all legs."""
+        self._cache.update(read_cache(headers.get(CACHE_HEADER)))
+        return [
+            (name, value) for name, value in headers.items() if name.startswith("x-tercet-") and name != CACHE_HEADER
+        ]
 
     def _leave_place(self) -> None:
         place, self._place = self._place, None
@@ -250,6 +312,7 @@ class Call:
             self._parts.handoffs.leave(place)
 
 
-def passed_on(headers: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the worker's headers that the client gets: what Tercet's own workers say of the request."""
-    return [(name, value) for name, value in headers.items() if name.startswith("x-tercet-")]
+def _without_pictures(needed: PicturesNeeded) -> RequestError:
+    listed = ", ".join(map(str, needed.pictures))
+    message = f"{needed.rank.label} could not get pictures {listed}, though they were encoded for it a moment ago"
+    return RequestError(502, message, code="images_needed")

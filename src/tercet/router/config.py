@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from tercet.core.errors import UsageError
-from tercet.core.stage import ROLE_STAGES, Mode
-from tercet.core.topology import WorkerSpec, default_mode, require_stages
+from tercet.core.stage import ROLE_STAGES, Mode, Stage
+from tercet.core.topology import WorkerSpec, check_encode_fallback, default_mode, require_stages
 from tercet.dialects.protocol import Dialect
 from tercet.dialects.registry import dialect_for, dialect_named
+from tercet.media.limits import MediaLimits
 from tercet.routing.balancers import balancer_named
 from tercet.routing.events import WorkerAdded
-from tercet.routing.modes import PPD_THRESHOLD, Policy
+from tercet.routing.policy import PPD_THRESHOLD, Policy
 
 FALLBACKS = ("error", "decode")
+ENCODE_FALLBACKS = ("error", "local")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,11 @@ class RouterConfig:
     balancer: str | None = None
     ppd_threshold: int = PPD_THRESHOLD
     prefill_fallback: str = "error"
+    encode_fallback: str = "error"
+    max_images: int = MediaLimits.max_images
     connect_timeout_s: float = 2.0
     first_byte_timeout_s: float = 60.0
+    encode_timeout_s: float = 20.0
     answer_timeout_s: float = 600.0
     idle_timeout_s: float = 30.0
     max_body_bytes: int = 64 * 1024 * 1024
@@ -75,11 +80,18 @@ class RouterConfig:
             "index_chunks",
             "max_conversations",
             "max_body_bytes",
+            "max_images",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-        for name in ("connect_timeout_s", "first_byte_timeout_s", "answer_timeout_s", "idle_timeout_s"):
+        for name in (
+            "connect_timeout_s",
+            "first_byte_timeout_s",
+            "encode_timeout_s",
+            "answer_timeout_s",
+            "idle_timeout_s",
+        ):
             if getattr(self, name) <= 0:
                 raise UsageError(f"--{name.removesuffix('_s').replace('_', '-')} must be above 0")
         if self.ppd_threshold < 0 or self.max_retries < 0:
@@ -89,6 +101,10 @@ class RouterConfig:
         require_stages(self.start_mode, self._specs())
         if reason := self.unable(self.start_mode):
             raise UsageError(reason)
+        if self.encode_fallback not in ENCODE_FALLBACKS:
+            choices = " or ".join(ENCODE_FALLBACKS)
+            raise UsageError(f"unknown encode fallback {self.encode_fallback!r}: choose {choices}")
+        check_encode_fallback(self.encode_fallback, self._specs())
         if self.prefill_fallback == "decode" and not dialect_named(self.dialect).decode_alone:
             raise UsageError(f"--prefill-fallback decode: a decode worker of {self.dialect} can't compute a prompt")
 
@@ -101,18 +117,21 @@ class RouterConfig:
         """Return why the workers' dialect can't run `mode`; None when it can."""
         if mode is Mode.PPD and not dialect_named(self.dialect).decode_alone:
             return f"mode ppd needs decode workers that compute prompts: those of {self.dialect} can't; take pd"
+        if mode.encodes_apart and not dialect_named(self.dialect).encodes:
+            return f"mode {mode} needs encode workers: those of {self.dialect} are not spoken to; take pd or aggregated"
         return None
 
     def policy(self) -> Policy:
         """Return how requests are routed."""
         alone = dialect_named(self.dialect).decode_alone
-        return Policy(self.balancer, self.ppd_threshold, self.prefill_fallback == "decode", self.seed, alone)
+        fallback, locally = self.prefill_fallback == "decode", self.encode_fallback == "local"
+        return Policy(self.balancer, self.ppd_threshold, fallback, self.seed, alone, locally)
 
     def make_dialect(self) -> Dialect:
         """Return the workers' dialect. Raises UsageError."""
         urls = (*self.workers, *self.encode, *self.prefill, *self.decode)
-        split = [_split(text) for text in urls]
-        return dialect_for(self.dialect, {url: port for url, _, port in split if port is not None})
+        named = [_split(text) for text in urls]
+        return dialect_for(self.dialect, {worker.url: worker.bootstrap for worker in named if worker.bootstrap})
 
     def worker_events(self) -> list[WorkerAdded]:
         """Return the workers in order. Raises UsageError naming a URL that is none, or that is said twice."""
@@ -120,25 +139,36 @@ class RouterConfig:
         groups = (("A", self.workers), ("E", self.encode), ("P", self.prefill), ("D", self.decode))
         for letter, urls in groups:
             for text in urls:
-                url, ranks, _ = _split(text)
-                if any(event.url == url for event in events):
-                    raise UsageError(f"worker {url} is named twice; give each URL once, by its role")
-                events.append(WorkerAdded(url, ROLE_STAGES[letter], ranks or self.data_parallel_size or 1))
+                named = _split(text)
+                if any(event.url == named.url for event in events):
+                    raise UsageError(f"worker {named.url} is named twice; give each URL once, by its role")
+                stages = ROLE_STAGES[letter] | ({Stage.ENCODE} if named.encodes else frozenset())
+                events.append(WorkerAdded(named.url, stages, named.ranks or self.data_parallel_size or 1))
         return events
 
     def fixed_ranks(self, url: str) -> bool:
         """True when the number of a worker's ranks was given, so that its own word isn't asked."""
         return self.data_parallel_size is not None or any(
-            _split(text)[0] == url and _split(text)[1] is not None
-            for text in (*self.workers, *self.encode, *self.prefill, *self.decode)
+            named.url == url and named.ranks is not None
+            for named in map(_split, (*self.workers, *self.encode, *self.prefill, *self.decode))
         )
 
     def _specs(self) -> tuple[WorkerSpec, ...]:
         return tuple(WorkerSpec(event.url, event.stages, event.ranks) for event in self.worker_events())
 
 
-def _split(text: str) -> tuple[str, int | None, int | None]:
-    """Return (URL, ranks, bootstrap port) of what was given for a worker. Raises UsageError."""
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What was given for one worker."""
+
+    url: str
+    ranks: int | None
+    bootstrap: int | None
+    encodes: bool
+
+
+def _split(text: str) -> _Named:
+    """Read what was given for a worker. Raises UsageError."""
     url, _, fragment = text.partition("#")
     url = url.rstrip("/")
     parts = urlsplit(url)
@@ -150,8 +180,14 @@ def _split(text: str) -> tuple[str, int | None, int | None]:
         raise UsageError(f"{text!r} has no valid port") from None
     said: dict[str, int] = {}
     for part in fragment.split(",") if fragment else ():
-        key, _, value = part.partition("=")
-        if key not in ("ranks", "bootstrap") or not value.isdigit() or int(value) < 1:
-            raise UsageError(f"{text!r}: write URL#ranks=N for a worker of N ranks, URL#bootstrap=PORT for its port")
-        said[key] = int(value)
-    return url, said.get("ranks"), said.get("bootstrap")
+        key, equals, value = part.partition("=")
+        if part == "encode":
+            said[key] = 1
+        elif key not in ("ranks", "bootstrap") or not equals or not value.isdigit() or int(value) < 1:
+            raise UsageError(
+                f"{text!r}: write URL#ranks=N for a worker of N ranks, URL#bootstrap=PORT for its port, URL#encode for "
+                "one that encodes too"
+            )
+        else:
+            said[key] = int(value)
+    return _Named(url, said.get("ranks"), said.get("bootstrap"), "encode" in said)

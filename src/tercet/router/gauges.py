@@ -19,8 +19,8 @@ class FleetGauges(Collector):
         self._fleet, self._handoffs = fleet, handoffs
 
     def collect(self) -> Iterator[Metric]:
-        """Yield requests, conversations, and of each rank: ready, requests, tokens, prefix blocks, unaccepted
-        handoffs."""
+        """Yield requests, conversations, and of each rank: ready, requests, tokens, prefix blocks, pictures,
+        unaccepted handoffs."""
         fleet = self._fleet
         yield GaugeMetricFamily(PREFIX + "in_flight", "Requests under way", value=fleet.in_flight)
         yield GaugeMetricFamily(PREFIX + "conversations", "Conversations remembered", value=len(fleet.conversations))
@@ -28,6 +28,7 @@ class FleetGauges(Collector):
         yield self._of_ranks("rank_requests", "Requests under way", lambda a: fleet.load(fleet.ranks[a]).requests)
         yield self._of_ranks("rank_tokens", "Prompt tokens to compute", lambda a: fleet.load(fleet.ranks[a]).tokens)
         yield self._of_ranks("rank_prefix_blocks", "Pieces believed cached", lambda a: len(fleet.index(a)))
+        yield self._of_ranks("rank_pictures", "Pictures believed held", lambda a: len(fleet.pictures(a)))
         yield self._of_ranks("unaccepted_handoffs", "Handoffs not yet accepted", self._handoffs.unaccepted)
 
     def _of_ranks(self, name: str, text: str, value: Callable[[str], float]) -> Metric:

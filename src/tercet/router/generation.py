@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from time import perf_counter_ns
+from typing import Any
 
 from tercet.core.errors import RequestError
+from tercet.dialects.pictures import Pictures, find_pictures
 from tercet.dialects.request import CHAT_PATH, ClientRequest, read_body
 from tercet.http.server import Request, Responder
 from tercet.router.call import Call, Suspect
 from tercet.router.parts import Parts
+from tercet.router.pictures import picture_keys
 from tercet.router.timing import Timing
-from tercet.routing.facts import chat_facts, completion_facts
+from tercet.routing.facts import RequestFacts, chat_facts, completion_facts
 
 CLIENT_GONE = 499
 BROKEN = 502
@@ -31,11 +35,15 @@ async def generate(
         if not model and len(parts.fleet.known_models) > 1:
             names = ", ".join(map(repr, parts.fleet.known_models))
             raise RequestError(400, f"several models are served here: name one of {names}", param="model")
-        make = chat_facts if request.path == CHAT_PATH else completion_facts
-        session = request.headers.get("x-session-id")
-        facts = make(body, session, parts.fleet.tokens_per_byte(model or ""))
         passed = parts.door.worker_headers(headers[0][1], request.headers)
-        client_request = ClientRequest(request.path, body, raw, passed)
+        places = find_pictures(body, parts.config.max_images) if request.path == CHAT_PATH else ()
+        keys = await picture_keys(body, places) if places else ()
+        facts = _facts(parts, request, body, model or "", keys)
+        if places and parts.dialect.encodes:
+            raw = request.body = b""  # the pictures are kept once
+            client_request = ClientRequest(request.path, body, raw, passed, Pictures(body, places))
+        else:
+            client_request = ClientRequest(request.path, body, raw, passed)
         timing = Timing(request.received_ns)
         call = Call(parts, client_request, facts, responder, headers, timing, suspect)
         await call.run()
@@ -50,3 +58,17 @@ async def generate(
         raise
     finally:
         parts.metrics.finished(mode, status, (perf_counter_ns() - request.received_ns) / 1e9)
+
+
+def _facts(
+    parts: Parts, request: Request, body: dict[str, Any], model: str, keys: Sequence[str | None]
+) -> RequestFacts:
+    session, tokens_per_byte = request.headers.get("x-session-id"), parts.fleet.tokens_per_byte(model)
+    if request.path != CHAT_PATH:
+        return completion_facts(body, session, tokens_per_byte)
+    known = parts.fleet.picture_tokens
+
+    def tokens_of(key: str | None) -> int:
+        return (None if key is None else known.of(model, key)) or known.typical(model)
+
+    return chat_facts(body, session, tokens_per_byte, keys, tokens_of)

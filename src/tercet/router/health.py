@@ -17,6 +17,7 @@ from tercet.dialects.protocol import EngineState, Exchange, Failure, Leg, Legs, 
 from tercet.dialects.request import COMPLETIONS_PATH, ClientRequest, dump
 from tercet.http.client import ClientError
 from tercet.router.parts import Parts
+from tercet.router.probe_picture import probe_picture
 from tercet.routing.events import CacheSized, ModelsListed, PairHealth, RankHealth, RankRestarted, WorkerAdded
 
 log = logging.getLogger(__name__)
@@ -155,8 +156,12 @@ class Prober:
         try:
             await self._list_models(url)
             for rank in waiting:
-                half = rank.letter == "P" or (rank.letter == "D" and not self._parts.dialect.decode_alone)
-                await self._probe(Route(Mode.PD, rank, rank if half else None))
+                if rank.letter == "E":
+                    headers = self._probe_headers()
+                    await self._run_probe(self._parts.dialect.prove_encoder(probe_picture(), rank, headers), False)
+                else:
+                    half = rank.letter == "P" or (rank.letter == "D" and not self._parts.dialect.decode_alone)
+                    await self._probe(Route(Mode.PD, rank, rank if half else None))
                 self._said.pop(url, None)
                 self._set_ready(rank, True)
                 log.info("%s (%s) is ready", rank.label, rank.address)
@@ -226,16 +231,21 @@ class Prober:
             "temperature": 0,
             "ignore_eos": True,
         }
-        raw = dump(body)
-        headers = self._parts.door.worker_headers("probe-" + secrets.token_hex(4), {})
-        exchange = self._parts.dialect.begin(ClientRequest(COMPLETIONS_PATH, body, raw, headers), way)
+        request = ClientRequest(COMPLETIONS_PATH, body, dump(body), self._probe_headers())
+        await self._run_probe(self._parts.dialect.begin(request, way), way.prefill is way.decode)
+
+    def _probe_headers(self) -> tuple[tuple[str, str], ...]:
+        return self._parts.door.worker_headers("probe-" + secrets.token_hex(4), {})
+
+    async def _run_probe(self, exchange: Exchange, half: bool) -> None:
+        """Send a probe's legs, of `half` a pair only the first ones. Raises ClientError or RequestError."""
         accepted = False
         try:
             async with asyncio.timeout(self._parts.config.probe_timeout_s):
                 step: object = exchange.start()
                 while isinstance(step, Legs):
                     step, accepted = await self._exchange(exchange, step)
-                    if isinstance(step, Legs) and way.prefill is way.decode:
+                    if isinstance(step, Legs) and half:
                         return
         except TimeoutError:
             raise RequestError(504, "no answer in time") from None

@@ -78,6 +78,15 @@ class RouterMetrics(Collector):
         self.retries = Count("retries", "Routes given up for another before the first byte", "reason")
         self.releases = Count("releases", "Releases of blocks that no decode worker accepted", "result")
         self.early_ends = Count("early_ends", "Answers that ended at the prefill worker", "mode")
+        self.pictures = Count(
+            "pictures",
+            "Pictures sent to encode workers, inline to who prefills, or named to who holds them",
+            "mode",
+            "way",
+        )
+        self.encode_retries = Count("encode_retries", "Encode legs given up for another encode worker", "reason")
+        self.encode_fallbacks = Count("encode_fallbacks", "Requests encoded where they prefill", "mode")
+        self.images_needed = Count("images_needed", "Requests whose rank lacked a picture", "mode")
         self.wrong_index = Count("wrong_index", "Requests whose rank held far less of the prompt than believed", "mode")
         self.stream_failures = Count("stream_failures", "Streams that broke after their first byte", "mode")
         self.time_to_first_byte = Spread(
@@ -91,6 +100,11 @@ class RouterMetrics(Collector):
         """Count a route taken."""
         self.routes.add(mode, kind)
         self._paths[mode][route] += 1
+
+    def placed(self, mode: str, encoded: int, inline: int, named: int) -> None:
+        """Count the pictures of a route taken."""
+        for way, count in (("encoded", encoded), ("inline", inline), ("named", named)):
+            self.pictures.values[(mode, way)] += count
 
     def finished(self, mode: str, status: int, seconds: float) -> None:
         """Count an answered request."""
@@ -115,6 +129,11 @@ class RouterMetrics(Collector):
         for mode, tally in result.items():
             tally["wrong_index"] = self.wrong_index.values[(mode,)]
             tally["early_ends"] = self.early_ends.values[(mode,)]
+            if (mode, "encoded") in self.pictures.values:
+                for way in ("encoded", "inline", "named"):
+                    tally[f"pictures_{way}"] = self.pictures.values[(mode, way)]
+                tally["encode_fallbacks"] = self.encode_fallbacks.values[(mode,)]
+                tally["images_needed"] = self.images_needed.values[(mode,)]
             tally["routes"] = dict(sorted(self._paths[mode].items()))
         return result
 

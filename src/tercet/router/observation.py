@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tercet.core.route import Route
-from tercet.dialects.usage import Usage
+from tercet.core.route import Rank, Route
+from tercet.dialects.protocol import Answer, Exchange, PicturesNeeded
+from tercet.dialects.usage import Usage, find_usage
 from tercet.http.client import Relayed
 from tercet.router.parts import Parts
-from tercet.routing.events import ConversationRecorded, FirstToken, PairHealth, PrefixLost
+from tercet.routing.events import (
+    ConversationRecorded,
+    Encoded,
+    FirstToken,
+    PairHealth,
+    PicturesHeld,
+    PicturesLost,
+    Prefilled,
+    PrefixLost,
+)
 from tercet.routing.facts import RequestFacts
 
 ROUNDING_TOKENS = 32
@@ -18,13 +28,42 @@ ROUNDING_TOKENS = 32
 
 @dataclass(slots=True)
 class Observation:
-    """One route taken, under `name`. `choices` answers were wanted."""
+    """One route taken, under `name`. `choices` answers were wanted; `exchange` knows what workers said of pictures."""
 
     name: str
     route: Route
     facts: RequestFacts
     choices: int
+    exchange: Exchange
     prompt_tokens: int | None = None
+
+    def encoded(self, parts: Parts, rank: Rank) -> None:
+        """An encode rank has encoded its share."""
+        known = self.exchange.pictures()
+        share = next(share for share in self.route.encode if share.rank == rank)
+        parts.fleet.apply(Encoded(self.name, rank.address, tuple(known[i] for i in share.pictures if i in known)))
+
+    def prefilled(self, parts: Parts, answer: Answer) -> None:
+        """P has the prompt, and the pictures that it was given."""
+        usage = find_usage(answer.body)
+        parts.fleet.apply(Prefilled(self.name, None if usage is None else usage.prompt_tokens))
+        self._holds_pictures(parts)
+
+    def lacks(self, parts: Parts, needed: PicturesNeeded) -> None:
+        """A rank lacks pictures: whatever was believed of it."""
+        known = self.exchange.pictures()
+        keys = [known[i][0] if i in known else self.facts.pictures[i].key for i in needed.pictures]
+        parts.fleet.apply(PicturesLost(needed.rank.address, tuple(key for key in keys if key is not None)))
+
+    def _holds_pictures(self, parts: Parts) -> None:
+        if not self.facts.pictures:
+            return
+        address = self.route.prefills.address
+        held = parts.fleet.pictures(address) if address in parts.fleet.ranks else ()
+        # What was only named may lie in its prefix alone, without embeddings.
+        named = {picture.index for picture in self.route.named if picture.key not in held}
+        pictures = tuple(pair for i, pair in self.exchange.pictures().items() if i not in named)
+        parts.fleet.apply(PicturesHeld(address, self.facts.model, pictures))
 
     def first_token(self, parts: Parts, headers: Mapping[str, str], usage: Usage | None) -> None:
         """D has the prompt: its counts are in its headers, or in the usage of a whole answer."""
@@ -37,6 +76,8 @@ class Observation:
             parts.metrics.wrong_index.add(self.route.mode)
             parts.fleet.apply(PrefixLost(self.facts, self.route.decode.address))
         parts.fleet.apply(FirstToken(self.name, self.prompt_tokens, cached))
+        if self.route.prefill is None:
+            self._holds_pictures(parts)
 
     def finished(self, parts: Parts, usage: Usage | None, relayed: Relayed | None) -> None:
         """The answer is whole: D holds prompt and answer of this conversation."""

@@ -13,7 +13,7 @@ from tercet.router.handoffs import Handoffs
 from tercet.router.metrics import RouterMetrics
 from tercet.router.sender import Sender
 from tercet.routing.fleet import FleetState
-from tercet.routing.modes import Policy
+from tercet.routing.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,18 @@ class Sender:
     async def open(self, leg: Leg, on_begin: Callable[[Response], None] | None = None) -> Response:
         """Send a leg; return when the head of its answer is there. Raises ClientError."""
         config = self._config
-        quick = leg.streams or leg.stage is Stage.PREFILL
+        if leg.stage is Stage.ENCODE:
+            first_byte_timeout_s = config.encode_timeout_s
+        elif leg.streams or leg.stage is Stage.PREFILL:
+            first_byte_timeout_s = config.first_byte_timeout_s
+        else:
+            first_byte_timeout_s = config.answer_timeout_s
         return await self._client.request(
             "POST",
             leg.url,
             headers=leg.headers,
-            body=leg.body,
-            first_byte_timeout_s=config.first_byte_timeout_s if quick else config.answer_timeout_s,
+            body=leg.make or leg.body,
+            first_byte_timeout_s=first_byte_timeout_s,
             idle_timeout_s=config.idle_timeout_s,
             on_begin=on_begin,
         )
@@ -63,5 +68,6 @@ def failure(leg: Leg, error: ClientError) -> Failure:
     status = 504 if late or error.reason == "idle_timeout" else 503 if error.reason == "too_many_connections" else 502
     code = "worker_timeout" if status == 504 else "worker_unreachable"
     message = f"the {leg.stage} worker {leg.rank.label} failed: {error}"
-    retry = error.before_first_byte and error.reason in _CONNECTION
+    # To encode once more costs nobody anything, so a slow encoder is given up for another one too.
+    retry = leg.stage is Stage.ENCODE or (error.before_first_byte and error.reason in _CONNECTION)
     return Failure(RequestError(status, message, code=code), leg.rank, retry)

@@ -111,8 +111,8 @@ def _continue(conversation: Conversation, facts: RequestFacts) -> Continuation:
 def _after(conversation: Conversation, facts: RequestFacts, resume: int | None) -> Continuation:
     held = conversation.prompt_tokens + conversation.answer_tokens
     if resume is not None:
-        return Continuation(conversation, held, facts.tokens(facts.size - resume))
-    beyond = facts.tokens(facts.size - conversation.size)
+        return Continuation(conversation, held, facts.tokens_after(resume))
+    beyond = facts.tokens_after(conversation.size)
     return Continuation(
         conversation,
         conversation.prompt_tokens + min(beyond, conversation.answer_tokens),

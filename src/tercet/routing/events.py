@@ -46,10 +46,12 @@ class RankHealth:
 
 @dataclass(frozen=True, slots=True)
 class CacheSized:
-    """A rank said how many tokens its cache can hold: what is believed of it shall be no more than that."""
+    """A rank said how many tokens its cache can hold, and of how many tokens the embeddings it keeps can be: what is
+    believed of it shall be no more than that."""
 
     address: str
     tokens: int
+    picture_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,32 @@ class Routed:
     request_id: str
     route: Route
     facts: RequestFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An encode leg ended with an answer: `pictures` are (key, tokens) of what that rank encoded, and holds."""
+
+    request_id: str
+    address: str
+    pictures: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PicturesHeld:
+    """A rank holds the embeddings of these pictures, (key, tokens), of this model: it prefilled with them."""
+
+    address: str
+    model: str
+    pictures: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PicturesLost:
+    """A rank turned out not to hold the pictures of these keys."""
+
+    address: str
+    keys: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +187,9 @@ Event = (
     | CacheSized
     | PairHealth
     | Routed
+    | Encoded
+    | PicturesHeld
+    | PicturesLost
     | Prefilled
     | FirstToken
     | Finished

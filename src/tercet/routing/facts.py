@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 from tercet.core.hashing import DIGEST_BYTES, root_hash, text_chunk_hashes
+from tercet.routing.pictures import DEFAULT_TOKENS, Picture
 
 CHUNK_BYTES = 256
 """Rendered text is hashed in pieces of this many bytes: about 64 tokens of English."""
@@ -38,7 +39,8 @@ class RequestFacts:
     remembered, and is empty for a text too short to have a name; a chat's `anchors` name the places where an earlier
     turn may have ended, the latest first (a text shows no such places: any chunk's end stands for those inside it).
     `affinity` is equal for all turns of a conversation. `later_turn` says that the prompt holds an answer already.
-    `prompts` counts the prompts of the request: the other facts are the first one's.
+    `prompts` counts the prompts of the request: the other facts are the first one's. `pictures` are in the order of the
+    prompt.
     """
 
     model: str
@@ -56,6 +58,7 @@ class RequestFacts:
     prompts: int = 1
     echo: bool = False
     max_tokens: int | None = None
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def single(self) -> bool:
@@ -65,37 +68,56 @@ class RequestFacts:
     @property
     def prompt_tokens(self) -> int:
         """Length of the prompt in tokens: estimated, or exact for token ids."""
-        return self.tokens(self.size)
+        return self.tokens_after(0)
 
-    def tokens(self, units: int) -> int:
-        """Return how many tokens `units` units of this prompt are."""
-        return units if self.exact else round(units * self.tokens_per_unit)
+    def tokens_after(self, start: int) -> int:
+        """Return how many tokens of this prompt come after its first `start` units."""
+        units = self.size - start
+        text = units if self.exact else round(units * self.tokens_per_unit)
+        return text + sum(picture.tokens for picture in self.pictures if picture.end > start)
+
+    @property
+    def picture_tokens(self) -> int:
+        """How many tokens of the prompt are pictures."""
+        return sum(picture.tokens for picture in self.pictures)
 
 
-def chat_facts(body: Mapping[str, Any], session: str | None, tokens_per_byte: float) -> RequestFacts:
+def chat_facts(
+    body: Mapping[str, Any],
+    session: str | None,
+    tokens_per_byte: float,
+    keys: Sequence[str | None] = (),
+    tokens_of: Callable[[str | None], int] = lambda _: DEFAULT_TOKENS,
+) -> RequestFacts:
     """Return the facts of a chat request. Malformed messages give poor facts, not an error: the worker refuses them.
 
-    The rendering is canonical (role, content, next message), not the model's template: equal prefixes hash equally.
+    `keys` are those of its pictures in order (`is_picture`): they stand for the bytes in every hash. `tokens_of` says
+    how many tokens the picture of a key is believed to be. The rendering is canonical (role, content, next message),
+    not the model's template: equal prefixes hash equally.
     """
     messages = body.get("messages")
     if not isinstance(messages, list):
         messages = []
     root = _root(body)
     pieces: list[bytes] = []
-    keys: list[bytes] = []
+    ids: list[bytes] = []
     ends: list[int] = []
     roles: list[object] = []
     parent, size = root, 0
+    left = iter(keys)
+    pictures: list[Picture] = []
     for message in messages:
-        piece = _message(message)
+        found = [next(left, None) for part in _parts(message) if is_picture(part)]
+        piece = _message(message, found)
         pieces.append(piece)
         size += len(piece)
         parent = blake2b(piece, key=parent, digest_size=DIGEST_BYTES).digest()
-        keys.append(parent)
+        ids.append(parent)
         ends.append(size)
+        pictures += [Picture(key, size, tokens_of(key)) for key in found]
         roles.append(message.get("role") if isinstance(message, dict) else None)
     last = len(roles) - 1
-    anchors = tuple(Anchor(keys[i - 1], ends[i]) for i in range(last, 0, -1) if roles[i] == "assistant")
+    anchors = tuple(Anchor(ids[i - 1], ends[i]) for i in range(last, 0, -1) if roles[i] == "assistant")
     first_user = next((i for i, role in enumerate(roles) if role == "user"), last)
     return RequestFacts(
         model=_model(body),
@@ -106,9 +128,10 @@ def chat_facts(body: Mapping[str, Any], session: str | None, tokens_per_byte: fl
         chunks=tuple(text_chunk_hashes(b"".join(pieces), CHUNK_BYTES, root)),
         own=parent,
         anchors=anchors,
-        affinity=keys[first_user] if keys else root,
+        affinity=ids[first_user] if ids else root,
         later_turn="assistant" in roles,
         max_tokens=_max_tokens(body),
+        pictures=tuple(pictures),
     )
 
 
@@ -167,12 +190,33 @@ def _max_tokens(body: Mapping[str, Any]) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _message(message: object) -> bytes:
+def is_picture(part: object) -> bool:
+    """True for the part of a message that is a picture."""
+    return isinstance(part, dict) and part.get("type") == "image_url"
+
+
+def _parts(message: object) -> Sequence[object]:
+    content = message.get("content") if isinstance(message, dict) else None
+    return content if isinstance(content, list) else ()
+
+
+def _message(message: object, keys: Sequence[str | None]) -> bytes:
     if isinstance(message, dict) and message.keys() == {"role", "content"} and isinstance(message["content"], str):
         text = f"{message['role']}\x1f{message['content']}\x1e"
     else:
-        text = json.dumps(message, sort_keys=True) + "\x1e"
+        text = json.dumps(_named(message, keys) if keys else message, sort_keys=True) + "\x1e"
     return text.encode("utf-8", "surrogatepass")
+
+
+def _named(message: object, keys: Sequence[str | None]) -> object:
+    """Return a message with its pictures' keys in their places, where they are known."""
+    assert isinstance(message, dict)
+    left = iter(keys)
+    content = [
+        {"type": "image", "key": key} if is_picture(part) and (key := next(left)) is not None else part
+        for part in message["content"]
+    ]
+    return {**message, "content": content}
 
 
 def _id_chunks(ids: list[Any], root: bytes) -> tuple[bytes, ...]:

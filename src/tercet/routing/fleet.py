@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tercet.core.route import Rank, Route
-from tercet.core.stage import Mode, role_letter
+from tercet.core.route import EncodeShare, Rank, Route
+from tercet.core.stage import Mode, Stage, role_letter
 from tercet.routing import events as e
 from tercet.routing.conversations import Continuation, Conversations
 from tercet.routing.facts import CHUNK_IDS, RequestFacts
 from tercet.routing.load import Load
+from tercet.routing.picture_index import PictureIndex, PictureTokens
 from tercet.routing.prefix_index import PrefixIndex
 
 TOKENS_PER_BYTE = 0.25
@@ -22,10 +23,11 @@ LEARNING_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What one rank holds of one request's prompt, in tokens."""
+    """What one rank holds of one request's prompt, in tokens; `units` of the prompt from its start on."""
 
     held: int
     uncached: int
+    units: int = 0
 
 
 @dataclass(slots=True)
@@ -35,6 +37,7 @@ class _InFlight:
     prefill_tokens: int
     decode_tokens: int
     prefilling: bool
+    encoding: dict[str, int]
 
 
 class FleetState:
@@ -43,7 +46,7 @@ class FleetState:
     `apply` is the only way in; everything else reads. Events about ranks that have left are ignored: news may cross.
     """
 
-    def __init__(self, *, index_chunks: int = 65536, max_conversations: int = 65536) -> None:
+    def __init__(self, *, index_chunks: int = 65536, max_conversations: int = 65536, max_pictures: int = 65536) -> None:
         self.mode = Mode.AGGREGATED
         self.workers: dict[str, e.WorkerAdded] = {}
         self.models: dict[str, tuple[str, ...]] = {}
@@ -54,6 +57,9 @@ class FleetState:
         self._pairs: set[tuple[str, str]] = set()
         self._loads: dict[str, Load] = {}
         self._indexes: dict[str, PrefixIndex] = {}
+        self._max_pictures = max_pictures
+        self._pictures: dict[str, PictureIndex] = {}
+        self.picture_tokens = PictureTokens(max_pictures)
         self._in_flight: dict[str, _InFlight] = {}
         self._routed = 0
         self._text: dict[str, tuple[float, float]] = {}
@@ -93,6 +99,14 @@ class FleetState:
         """Return the rank's prefix index."""
         return self._indexes[address]
 
+    def pictures(self, address: str) -> PictureIndex:
+        """Return which pictures' embeddings the rank holds."""
+        return self._pictures[address]
+
+    def stages(self, rank: Rank) -> frozenset[Stage]:
+        """Return the stages of the rank's worker."""
+        return self.workers[rank.url].stages
+
     @property
     def in_flight(self) -> int:
         """Number of requests under way."""
@@ -120,8 +134,9 @@ class FleetState:
             # The answer is not in the index, but went the way of its prompt.
             evicted = count < known.conversation.size // facts.chunk_size
             if not evicted:
-                return Holding(known.held_tokens, known.new_tokens)
-        return Holding(held, facts.tokens(facts.size - count * facts.chunk_size))
+                return Holding(known.held_tokens, known.new_tokens, known.conversation.size)
+        units = count * facts.chunk_size
+        return Holding(held, facts.tokens_after(units), units)
 
     # --- the fold ---
 
@@ -141,11 +156,12 @@ class FleetState:
             self.ranks[rank.address] = rank
             self._loads[rank.address] = Load()
             self._indexes[rank.address] = PrefixIndex(self._index_chunks)
+            self._pictures[rank.address] = PictureIndex(self._max_pictures)
         self._candidates.clear()
 
     def _remove_rank(self, address: str) -> None:
         self._forget_rank(address)
-        del self.ranks[address], self._loads[address], self._indexes[address]
+        del self.ranks[address], self._loads[address], self._indexes[address], self._pictures[address]
 
     def _worker_removed(self, event: e.WorkerRemoved) -> None:
         self.workers.pop(event.url, None)
@@ -176,11 +192,14 @@ class FleetState:
         index = self._indexes.get(event.address)
         if index is not None:
             index.resize(max(1, min(self._index_chunks, event.tokens // CHUNK_IDS)))
+            if event.picture_tokens is not None:
+                self._pictures[event.address].resize(event.picture_tokens)
 
     def _forget_rank(self, address: str) -> None:
         self._ready.discard(address)
         self._pairs = {pair for pair in self._pairs if address not in pair}
         self._indexes[address].clear()
+        self._pictures[address].clear()
         self.conversations.drop_rank(address)
         self._candidates.clear()
 
@@ -200,11 +219,29 @@ class FleetState:
             route.prefill_uncached if route.prefill else 0,
             0 if route.prefill else route.uncached,
             route.prefill is not None,
+            {},
         )
         self._in_flight[event.request_id] = item
+        for share in route.encode:
+            self._take_share(item, share)
         if route.prefill is not None:
             self._take(route.prefill, item.prefill_tokens)
         self._take(route.decode, item.decode_tokens)
+
+    def _take_share(self, item: _InFlight, share: EncodeShare) -> None:
+        pictures = [item.facts.pictures[i] for i in share.pictures]
+        item.encoding[share.rank.address] = tokens = sum(picture.tokens for picture in pictures)
+        self._take(share.rank, tokens)
+        index = self._pictures.get(share.rank.address)
+        if index is not None:
+            # At once: who asks for the same picture meanwhile shall meet it there.
+            index.store((picture.key, picture.tokens) for picture in pictures if picture.key is not None)
+
+    def _end_share(self, item: _InFlight, address: str) -> None:
+        tokens = item.encoding.pop(address, None)
+        rank = self.ranks.get(address)
+        if tokens is not None and rank is not None:
+            self._give_back(rank, 1, tokens)
 
     def _take(self, rank: Rank, tokens: int) -> None:
         load = self._loads.get(rank.address)
@@ -220,6 +257,24 @@ class FleetState:
             # Never below zero: a worker may have left and come back under the same address meanwhile.
             load.requests = max(0, load.requests - requests)
             load.tokens = max(0, load.tokens - tokens)
+
+    def _on_encoded(self, event: e.Encoded) -> None:
+        item = self._in_flight.get(event.request_id)
+        if item is not None:
+            self._end_share(item, event.address)
+            self._pictures_held(e.PicturesHeld(event.address, item.facts.model, event.pictures))
+
+    def _pictures_held(self, event: e.PicturesHeld) -> None:
+        index = self._pictures.get(event.address)
+        if index is not None:
+            index.store(event.pictures)
+        if not event.model or event.model in self.known_models:
+            self.picture_tokens.learn(event.model, event.pictures)
+
+    def _pictures_lost(self, event: e.PicturesLost) -> None:
+        index = self._pictures.get(event.address)
+        if index is not None:
+            index.forget(event.keys)
 
     def _on_prefilled(self, event: e.Prefilled) -> None:
         item = self._in_flight.get(event.request_id)
@@ -247,6 +302,8 @@ class FleetState:
             return
         if item.prefilling and item.route.prefill is not None:
             self._give_back(item.route.prefill, 1, item.prefill_tokens)
+        for address in list(item.encoding):
+            self._end_share(item, address)
         self._give_back(item.route.decode, 1, item.decode_tokens)
 
     def _conversation_recorded(self, event: e.ConversationRecorded) -> None:
@@ -266,12 +323,15 @@ class FleetState:
     def _cache_cleared(self, event: e.CacheCleared) -> None:
         for address in self.ranks if event.address is None else {event.address} & self.ranks.keys():
             self._indexes[address].clear()
+            self._pictures[address].clear()
             self.conversations.drop_rank(address)
 
     def _conversations_cleared(self, event: e.ConversationsCleared) -> None:
         self.conversations.clear()
         for index in self._indexes.values():
             index.clear()
+        for pictures in self._pictures.values():
+            pictures.clear()
 
     def _mode_changed(self, event: e.ModeChanged) -> None:
         self.mode = event.mode
@@ -280,10 +340,13 @@ class FleetState:
         index = self._indexes.get(address)
         if index is not None and facts.size and facts.prompts == 1:
             tokens = facts.prompt_tokens if prompt_tokens is None else prompt_tokens
-            index.store(facts.chunks, facts.chunk_size * tokens / facts.size)
+            size = facts.chunk_size
+            # In the text's tokens alone: a picture's come all at once where it stands.
+            pictures = [(-(-picture.end // size), picture.tokens) for picture in facts.pictures]
+            index.store(facts.chunks, size * max(0, tokens - facts.picture_tokens) / facts.size, pictures)
 
     def _learn(self, facts: RequestFacts, prompt_tokens: int) -> None:
-        if facts.exact or not facts.size or facts.prompts > 1:
+        if facts.exact or not facts.size or facts.prompts > 1 or facts.pictures:
             return
         if facts.model and facts.model not in self.known_models:
             return  # names come from clients, and must not fill the memory
@@ -301,6 +364,9 @@ _FOLD: dict[type, Callable[[FleetState, Any], None]] = {
     e.CacheSized: FleetState._cache_sized,
     e.PairHealth: FleetState._pair_health,
     e.Routed: FleetState._on_routed,
+    e.Encoded: FleetState._on_encoded,
+    e.PicturesHeld: FleetState._pictures_held,
+    e.PicturesLost: FleetState._pictures_lost,
     e.Prefilled: FleetState._on_prefilled,
     e.FirstToken: FleetState._on_first_token,
     e.Finished: FleetState._on_finished,

@@ -30,12 +30,16 @@ class PrefixIndex:
             tokens = held
         return len(chunks), tokens
 
-    def store(self, chunks: Sequence[bytes], tokens_per_chunk: float) -> None:
-        """Note that all `chunks` of a prompt are held, now the most recently used."""
+    def store(self, chunks: Sequence[bytes], tokens_per_chunk: float, pictures: Sequence[tuple[int, int]] = ()) -> None:
+        """Note that all `chunks` of a prompt are held, now the most recently used. `pictures` are (leading chunks that
+        hold it, tokens) of what is in the prompt besides its text."""
         entries = self._entries
         # The deepest first: then a chain loses its end before its beginning, without which the end is worth nothing.
         for i in range(min(len(chunks), self.capacity) - 1, -1, -1):
-            entries[chunks[i]] = round((i + 1) * tokens_per_chunk)
+            tokens = round((i + 1) * tokens_per_chunk)
+            if pictures:
+                tokens += sum(more for count, more in pictures if count <= i + 1)
+            entries[chunks[i]] = tokens
             entries.move_to_end(chunks[i])
         self.resize(self.capacity)
 

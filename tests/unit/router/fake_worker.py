@@ -66,6 +66,7 @@ class FakeWorker:
         self.misfit = False
         self.forgets = False  # has no prefix cache
         self.api_key: str | None = None
+        self.private = PRIVATE
         self.seen: list[tuple[str, dict[str, Any], dict[str, str]]] = []
         self.faults: list[str] = []
         self.running = 0
@@ -142,7 +143,7 @@ class FakeWorker:
         self._rank(request)
         if request.headers.get("content-type") != "application/json" or "x-request-id" not in request.headers:
             raise self._fault("headers")
-        if any(PRIVATE.match(key) for key in body):
+        if any(self.private.match(key) for key in body):
             raise self._fault(f"private field in {sorted(body)}")
         if body.get("model", self.model) != self.model:
             raise RequestError(404, f"model {body['model']!r} is not served here", code="model_not_found")
@@ -162,7 +163,7 @@ class FakeWorker:
             return
         if self.gate is not None and self.gate_after > 10**8:
             await self.gate.wait()
-        words = words_of(body, path)
+        words = self._words(path, body)
         if self.role == "P" or (params or {}).get("do_remote_decode"):
             self._check_prefill(body, params)
             await self._prefill(path, body, words, responder)
@@ -203,8 +204,11 @@ class FakeWorker:
         finish = self.finish or "length"
         answer = self._whole(path, body, [self._answer(words, 1)], len(words), cached, finish)
         if finish == "length":
-            answer["kv_transfer_params"] = self.tickets.held[ticket_id] = ticket
+            answer["kv_transfer_params"] = self.tickets.held[ticket_id] = ticket | self._more_of_ticket(body)
         await self._json(responder, answer, headers=[("Server-Timing", "prefill;dur=9.00")])
+
+    def _more_of_ticket(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {}
 
     def _take(self, params: dict[str, Any]) -> int:
         if self.misfit:
@@ -214,6 +218,9 @@ class FakeWorker:
             raise self._fault(f"ticket {params}")
         self.tickets.end(params["ticket_id"], "accepted")
         return len(ticket["prompt_token_ids"])
+
+    def _words(self, path: str, body: dict[str, Any]) -> list[str]:
+        return words_of(body, path)
 
     @staticmethod
     def _answer(words: list[str], limit: int) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
@@ -15,6 +16,7 @@ from tercet.http.client import Client
 from tercet.http.sse import SSEParser
 from tercet.router.app import Router
 from tercet.router.config import RouterConfig
+from tests.unit.router.fake_vision import Embeddings, SeeingWorker
 from tests.unit.router.fake_worker import FakeWorker, Tickets
 
 
@@ -61,6 +63,7 @@ class Setup:
     router: Router
     workers: list[FakeWorker]
     tickets: Tickets
+    embeddings: Embeddings = field(default_factory=Embeddings)
     client: Client = field(default_factory=Client)
 
     @property
@@ -89,6 +92,18 @@ class Setup:
         messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
         return await self.post("/v1/chat/completions", {"model": "m", "messages": messages, **extra}, headers)
 
+    async def look(self, *turns: Sequence[str | bytes], headers: dict[str, str] | None = None, **extra: Any) -> Got:
+        """Turns alternate between user and assistant; in the user's bytes are pictures, and so is a text that is a
+        URL."""
+        messages = [
+            {"role": ("user", "assistant")[i % 2], "content": turn if isinstance(turn, str) else list(map(part, turn))}
+            for i, turn in enumerate(turns)
+        ]
+        return await self.post("/v1/chat/completions", {"model": "m", "messages": messages, **extra}, headers)
+
+    def seeing(self, letter: str) -> list[SeeingWorker]:
+        return [worker for worker in self.role(letter) if isinstance(worker, SeeingWorker)]
+
     async def complete(self, prompt: Any = "a b c", headers: dict[str, str] | None = None, **extra: Any) -> Got:
         return await self.post("/v1/completions", {"model": "m", "prompt": prompt, **extra}, headers)
 
@@ -106,8 +121,13 @@ class Setup:
         await until(lambda: self.router.parts.fleet.ranks and all(map(self.router.parts.fleet.ready, self.fleet_ranks)))
         p, d = ([r.address for r in self.router.parts.fleet.ranks.values() if r.letter == x] for x in "PD")
         await until(lambda: all(self.router.parts.fleet.paired(a, b) for a in p for b in d))
-        await until(lambda: not self.tickets.held)
+        await until(lambda: not self.tickets.held and not self.embeddings.held)
         self.tickets.ended.clear()  # what the probes did
+        self.embeddings.ended.clear()
+        for worker in self.workers:
+            if isinstance(worker, SeeingWorker):
+                worker.encoded.clear()
+                worker.pool.clear()
 
     @property
     def fleet_ranks(self) -> list[str]:
@@ -117,12 +137,20 @@ class Setup:
         """Wait until nothing is under way; nothing may be held then, and no worker may have a complaint."""
         await until(lambda: not any(worker.running for worker in self.workers))
         await until(lambda: self.router.parts.fleet.in_flight == 0)
-        await until(lambda: not self.tickets.held)
+        await until(lambda: not self.tickets.held and not self.embeddings.held)
         for rank in self.router.parts.fleet.ranks.values():
             load = self.router.parts.fleet.load(rank)
             assert (load.requests, load.tokens) == (0, 0)
             assert self.router.parts.handoffs.unaccepted(rank.address) == 0
         assert [fault for worker in self.workers for fault in worker.faults] == []
+
+
+def part(piece: str | bytes) -> dict[str, Any]:
+    if isinstance(piece, bytes):
+        piece = "data:image/png;base64," + b64encode(piece).decode()
+    if "://" in piece or piece.startswith("data:"):
+        return {"type": "image_url", "image_url": {"url": piece}}
+    return {"type": "text", "text": piece}
 
 
 async def until(check: Callable[[], object], timeout_s: float = 5.0) -> None:
@@ -140,12 +168,25 @@ async def routing(
     wait: bool = True,
     ranks: int = 1,
     also: tuple[str, ...] = (),
+    seeing: str | None = None,
     **config: Any,
 ) -> AsyncIterator[Setup]:
-    """`PPD`: two prefill workers and a decode worker behind a router. `also` are URLs of workers of another make."""
-    tickets = Tickets()
-    workers = [await FakeWorker(letter, tickets, ranks=ranks).start() for letter in letters]
-    urls = {x: tuple(w.url for w in workers if w.role == x) for x in "APD"}
+    """`PPD`: two prefill workers and a decode worker behind a router. `also` are URLs of workers of another make.
+
+    `seeing` makes them workers of a model that sees: "apart" if encode workers alone encode, "local" if those that
+    prefill do too.
+    """
+    tickets, embeddings = Tickets(), Embeddings()
+    workers: list[FakeWorker] = []
+    for letter in letters:
+        encodes = letter == "E" or (seeing == "local" and letter in "PA")
+        if seeing:
+            workers.append(SeeingWorker(letter, tickets, embeddings, encodes=encodes, ranks=ranks))
+        else:
+            workers.append(FakeWorker(letter, tickets, ranks=ranks))
+        await workers[-1].start()
+    said = "#encode" if seeing == "local" else ""
+    urls = {x: tuple(w.url + (said if x in "PA" else "") for w in workers if w.role == x) for x in "APDE"}
     settings: dict[str, Any] = {"health_interval_s": 0.1, "health_timeout_s": 0.3, "connect_timeout_s": 0.5, **config}
     if key := settings.get("worker_api_key"):
         for worker in workers:
@@ -155,12 +196,13 @@ async def routing(
             mode=Mode(mode) if mode else None,
             port=0,
             workers=urls["A"] + also,
+            encode=urls["E"],
             prefill=urls["P"],
             decode=urls["D"],
             **settings,
         )
     )
-    setup = Setup(router, workers, tickets)
+    setup = Setup(router, workers, tickets, embeddings)
     await router.start()
     try:
         if wait:

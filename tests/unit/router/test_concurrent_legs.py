@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tercet.core.route import Route
+from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.handoff import leg_headers, worker_error
-from tercet.dialects.protocol import Answer, EngineState, Exchange, Failure, Leg, Legs, Reply, Step
+from tercet.dialects.protocol import Answer, EngineState, Exchange, Failure, Headers, Leg, Legs, Reply, Step
 from tercet.dialects.request import ClientRequest
 from tercet.dialects.tercet import TercetDialect
 from tests.unit.router.harness import Setup, routing, until
@@ -38,6 +38,9 @@ class BothAtOnce:
             return Failure(worker_error(leg.rank, answer), leg.rank, retry=False)
         return Legs(()) if leg.stage is Stage.PREFILL else Reply(200, answer.body)
 
+    def pictures(self) -> dict[int, tuple[str, int]]:
+        return {}
+
     def on_exit(self, accepted: bool) -> tuple[Leg, ...]:
         return ()
 
@@ -48,6 +51,10 @@ class ConcurrentDialect:
     ready_path: str = "/ready"
     reset_path: str = "/cache/reset"
     decode_alone: bool = True
+    encodes: bool = False
+
+    def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> Exchange:
+        return TercetDialect().prove_encoder(picture, rank, headers)
 
     def begin(self, request: ClientRequest, route: Route) -> Exchange:
         # Probes come before the pair is known; they go one after the other.

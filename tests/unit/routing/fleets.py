@@ -42,6 +42,24 @@ def make_fleet(letters: str, *, ranks: int = 1, ready: bool = True, pairs: bool 
     return fleet
 
 
+def seeing(*turns: str, session: str | None = None, tokens: int = 16, **extra: Any) -> RequestFacts:
+    """A chat whose messages alternate; in the user's each word of the form `[key]` is a picture, `[]` one that only a
+    URL tells of."""
+    messages: list[dict[str, Any]] = []
+    keys: list[str | None] = []
+    for i, turn in enumerate(turns):
+        parts: list[dict[str, Any]] = []
+        for word in turn.split():
+            if word.startswith("["):
+                keys.append(word[1:-1] or None)
+                parts.append({"type": "image_url", "image_url": {"url": "" if word != "[]" else "http://x/y.png"}})
+            else:
+                parts.append({"type": "text", "text": word})
+        messages.append({"role": "assistant", "content": turn} if i % 2 else {"role": "user", "content": parts})
+    body = {"model": MODEL, "messages": messages, **extra}
+    return chat_facts(body, session, 0.25, keys, lambda _: tokens)
+
+
 def chat(*texts: str, session: str | None = None, **extra: Any) -> RequestFacts:
     """A chat whose messages alternate between user and assistant."""
     messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]

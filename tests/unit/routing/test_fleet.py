@@ -58,7 +58,7 @@ def test_load_follows_a_request_through_its_legs() -> None:
     assert fleet.holding(facts, p, None).held == 256
     assert fleet.holding(facts, d, None).held == 0
     fleet.apply(FirstToken("r", 300, 0))
-    assert fleet.holding(facts, d, None) == Holding(256, 44)
+    assert fleet.holding(facts, d, None) == Holding(256, 44, 256)
     fleet.apply(Finished("r"))
     fleet.apply(Finished("r"))
     assert fleet.load(d).requests == 0 and fleet.in_flight == 0
@@ -96,7 +96,7 @@ def test_what_a_conversations_rank_holds_includes_the_answer() -> None:
     known = fleet.conversations.find(second)
     assert known is not None and known.conversation.turns == 1
     d0, d1 = fleet.ranks[url("D", 0)], fleet.ranks[url("D", 1)]
-    assert fleet.holding(second, d1, known) == Holding(200, second.tokens(len("user\x1fnew question\x1e")))
+    assert fleet.holding(second, d1, known) == Holding(200, second.tokens_after(second.anchors[0].resume), first.size)
     assert fleet.holding(second, d0, known).held == 0
     fleet.apply(ConversationRecorded(second, url("D", 1), 210, 10))
     third = chat("q" * 400, "a" * 360, "new question", "ok", "more")
@@ -110,7 +110,7 @@ def test_token_ids_of_a_later_turn_are_counted_exactly() -> None:
     first = ids(list(range(100)))
     fleet.apply(ConversationRecorded(first, rank.address, 100, 20))
     second = ids(list(range(130)))
-    assert fleet.holding(second, rank, fleet.conversations.find(second)) == Holding(120, 10)
+    assert fleet.holding(second, rank, fleet.conversations.find(second)) == Holding(120, 10, 100)
     # The same prompt again is no later turn without a session.
     assert fleet.conversations.find(ids(list(range(100)))) is None
 

@@ -1,0 +1,110 @@
+"""The pictures of a request: found, taken out of its body, and put back as bytes or by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tercet.core.errors import RequestError
+
+PICTURE = "image_url"
+REFERENCE = "image_ref"
+Place = tuple[int, int]
+"""A message's index, and that of a part of its content."""
+
+
+def find_pictures(body: Mapping[str, Any], limit: int) -> tuple[Place, ...]:
+    """Return where the pictures of a chat request stand, in the order of its prompt.
+
+    Raises RequestError 400 for more than `limit`, for one that is malformed, and for references: those are the
+    router's own, and would make a worker read what another client sent.
+    """
+    places: list[Place] = []
+    for i, j, part in _parts(body):
+        kind = part.get("type")
+        where = f"messages[{i}].content[{j}]"
+        if kind == REFERENCE:
+            raise RequestError(400, f"{where} has type {REFERENCE!r}: send the picture itself", param=where)
+        if kind != PICTURE:
+            continue
+        source = part.get(PICTURE)
+        if not isinstance(source, dict) or not isinstance(source.get("url"), str) or not source["url"]:
+            message = (
+                f'{where} (picture {len(places)}) needs a URL: {{"type": "image_url", "image_url": {{"url": ...}}}}'
+            )
+            raise RequestError(400, message, param=where)
+        if len(places) == limit:
+            message = f"{where} is picture {limit} (from 0 on): a request can have {limit}; send fewer at once"
+            raise RequestError(400, message, code="too_many_images", param=where)
+        places.append((i, j))
+    return tuple(places)
+
+
+def url_at(body: Mapping[str, Any], place: Place) -> str:
+    """Return the URL of the picture at a place that `find_pictures` gave."""
+    i, j = place
+    url: str = body["messages"][i]["content"][j][PICTURE]["url"]
+    return url
+
+
+def reference(key: str, tokens: int) -> dict[str, Any]:
+    """Return the part of a message that names a picture."""
+    return {"type": REFERENCE, REFERENCE: {"key": key, "tokens": tokens}}
+
+
+EMPTY_REFERENCE: dict[str, Any] = {"type": REFERENCE, REFERENCE: {}}
+"""Where a ticket of the whole prompt goes along, which names every picture."""
+
+
+class Pictures:
+    """The pictures of one request, taken out of its body: the only copy of their bytes, until `drop`."""
+
+    __slots__ = ("_places", "_urls")
+
+    def __init__(self, body: dict[str, Any], places: Sequence[Place]) -> None:
+        self._places = tuple(places)
+        self._urls: tuple[str, ...] | None = tuple(url_at(body, place) for place in places)
+        for i, j in places:
+            body["messages"][i]["content"][j][PICTURE]["url"] = ""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._places)
+
+    @property
+    def dropped(self) -> bool:
+        """True once the bytes are gone."""
+        return self._urls is None
+
+    def url(self, index: int) -> str:
+        """Return a picture's URL, which may hold all its bytes. Raises RuntimeError once they were dropped."""
+        if self._urls is None:
+            raise RuntimeError("the pictures were dropped: the request was accepted")
+        return self._urls[index]
+
+    def drop(self) -> None:
+        """Let go of the bytes: nobody will be asked again."""
+        self._urls = None
+
+    def put_back(self, body: Mapping[str, Any], parts: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+        """Return `body` with `parts` in the places of the pictures of these indices, and the others as they came."""
+        messages = list(body["messages"])
+        for index, (i, j) in enumerate(self._places):
+            if messages[i] is body["messages"][i]:
+                messages[i] = {**messages[i], "content": list(messages[i]["content"])}
+            part = parts.get(index)
+            if part is None:
+                part = dict(messages[i]["content"][j])
+                part[PICTURE] = {**part[PICTURE], "url": self.url(index)}
+            messages[i]["content"][j] = part
+        return {**body, "messages": messages}
+
+
+def _parts(body: Mapping[str, Any]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    messages = body.get("messages")
+    for i, message in enumerate(messages if isinstance(messages, list) else ()):
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, list):
+            for j, part in enumerate(content):
+                if isinstance(part, dict):
+                    yield i, j, part

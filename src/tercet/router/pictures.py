@@ -1,0 +1,40 @@
+"""The pictures of a request as the router takes them in, and what workers' caches did about them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tercet.dialects.pictures import Place, url_at
+from tercet.routing.pictures import data_uri_key
+
+LARGE_CHARS = 256 * 1024
+"""Pictures whose URLs are longer than this in sum are hashed in a thread: a millisecond in which streams would stand
+still."""
+
+
+async def picture_keys(body: Mapping[str, Any], places: Sequence[Place]) -> list[str | None]:
+    """Return the keys of the pictures in these places; None where only a URL is known."""
+
+    def keys() -> list[str | None]:
+        return [data_uri_key(url_at(body, place)) for place in places]
+
+    small = sum(len(url_at(body, place)) for place in places) <= LARGE_CHARS
+    return keys() if small else await asyncio.to_thread(keys)
+
+
+def read_cache(header: str | None) -> Counter[str]:
+    """Read an X-Tercet-Cache header, `hit=1, miss=2`."""
+    counts: Counter[str] = Counter()
+    for part in (header or "").split(","):
+        word, _, number = part.strip().partition("=")
+        if number.isdigit():
+            counts[word] += int(number)
+    return counts
+
+
+def cache_header(counts: Counter[str]) -> str:
+    """Write an X-Tercet-Cache header."""
+    return ", ".join(f"{word}={count}" for word, count in counts.items() if count)

@@ -1,0 +1,66 @@
+"""One routing decision's inputs, and the routes that it can end in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from tercet.core.route import Rank, Route
+from tercet.core.stage import Mode
+from tercet.routing.conversations import Continuation
+from tercet.routing.facts import RequestFacts
+from tercet.routing.fleet import FleetState
+from tercet.routing.policy import Policy
+from tercet.routing.refusal import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One decision's inputs."""
+
+    mode: Mode
+    facts: RequestFacts
+    fleet: FleetState
+    policy: Policy
+    avoid: Collection[str]
+    known: Continuation | None
+
+    def candidates(self, letter: str) -> list[Rank]:
+        return [r for r in self.fleet.candidates(letter, self.facts.model) if r.address not in self.avoid]
+
+    def choose(self, ranks: Sequence[Rank]) -> Rank:
+        balancer = self.policy.balancer_for(self.mode)
+        return balancer(ranks, self.facts, self.fleet, self.known, self.policy.seed)
+
+    def holder(self, ranks: Sequence[Rank]) -> Rank | None:
+        """Return the rank that served the conversation's last turn, if it is among `ranks`."""
+        if self.known is None:
+            return None
+        address = self.known.conversation.address
+        return next((rank for rank in ranks if rank.address == address), None)
+
+    def direct(self, rank: Rank, *, fallback: bool = False) -> Route:
+        """Return the route on which `rank` does everything."""
+        holding = self.fleet.holding(self.facts, rank, self.known)
+        return Route(
+            self.mode, rank, None, holding.held, holding.uncached, known=self.known is not None, fallback=fallback
+        )
+
+    def split(self, prefill: Rank, decode: Rank) -> Route:
+        """Return the route on which `prefill` hands the prompt's KV to `decode`."""
+        on_prefill = self.fleet.holding(self.facts, prefill, None)
+        on_decode = self.fleet.holding(self.facts, decode, self.known)
+        return Route(
+            self.mode,
+            decode,
+            prefill,
+            on_decode.held,
+            on_decode.uncached,
+            on_prefill.uncached,
+            known=self.known is not None,
+        )
+
+
+def none_ready(what: str) -> Refusal:
+    """Return the refusal of a request for which no such rank is ready."""
+    return Refusal(503, f"no {what} is ready; try again, or see /status", "no_worker_ready")
