@@ -51,7 +51,9 @@ Urls = list[str] | None
 def router(
     mode: Annotated[
         str | None,
-        typer.Option(metavar="MODE", help="aggregated, replicated, pd, ppd, epd, eppd.  [default: what the workers are for]"),
+        typer.Option(
+            metavar="MODE", help="aggregated, replicated, pd, ppd, epd, eppd.  [default: what the workers are for]"
+        ),
     ] = None,
     worker: Annotated[
         Urls, typer.Option("--worker", "--worker-urls", metavar="URL...", help="Workers that prefill and decode.")
@@ -139,8 +141,9 @@ def router(
 ) -> None:
     """Start the router in front of workers that run already: one OpenAI-compatible URL for all of them.
 
-    A flag of URLs takes several, or may be repeated; URL#encode is a worker that encodes pictures besides. Change the mode while it serves: POST /mode/NAME. Flags of vLLM's
-    router work too: --worker-urls, --policy, --pd-disaggregation, --intra-node-data-parallel-size.
+    A flag of URLs takes several, or may be repeated; URL#encode is a worker of another role that encodes pictures too.
+    Change the mode while it serves: POST /mode/NAME. Flags of vLLM's router work too: --worker-urls, --policy,
+    --pd-disaggregation, --intra-node-data-parallel-size.
 
     \b
     Examples:

@@ -25,7 +25,9 @@ def serve(
     ] = None,
     mode: Annotated[
         str | None,
-        typer.Option(metavar="MODE", help="aggregated, replicated, pd, ppd.  [default: what the workers are for]"),
+        typer.Option(
+            metavar="MODE", help="aggregated, replicated, pd, ppd, epd, eppd.  [default: what the workers are for]"
+        ),
     ] = None,
     model: flags.Model = None,
     random_weights: flags.RandomWeights = None,
@@ -85,6 +87,12 @@ def serve(
         str | None,
         typer.Option(metavar="WHAT", help="When no P answers: error, or decode (D does it).  [default: error]"),
     ] = None,
+    encode_fallback: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT", help="When no E answers: error, or local (who prefills does it).  [default: error]"
+        ),
+    ] = None,
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Accept only requests with one of these keys, one a line.")
     ] = None,
@@ -100,13 +108,15 @@ def serve(
     """Start a topology on this machine: its workers, and an OpenAI-compatible router in front of them.
 
     Without a topology, the mode's preset is started: 1A for aggregated (the default), 2A for replicated, 1P1D for pd
-    and ppd. In a short form P prefills, D decodes, A does both. A flag wins over the file's setting. Ctrl-C ends
+    and ppd, 1E1P1D for epd and eppd. In a short form E encodes pictures, P prefills, D decodes, A does the last two;
+    without an E whoever prefills encodes too, where the model sees. A flag wins over the file's setting. Ctrl-C ends
     everything; so does the end of this process, however it comes about.
 
     \b
     Examples:
       tercet serve                                    one worker with smollm2-135m, on http://127.0.0.1:8000
       tercet serve 1P1D --mode ppd --detach           prefill and decode apart; returns when ready
+      tercet serve --mode epd                         smollm2-vision, pictures encoded apart
       tercet serve 2A --devices cpu:0,cpu:1 --port 9000
       tercet serve examples/topologies/pd.yaml --dtype fp32
       tercet serve 2P2D --engine virtual --gpu h100   virtual GPUs: real scheduling, imitated speed
@@ -132,6 +142,7 @@ def serve(
         "balancer": balancer,
         "ppd_threshold": ppd_threshold,
         "prefill_fallback": prefill_fallback,
+        "encode_fallback": encode_fallback,
         "api_key_file": None if api_key_file is None else str(api_key_file.absolute()),
         "transport": transport,
         "lease_s": lease,

@@ -29,7 +29,8 @@ def status(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the router's answer as it is.")] = False,
 ) -> None:
-    """Show a router's workers and ranks: stages, load, cached prefixes, open handoffs, and counts per mode.
+    """Show a router's workers and ranks: stages, load, cached prefixes and pictures, open handoffs, and counts
+    per mode.
 
     Without URL, the deployments of this user on this machine are listed first; if there is one, it is shown.
 
@@ -116,11 +117,11 @@ def _show(console: Console, url: str, data: dict[str, Any]) -> None:
         markup=False,
     )
     table = Table("rank", "stages", "address", "models", "state")
-    for column in ("requests", "tokens", "routed", "prefix blocks", "open handoffs"):
+    for column in ("requests", "tokens", "routed", "prefix blocks", "pictures", "open handoffs"):
         table.add_column(column, justify="right")
     for worker in data["workers"]:
         for rank in worker["ranks"]:
-            numbers = ("requests", "tokens", "routed", "prefix_blocks", "unaccepted_handoffs")
+            numbers = ("requests", "tokens", "routed", "prefix_blocks", "pictures", "unaccepted_handoffs")
             table.add_row(
                 rank["name"],
                 ", ".join(worker["stages"]),

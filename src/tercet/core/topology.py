@@ -9,6 +9,10 @@ from dataclasses import dataclass, field, replace
 from tercet.core.errors import UsageError
 from tercet.core.stage import ROLE_NAMES, ROLE_STAGES, Mode, Stage, role_letter
 
+TEXT_MODEL = "smollm2-135m"
+VISION_MODEL = "smollm2-vision"
+"""What is served when nobody names a model: the second where there are encode workers."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
@@ -145,6 +149,11 @@ def has_encoders(workers: Iterable[WorkerSpec]) -> bool:
     return any(role_letter(worker.stages) == "E" for worker in workers)
 
 
+def default_model(workers: Iterable[WorkerSpec]) -> str:
+    """Return the model that is served when none is named."""
+    return VISION_MODEL if has_encoders(workers) else TEXT_MODEL
+
+
 def with_sight(workers: tuple[WorkerSpec, ...]) -> tuple[WorkerSpec, ...]:
     """Return the workers of a model that sees: without encode workers, whoever prefills also encodes."""
     if has_encoders(workers):
@@ -153,6 +162,16 @@ def with_sight(workers: tuple[WorkerSpec, ...]) -> tuple[WorkerSpec, ...]:
         replace(worker, stages=worker.stages | {Stage.ENCODE}) if Stage.PREFILL in worker.stages else worker
         for worker in workers
     )
+
+
+def check_sight(workers: Iterable[WorkerSpec], model: str) -> None:
+    """Raise UsageError when a worker shall encode pictures for a model that does not see."""
+    encoders = [worker.name for worker in workers if Stage.ENCODE in worker.stages]
+    if encoders:
+        raise UsageError(
+            f"{', '.join(encoders)} can't encode pictures: {model} takes text only; choose a model that sees, for "
+            f"instance --model {VISION_MODEL}"
+        )
 
 
 def check_encode_fallback(fallback: str, workers: Iterable[WorkerSpec]) -> None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tercet.core.stage import role_letter
+from tercet.core.stage import Stage, role_letter
 from tercet.core.topology import Topology, WorkerSpec
 from tercet.latency.gpus import named_oracle
+from tercet.launch.model import sees
 from tercet.worker.config import WorkerConfig
 
 DEFAULT_GPU = "h100"
@@ -40,6 +41,10 @@ class Placement:
 
 class Commands(Protocol):
     """Builds the parts' command lines; tests put stand-ins here."""
+
+    def sees(self, topology: Topology, cache_dir: Path | None) -> bool:
+        """True when the topology's model takes pictures. Raises UsageError."""
+        ...
 
     def worker(self, placement: Placement, worker: WorkerSpec) -> Sequence[str]:
         """Return the worker's command line."""
@@ -83,6 +88,10 @@ def worker_config(placement: Placement, worker: WorkerSpec) -> WorkerConfig:
 class TercetCommands:
     """`python -m tercet worker ...` and `python -m tercet router ...`."""
 
+    def sees(self, topology: Topology, cache_dir: Path | None) -> bool:
+        """True when the model's configuration says so. Raises UsageError."""
+        return sees(topology, cache_dir)
+
     def worker(self, placement: Placement, worker: WorkerSpec) -> Sequence[str]:
         """Return the worker's command line. Raises UsageError for settings that can't work, before anything runs."""
         config = worker_config(placement, worker)
@@ -121,12 +130,13 @@ class TercetCommands:
             "--balancer": router.balancer,
             "--ppd-threshold": router.ppd_threshold,
             "--prefill-fallback": router.prefill_fallback,
+            "--encode-fallback": router.encode_fallback,
             "--api-key-file": router.api_key_file,
             "--shutdown-grace": ROUTER_GRACE_S,
         }
         argv = [*_tercet("router"), *_flags(flags)]
         for worker in topology.workers:
-            argv += [_ROUTER_FLAGS[role_letter(worker.stages)], f"{placement.worker_url(worker)}{_ranks(worker)}"]
+            argv += [_ROUTER_FLAGS[role_letter(worker.stages)], f"{placement.worker_url(worker)}{_said(worker)}"]
         return argv
 
 
@@ -144,5 +154,9 @@ def _flags(flags: Mapping[str, object]) -> list[str]:
     return [text for flag, value in flags.items() if value is not None for text in (flag, str(value))]
 
 
-def _ranks(worker: WorkerSpec) -> str:
-    return "" if worker.ranks == 1 else f"#ranks={worker.ranks}"
+def _said(worker: WorkerSpec) -> str:
+    """Return what the router is told of a worker besides its URL and role."""
+    said = [] if worker.ranks == 1 else [f"ranks={worker.ranks}"]
+    if Stage.ENCODE in worker.stages and role_letter(worker.stages) != "E":
+        said.append("encode")
+    return "#" + ",".join(said) if said else ""

@@ -13,7 +13,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from tercet.core.errors import UsageError
-from tercet.core.topology import RouterSpec, Topology
+from tercet.core.topology import RouterSpec, Topology, check_sight, with_sight
 from tercet.http.client import Client
 from tercet.launch.commands import Commands, Placement, TercetCommands
 from tercet.launch.devices import resolve_devices
@@ -112,7 +112,7 @@ class LocalDeployment:
 
     async def _start(self) -> None:
         self._started_at = time.time()
-        assigned, self.warnings = resolve_devices(self.topology)
+        assigned, self.warnings = resolve_devices(self._with_stages(self.topology))
         self.topology = self._reserve_ports(assigned)
         self._run_dir = run_dir = RunDir.claim(self._run_root, self.topology.name)
         self.name = run_dir.name
@@ -142,6 +142,14 @@ class LocalDeployment:
         self._publish("ready")
         self._watchers = [asyncio.create_task(part.watch(self._restart)) for part in (*self._workers, self._router)]
         self._on_progress(Progress("deployment", "ready", self.url))
+
+    def _with_stages(self, topology: Topology) -> Topology:
+        """Return the topology whose workers encode where the model sees. Raises UsageError when it does not, but a
+        worker shall."""
+        if not self._commands.sees(topology, self._cache_dir):
+            check_sight(topology.workers, shown_model(topology))
+            return topology
+        return replace(topology, workers=with_sight(topology.workers))
 
     def _part(self, spec: PartSpec, env: Mapping[str, str], keeper: Keeper) -> Part:
         return Part(

@@ -13,6 +13,11 @@ from tercet.engine.models.random_model import random_model_folder
 from tercet.engine.models.store import resolve
 
 
+def sees(topology: Topology, cache_dir: Path | None = None) -> bool:
+    """True when the topology's model takes pictures."""
+    return "vision_config" in prepare_model(topology, cache_dir).config
+
+
 def prepare_model(
     topology: Topology, cache_dir: Path | None = None, progress: Callable[[str, float], None] | None = None
 ) -> ModelFolder:

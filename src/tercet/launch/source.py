@@ -15,11 +15,13 @@ from tercet.core.topology import (
     EngineSpec,
     RouterSpec,
     Topology,
+    check_encode_fallback,
     default_mode,
+    default_model,
     parse_short_form,
     require_stages,
 )
-from tercet.launch.topology_file import DEFAULT_MODEL, faults, load_topology, topology_to_dict
+from tercet.launch.topology_file import check_gpu, faults, load_topology, topology_to_dict
 
 _SHORT_FORM = re.compile(r"(?:[0-9]+[A-Za-z])+")
 
@@ -35,7 +37,7 @@ def topology_from(source: str | None, mode: Mode | None) -> Topology:
         workers = parse_short_form(source)
         if mode is not None:
             require_stages(mode, workers)
-        return Topology(source.lower(), DEFAULT_MODEL, mode or default_mode(workers), workers)
+        return Topology(source.lower(), default_model(workers), mode or default_mode(workers), workers)
     if not Path(source).is_file():
         raise UsageError(f"{source!r} is neither a topology file nor a short form such as 1P1D or 2A")
     topology = load_topology(Path(source))
@@ -62,6 +64,8 @@ def with_settings(topology: Topology, settings: Mapping[str, Any]) -> Topology:
     complaints = [f"--{_flag(path)}: {message}" for path, message in faults(topology_to_dict(changed))]
     if complaints:
         raise UsageError("\n".join(complaints))
+    check_gpu(changed.engine.gpu)
+    check_encode_fallback(changed.router.encode_fallback, changed.workers)
     return changed
 
 

@@ -20,16 +20,18 @@ from tercet.core.topology import (
     RouterSpec,
     Topology,
     WorkerSpec,
+    check_encode_fallback,
     default_mode,
+    default_model,
     mode_from_name,
     parse_short_form,
     require_stages,
 )
+from tercet.latency.gpus import gpu_names
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
-DEFAULT_MODEL = "smollm2-135m"
 MAX_COMPLAINTS = 8
 
 
@@ -78,6 +80,12 @@ def faults(data: object) -> list[tuple[tuple[str | int, ...], str]]:
     return [found for error in errors for found in _explain(error)]
 
 
+def check_gpu(gpu: str | None) -> None:
+    """Raise UsageError for a GPU that nobody can imitate."""
+    if gpu is not None and gpu.lower() not in gpu_names():
+        raise UsageError(f"unknown GPU {gpu!r}: known are {', '.join(gpu_names())}")
+
+
 class _PlacedError(UsageError):
     """A complaint that the schema can't express, with its place in the document."""
 
@@ -94,17 +102,26 @@ def _build(data: dict[str, Any]) -> Topology:
         require_stages(mode, specs)
     except UsageError as error:
         raise _PlacedError(("mode",) if "mode" in data else ("workers",), str(error)) from error
+    router = RouterSpec(**data.get("router", {}))
+    try:
+        check_encode_fallback(router.encode_fallback, specs)
+    except UsageError as error:
+        raise _PlacedError(("router", "encode_fallback"), str(error)) from error
+    try:
+        check_gpu(data.get("engine", {}).get("gpu"))
+    except UsageError as error:
+        raise _PlacedError(("engine", "gpu"), str(error)) from error
     engine = dict(data.get("engine", {}))
     if "lease" in engine:
         engine["lease_s"] = float(engine.pop("lease"))
     topology = Topology(
         name=data.get("name", ""),
-        model=data.get("model", DEFAULT_MODEL),
+        model=data.get("model", default_model(specs)),
         mode=mode,
         workers=specs,
         devices=tuple(data.get("devices", ())),
         engine=EngineSpec(**engine),
-        router=RouterSpec(**data.get("router", {})),
+        router=router,
     )
     return topology if topology.name else replace(topology, name=topology.short_form.lower())
 

@@ -46,7 +46,7 @@ class RouterConfig:
     ppd_threshold: int = PPD_THRESHOLD
     prefill_fallback: str = "error"
     encode_fallback: str = "error"
-    max_images: int = MediaLimits.max_images
+    max_images: int = MediaLimits().max_images
     connect_timeout_s: float = 2.0
     first_byte_timeout_s: float = 60.0
     encode_timeout_s: float = 20.0

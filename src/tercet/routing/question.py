@@ -26,9 +26,11 @@ class Question:
     known: Continuation | None
 
     def candidates(self, letter: str) -> list[Rank]:
+        """Return the ranks of a role that are ready, serve the model, and have not failed this request."""
         return [r for r in self.fleet.candidates(letter, self.facts.model) if r.address not in self.avoid]
 
     def choose(self, ranks: Sequence[Rank]) -> Rank:
+        """Return the balancer's choice."""
         balancer = self.policy.balancer_for(self.mode)
         return balancer(ranks, self.facts, self.fleet, self.known, self.policy.seed)
 

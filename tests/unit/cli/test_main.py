@@ -73,7 +73,7 @@ def test_version() -> None:
 def test_a_usage_error_is_one_line_and_exit_code_2() -> None:
     done = tercet("serve", "--mode", "pdd")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: unknown mode 'pdd': choose one of aggregated, replicated, pd, ppd\n"
+    assert done.stderr == "error: unknown mode 'pdd': choose one of aggregated, replicated, pd, ppd, epd, eppd\n"
 
 
 def test_no_arguments_show_the_help() -> None:

@@ -32,10 +32,16 @@ class Standins:
     """Command lines of stand-ins; `extra` are more arguments by part."""
 
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    seeing: bool = False
+    started: list[WorkerSpec] = field(default_factory=list)
 
     def worker(self, placement: Placement, worker: WorkerSpec) -> Sequence[str]:
+        self.started.append(worker)
         more = [text.format(id=placement.topology_id) for text in self.extra.get(worker.name, ())]
         return [sys.executable, "-S", STANDIN, str(worker.port), *more]
+
+    def sees(self, topology: Topology, cache_dir: Path | None) -> bool:
+        return self.seeing
 
     def router(self, placement: Placement) -> Sequence[str]:
         port = placement.topology.router.port
@@ -101,6 +107,33 @@ async def test_it_starts_serves_and_leaves_nothing(tmp_path: Path) -> None:
     assert states.index(("prefill-0", "ready")) < states.index(("router", "starting"))
     assert states[-3:] == [("deployment", "ready"), ("deployment", "stopping"), ("deployment", "stopped")]
     assert "stand-in starts" in (tmp_path / "logs" / "prefill-0.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("shape", "stages"),
+    [
+        ("1P1D", [{"encode", "prefill"}, {"decode"}]),
+        ("1A", [{"encode", "prefill", "decode"}]),
+        ("1E1P1D", [{"encode"}, {"prefill"}, {"decode"}]),
+        ("1E1A", [{"encode"}, {"prefill", "decode"}]),
+    ],
+)
+async def test_where_the_model_sees_someone_encodes(tmp_path: Path, shape: str, stages: list[set[str]]) -> None:
+    commands = Standins(seeing=True)
+    workers = parse_topology(f"{{workers: {shape}, devices: ['cpu'], router: {{port: 0}}}}", "test")
+    local = LocalDeployment(workers, run_root=tmp_path / "run", log_dir=tmp_path / "logs", commands=commands)
+    await local.start()
+    await local.stop()
+    assert [set(worker.stages) for worker in commands.started] == stages
+
+
+@pytest.mark.parametrize("workers", ["1E1A", "[{stages: [encode, prefill, decode]}]"])
+async def test_who_shall_encode_needs_a_model_that_sees(tmp_path: Path, workers: str) -> None:
+    blind = parse_topology(f"{{model: m, workers: {workers}, devices: ['cpu'], router: {{port: 0}}}}", "test")
+    local = LocalDeployment(blind, run_root=tmp_path / "run", log_dir=tmp_path / "logs", commands=Standins())
+    with pytest.raises(UsageError, match=r"can't encode pictures: m takes text only; choose .* smollm2-vision"):
+        await local.start()
+    assert running(tmp_path / "run") == []
 
 
 async def test_several_run_one_after_another_with_secrets_of_their_own(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tercet.launch.source import topology_from, with_settings
         ("1P1D", None, "1P1D", Mode.PD),
         ("1P1D", Mode.PPD, "1P1D", Mode.PPD),
         ("2A", None, "2A", Mode.REPLICATED),
-        ("1E1A", None, "1E1A", Mode.AGGREGATED),
+        ("1E1A", None, "1E1A", Mode.EPD),
         ("1P2D1A", Mode.REPLICATED, "1P2D1A", Mode.REPLICATED),
     ],
 )
@@ -33,6 +33,8 @@ def test_sources_and_modes(source: str | None, mode: Mode | None, shape: str, ex
     [
         ("2A", Mode.PD, "mode pd needs a prefill worker"),
         ("1P1D", Mode.REPLICATED, "mode replicated needs a worker with prefill and decode"),
+        ("1P1D", Mode.EPD, "mode epd needs an encode worker"),
+        ("1E1P", Mode.EPPD, "mode eppd needs a decode worker"),
         ("1Q", None, "'1Q' is neither a file nor a short form"),
         ("absent.yaml", None, "'absent.yaml' is neither a topology file nor a short form"),
     ],
@@ -40,6 +42,11 @@ def test_sources_and_modes(source: str | None, mode: Mode | None, shape: str, ex
 def test_what_cannot_be_started_is_said(source: str, mode: Mode | None, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         topology_from(source, mode)
+
+
+@pytest.mark.parametrize(("shape", "model"), [("1E1P1D", "smollm2-vision"), ("1P1D", "smollm2-135m")])
+def test_encode_workers_serve_a_model_that_sees(shape: str, model: str) -> None:
+    assert topology_from(shape, None).model == model
 
 
 def test_a_file_is_read_and_its_mode_overridden(tmp_path: Path) -> None:
@@ -76,6 +83,8 @@ def test_devices_at_the_terminal_replace_those_of_single_workers(tmp_path: Path)
         ({"lease_s": 0.0}, "--lease: 0.0 is less than or equal to the minimum of 0"),
         ({"name": "Big Name"}, "--name: 'Big Name' is not of the form small letters"),
         ({"devices": ("gpu",)}, "--devices: 'gpu' is not of the form cpu:0"),
+        ({"gpu": "h1000"}, "unknown GPU 'h1000': known are a100"),
+        ({"encode_fallback": "local"}, "encode_fallback local needs the stage encode .* worker-0 lacks it"),
         ({"max_num_seqs": 0}, "--max-num-seqs: 0 is less than the minimum of 1"),
     ],
 )

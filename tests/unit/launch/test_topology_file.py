@@ -53,7 +53,8 @@ def test_a_written_topology_is_read_back_as_the_same(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "mode"), [("1A", Mode.AGGREGATED), ("3A", Mode.REPLICATED), ("1P1D", Mode.PD), ("1P1D1A", Mode.PD)]
+    ("workers", "mode"),
+    [("1A", Mode.AGGREGATED), ("3A", Mode.REPLICATED), ("1P1D", Mode.PD), ("1P1D1A", Mode.PD), ("2E1A", Mode.EPD)],
 )
 def test_the_mode_follows_from_the_workers(workers: str, mode: Mode) -> None:
     assert parse_topology(f"workers: {workers}", "t.yaml").mode is mode
@@ -63,7 +64,13 @@ def test_the_mode_follows_from_the_workers(workers: str, mode: Mode) -> None:
     ("text", "expected"),
     [
         ("workers: 1P1D\nmoed: pd", "t.yaml:2: moed: unknown key; did you mean 'mode'?"),
-        ("workers: 1P1D\nmode: pdd", "t.yaml:2: mode: 'pdd' is not one of aggregated, replicated, pd, ppd; did you"),
+        ("workers: 1P1D\nmode: pdd", "t.yaml:2: mode: 'pdd' is not one of aggregated, replicated, pd, ppd, epd, ep"),
+        ("workers: 1P1D\nmode: epd", "t.yaml:2: mode: mode epd needs an encode worker (E); there is none"),
+        (
+            "workers: 1E1P1D\nrouter:\n  encode_fallback: local",
+            "t.yaml:3: router.encode_fallback: encode_fallback local needs the stage encode on every worker that prefi",
+        ),
+        ("workers: 1A\nengine:\n  gpu: h1000", "t.yaml:3: engine.gpu: unknown GPU 'h1000': known are a100, h100"),
         ("workers:\n  - stages: [prefil]", "t.yaml:2: workers[0].stages[0]: 'prefil' is not one of"),
         (
             "workers:\n  - stages: [decode]\n    rank: 2",
