@@ -33,7 +33,7 @@ $(VENV)/.engine: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.engine
-	$(PIP) install -c constraints.txt -e '.[engine,vision,dev]'
+	$(PIP) install -c constraints.txt -e '.[engine,vision,report,dev]'
 	touch $@
 
 clean:

@@ -13,8 +13,11 @@ from tercet.results.record import RunRecord
 from tercet.results.summary import Summary
 from tercet.results.verdict import AnswerCheck, Verdict
 
-DISAGGREGATED = frozenset({Mode.PD, Mode.PPD})
+DISAGGREGATED = frozenset({"pd", "ppd", "epd", "eppd"})
 """Modes whose first turns prefill on one worker and decode on another."""
+
+FEW_PLACES = 3
+"""Up to so many loads have sentences of their own; of more, tables and pictures tell."""
 
 BUSY_SHARE = 0.1
 """Other programs' share of all cores above which a reader is warned."""
@@ -25,13 +28,14 @@ def conclusions(results: Results) -> list[str]:
     lines = busy_lines(results)
     modes = {record.label: record.mode for record in results.architectures}
     several = len(results.traffics) > 1
-    for verdict in results.verdicts:
+    few = len({Place.of(verdict) for verdict in results.verdicts}) <= FEW_PLACES
+    for verdict in results.verdicts if few else ():
         at = f"At {Place.of(verdict).title(several)}"
         if verdict.metric == "e2e":
             lines += _does_it_pay(at, verdict, modes)
         elif verdict.metric == "ttft_later":
             lines += _does_append_prefill_pay(at, verdict, modes)
-    lines += [line for summary in results.summaries for line in _own_cache(summary, several)]
+    lines += _own_cache_lines(results.summaries, several)
     lines += detour_lines(results.runs)
     if results.answers is not None:
         lines += answer_lines(results.answers)
@@ -68,24 +72,32 @@ def _does_append_prefill_pay(at: str, verdict: Verdict, modes: Mapping[str, str]
     return [f"{at} the first token of later turns takes {change}, {sure} ({verdict.basis})."]
 
 
-def _own_cache(summary: Summary, several: bool) -> list[str]:
-    later = [turn for turn in summary.turns if turn.turn is not None and turn.turn > 1]
-    known = [turn for turn in later if turn.cached_tokens is not None]
+def _own_cache_lines(summaries: Sequence[Summary], several: bool) -> list[str]:
+    """Say what the decoding worker's cache held, over all loads of a workload."""
+    lines = []
+    for workload, label in dict.fromkeys((summary.workload, summary.architecture) for summary in summaries):
+        mine = [s for s in summaries if (s.workload, s.architecture) == (workload, label)]
+        where = f"Under {label} in {workload}" if several else f"Under {label}"
+        lines += _own_cache(where, mine)
+    return lines
+
+
+def _own_cache(where: str, summaries: Sequence[Summary]) -> list[str]:
+    turns = [turn for summary in summaries for turn in summary.turns]
+    known = [t for t in turns if t.turn is not None and t.turn > 1 and t.cached_tokens is not None]
     prompt = sum(turn.prompt_tokens for turn in known)
     if not prompt:
         return []
     cached = sum(turn.cached_tokens or 0 for turn in known)
     moved = sum(turn.external_tokens or 0 for turn in known)
-    owner = "D's own prefix cache" if summary.mode in DISAGGREGATED else "the worker's own prefix cache"
-    at = Place.of(summary).title(several)
-    line = f"Under {summary.architecture} at {at} {owner} held {percent(cached / prompt)} of the prompt"
-    rest = f", {percent(moved / prompt)} came by transfer" if summary.mode in DISAGGREGATED else ""
-    lines = [f"{line} on later turns ({cached} of {prompt} tokens{rest})."]
-    recomputed = sum(turn.recomputed for turn in summary.turns)
+    split = summaries[0].mode in DISAGGREGATED
+    owner = "D's own prefix cache" if split else "the worker's own prefix cache"
+    rest = f", {percent(moved / prompt)} came by transfer" if split else ""
+    share = percent(cached / prompt)
+    lines = [f"{where} {owner} held {share} of the prompt on later turns ({cached} of {prompt} tokens{rest})."]
+    recomputed = sum(turn.recomputed for turn in turns)
     if recomputed:
-        lines.append(
-            f"Under {summary.architecture} {recomputed} answers had to be recomputed: their ticket could not be used."
-        )
+        lines.append(f"{where} {recomputed} answers had to be recomputed: their ticket could not be used.")
     return lines
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from tercet.report.conclusion import conclusions
+from tercet.report.conclusion import FEW_PLACES, conclusions
+from tercet.report.documents import print_documents
+from tercet.report.gather import gather
+from tercet.report.headline import headline
 from tercet.report.place import Place
 from tercet.report.tables import latency_table, throughput_table, verdict_table
 from tercet.results.document import Results
@@ -20,15 +23,19 @@ def console_for_output(*, stderr: bool = False) -> Console:
 
 
 def print_results(results: Results, console: Console) -> None:
-    """Print tables per workload and load, then the verdict and the conclusions in words."""
-    for place in dict.fromkeys(Place.of(summary) for summary in results.summaries):
-        title = place.title(len(results.traffics) > 1)
-        summaries = [summary for summary in results.summaries if Place.of(summary) == place]
-        verdicts = [verdict for verdict in results.verdicts if Place.of(verdict) == place]
-        console.print(latency_table(title, summaries))
-        console.print(throughput_table(title, summaries))
-        if verdicts:
-            console.print(verdict_table(title, verdicts))
+    """Print tables, then the verdict and the conclusions in words.
+
+    A few loads have tables of their own, down to the turn; of more, one table a metric shows all of them.
+    """
+    places = list(dict.fromkeys(Place.of(summary) for summary in results.summaries))
+    if len(places) <= FEW_PLACES:
+        for place in places:
+            _print_place(results, place, place.title(len(results.traffics) > 1), console)
+    if results.runs:
+        evidence = gather(results)
+        print_documents(results, evidence, console)
+        if results.verdicts:
+            console.print(headline(results, evidence), markup=False, style="bold")
     print_conclusions(results, console)
 
 
@@ -36,3 +43,12 @@ def print_conclusions(results: Results, console: Console) -> None:
     """Print what follows from the figures, in words."""
     for line in conclusions(results):
         console.print(line, markup=False, style="bold red" if line.startswith(("WRONG", "WARNING")) else "")
+
+
+def _print_place(results: Results, place: Place, title: str, console: Console) -> None:
+    summaries = [summary for summary in results.summaries if Place.of(summary) == place]
+    verdicts = [verdict for verdict in results.verdicts if Place.of(verdict) == place]
+    console.print(latency_table(title, summaries))
+    console.print(throughput_table(title, summaries))
+    if verdicts:
+        console.print(verdict_table(title, verdicts))

@@ -93,7 +93,7 @@ def test_the_prefix_that_decode_held_is_told() -> None:
     runs = (run("ppd", (request("c0", 1, 0.5, 0.01), request("c0", 2, 0.1, 0.01))),)
     document = replace(results(), runs=runs, summaries=summarise(runs, {"ppd": 2}))
     assert conclusions(document) == [
-        "Under ppd at 1 requests/s D's own prefix cache held 40.0% of the prompt on later turns "
+        "Under ppd D's own prefix cache held 40.0% of the prompt on later turns "
         "(16 of 40 tokens, 20.0% came by transfer).",
         "Under ppd 1 of 1 later turns went through P after all: D no longer held their prefix, or they brought as many "
         "uncached tokens as --ppd-threshold says.",

@@ -1,0 +1,70 @@
+"""Where a request's time goes: the mean of every hop, stacked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+
+from tercet.report.charts.frame import WIDTH, Frame, Picture, Row, inline
+from tercet.report.charts.palette import HOPS, OTHER_HOP, Ink
+from tercet.report.evidence import Cell
+from tercet.report.figures import milliseconds
+
+AFTER_FIRST_TOKEN = ("decode", "other")
+
+STEP = 17
+"""Height of one bar."""
+
+
+def hop_order(cells: Sequence[Cell]) -> list[str]:
+    """Return the hops that occur, in the order a request meets them."""
+    present = dict.fromkeys(phase for cell in cells for phase in cell.phases_ms)
+    return [*(hop for hop in HOPS if hop in present), *(hop for hop in present if hop not in HOPS)]
+
+
+def hop_ink(hop: str) -> Ink:
+    """Return a hop's colour."""
+    return HOPS.get(hop, OTHER_HOP)
+
+
+def hops(frame: Frame, cells: Sequence[Cell], *, before_first_token: bool) -> Picture | None:
+    """Draw a bar per architecture and load; None where no timeline was recorded.
+
+    `before_first_token` leaves out decoding, beside which the rest is often too small to see.
+    """
+    order = [hop for hop in hop_order(cells) if not before_first_token or hop not in AFTER_FIRST_TOKEN]
+    rows: list[Row] = [
+        {
+            "architecture": cell.architecture,
+            "load": cell.place.title(False),
+            "hop": hop,
+            "order": order.index(hop),
+            "value": value,
+            "tip": f"{cell.architecture}, {cell.place.title(False)}: {hop} {milliseconds(value)} ms",
+        }
+        for cell in cells
+        for hop, value in cell.phases_ms.items()
+        if hop in order
+    ]
+    if not rows:
+        return None
+    scale = alt.Scale(domain=order, range=[hop_ink(hop).light for hop in order])
+    legend = alt.Legend(orient="top", title=None) if frame.legend else None
+    title = "Mean time before decoding (ms)" if before_first_token else "Mean time per request (ms)"
+    chart = (
+        alt.Chart(inline(rows))
+        .mark_bar(height=STEP - 5)
+        .encode(
+            x=alt.X("value:Q", stack="zero", title=title, axis=alt.Axis(tickCount=4)),
+            y=alt.Y("architecture:N", sort=frame.names, title=None, axis=alt.Axis(labelLimit=96)),
+            color=alt.Color("hop:N", scale=scale, title=None, legend=legend),
+            order="order:Q",
+            description="tip:N",
+        )
+        .properties(width=WIDTH - 40, height=alt.Step(STEP))
+    )
+    header = alt.Header(labelAngle=0, labelOrient="top", labelAnchor="start", labelPadding=-6)
+    loads = list(dict.fromkeys(cell.place.title(False) for cell in cells))
+    picture: Picture = chart.facet(row=alt.Row("load:N", sort=loads, title=None, header=header), spacing=18)
+    return picture

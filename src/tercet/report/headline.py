@@ -1,0 +1,99 @@
+"""The verdict in one sentence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from tercet.report.evidence import Evidence
+from tercet.report.figures import milliseconds, percent
+from tercet.report.metric import TTFT_P50
+from tercet.report.spans import THROUGHPUT, TTFT, Outcome, Span, listed, pick, spans
+from tercet.results.document import Results
+from tercet.results.verdict import Verdict
+
+LONG = 150
+"""Characters of one metric's clauses beyond which counts take the place of a list."""
+
+FEW_SPANS = 4
+"""Ranges that a count still lists."""
+
+
+def headline(results: Results, evidence: Evidence) -> str:
+    """Return one sentence on who is first to answer and who does most work; what was seen, where nothing was judged."""
+    first = pick(results.verdicts, TTFT)
+    if not first:
+        return _seen(evidence)
+    if not any(verdict.leaders for verdict in first):
+        reason = Counter(verdict.reason for verdict in first).most_common(1)[0][0]
+        return f"No verdict: {reason}."
+    work = pick(results.verdicts, THROUGHPUT)
+    throughput = f"; in throughput {_judged(work, details=False)}" if work else ""
+    return f"In time to first token {_judged(first, details=True)}{throughput}."
+
+
+def _judged(verdicts: Sequence[Verdict], *, details: bool) -> str:
+    found = spans(verdicts)
+    several = len({verdict.workload for verdict in verdicts}) > 1
+    whole = _clauses(found, several)
+    return whole if len(whole) <= LONG else _counts(found, len(verdicts), details=details)
+
+
+def _clauses(found: Sequence[Span], several: bool) -> str:
+    """Name every range: `replicated wins up to 2 requests/s and ppd wins from 4 requests/s`."""
+    clauses = []
+    for outcome, mine in _by_outcome(found).items():
+        where = [f"in {span.group.workload} {span.where}" if several else span.where for span in mine]
+        if len(mine) == len(found) and all(len(span.verdicts) == len(span.loads) for span in mine):
+            where = ["in every workload at every load" if several else "at every load"] if len(found) > 1 else where
+        clauses.append(f"{_who(outcome)} {listed(where)}")
+    return listed(clauses)
+
+
+def _counts(found: Sequence[Span], total: int, *, details: bool) -> str:
+    """Count settings: `replicated wins 14 of 20 settings and ppd wins 6 (W1 at 8, W2 from 4 requests/s)`."""
+    outcomes = _by_outcome(found)
+    ordered = sorted(outcomes, key=lambda outcome: -_size(outcomes[outcome]))
+    clauses = []
+    for i, outcome in enumerate(ordered):
+        mine = outcomes[outcome]
+        of = f" of {total} settings" if i == 0 else ""
+        listing = ", ".join(f"{span.group.workload} {span.where}" for span in mine)
+        more = f" ({listing})" if details and i and len(mine) <= FEW_SPANS else ""
+        clauses.append(f"{_who(outcome)} {'' if outcome.word == 'wins' else 'in '}{_size(mine)}{of}{more}")
+    return listed(clauses)
+
+
+def _by_outcome(found: Sequence[Span]) -> dict[Outcome, list[Span]]:
+    outcomes: dict[Outcome, list[Span]] = {}
+    for span in found:
+        outcomes.setdefault(span.outcome, []).append(span)
+    return outcomes
+
+
+def _size(found: Sequence[Span]) -> int:
+    return sum(len(span.verdicts) for span in found)
+
+
+def _who(outcome: Outcome) -> str:
+    if outcome.word == "none":
+        return "nothing could be judged"
+    names = listed(outcome.leaders)
+    return {"wins": f"{names} wins", "ahead": f"{names} is ahead", "tie": f"{names} tie"}.get(
+        outcome.word, f"{names} are undecided"
+    )
+
+
+def _seen(evidence: Evidence) -> str:
+    """Say what one server did: nothing was compared."""
+    answered = sum(cell.ok for cell in evidence.cells)
+    asked = sum(cell.requests for cell in evidence.cells)
+    values = [found.value for cell in evidence.cells if (found := cell.get(TTFT_P50)) is not None]
+    if not values:
+        return "No request was answered."
+    low, high = min(values), max(values)
+    span = f"{milliseconds(low)} ms" if low == high else f"{milliseconds(low)} to {milliseconds(high)} ms"
+    return (
+        f"{listed(evidence.labels)}: {percent(answered / asked)} of {asked} requests answered, median time to first "
+        f"token {span}; nothing here was judged against another."
+    )

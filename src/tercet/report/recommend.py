@@ -1,0 +1,88 @@
+"""What to run at each level of traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tercet.report.estimate import Estimate
+from tercet.report.evidence import Evidence, Group, complexity
+from tercet.report.metric import REQUESTS, TOKENS, TTFT_P50
+from tercet.report.place import Place
+from tercet.report.spans import THROUGHPUT, TTFT, listed, outcome, pick
+from tercet.results.document import Results
+from tercet.results.verdict import Verdict
+
+LEVELS = ("Light traffic", "Medium traffic", "Heavy traffic", "Very heavy traffic")
+SINGLE = "Single request / interactive"
+ORDER = ("Low", "Medium", "High", "-")
+"""From the simplest to run to the most complex."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One level of traffic: the architecture to run and why; "-" where nothing can be said.
+
+    Its figures are those of that architecture; `invalid` when they are no evidence.
+    """
+
+    level: str
+    place: Place
+    best: str
+    why: str
+    ttft_p50: Estimate | None
+    requests_per_s: Estimate | None
+    tokens_per_s: Estimate | None
+    invalid: bool
+
+
+def recommendations(results: Results, evidence: Evidence, group: Group) -> tuple[Recommendation, ...]:
+    """Return a group's recommendations, by rising load.
+
+    The winner of time to first token; among equals the leader in throughput, then what is simplest to run, then the
+    faster one.
+    """
+    loads = evidence.loads(group)
+    return tuple(
+        _recommend(results, evidence, Place(group.workload, group.load_kind, load), level)
+        for load, level in zip(loads, level_names(loads, group.load_kind), strict=True)
+    )
+
+
+def level_names(loads: Sequence[float], load_kind: str) -> list[str]:
+    """Name rising loads: one at once is a single request, the others are spread from light to very heavy."""
+    singles = [load for load in loads if load_kind == "concurrency" and load == 1]
+    rest = len(loads) - len(singles)
+    names = [LEVELS[min(len(LEVELS) - 1, i * len(LEVELS) // max(rest, 1))] for i in range(rest)]
+    return [SINGLE] * len(singles) + (names if rest != 1 or singles else ["Measured load"])
+
+
+def _recommend(results: Results, evidence: Evidence, place: Place, level: str) -> Recommendation:
+    here = [verdict for verdict in results.verdicts if Place.of(verdict) == place]
+    best, why = _choose(pick(here, TTFT), pick(here, THROUGHPUT), evidence, place)
+    cell = evidence.cell(place, best)
+    ttft, requests, tokens = (cell.get(metric) if cell else None for metric in (TTFT_P50, REQUESTS, TOKENS))
+    return Recommendation(level, place, best, why, ttft, requests, tokens, cell is not None and cell.invalid)
+
+
+def _choose(first: Sequence[Verdict], work: Sequence[Verdict], evidence: Evidence, place: Place) -> tuple[str, str]:
+    if not first:
+        return "-", "nothing was judged here"
+    verdict = first[0]
+    ended = outcome(verdict)
+    if not ended.leaders:
+        return "-", f"no verdict: {verdict.reason}"
+    if len(ended.leaders) == 1:
+        return ended.leaders[0], f"{ended.word} on TTFT"
+    equal = "tie" if ended.word == "tie" else "undecided"
+    reason = f"{listed(ended.leaders)}: {equal} on TTFT"
+    leaders = set(work[0].leaders) & set(ended.leaders) if work else set()
+    if len(leaders) == 1:
+        return next(iter(leaders)), f"{reason}; leads in throughput"
+    left = [label for label in evidence.labels if label in (leaders or ended.leaders)]
+    ranks = {record.label: ORDER.index(complexity(record)) for record in evidence.architectures}
+    simplest = [label for label in left if ranks[label] == min(ranks[other] for other in left)]
+    if len(simplest) == 1:
+        return simplest[0], f"{reason}; simplest to run"
+    fastest = min(simplest, key=lambda label: verdict.values[label])
+    return fastest, f"{reason}; shortest mean TTFT"

@@ -1,0 +1,130 @@
+"""Estimates over runs: which runs count, which figures come out, and their intervals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from tercet.report.estimate import estimate, estimate_text
+from tercet.report.evidence import Group, complexity, roles
+from tercet.report.gather import gather, run_figures
+from tercet.report.metric import REQUESTS, SUCCESS, TOKENS, TTFT_P50
+from tercet.report.place import Place
+from tercet.report.slo import Slo, meets
+from tercet.results.document import ArchitectureRecord
+
+from ..results.samples import failed, request, results, run
+from .synthetic import comparison
+
+NO_LIMIT = Slo(None, None, None, "")
+
+
+def test_a_positive_figure_has_the_interval_of_its_logarithms() -> None:
+    found = estimate([1.0, 10.0, 100.0], TTFT_P50)
+    assert found is not None
+    assert found.value == pytest.approx(10.0)
+    half = 4.303 * math.log(10) / 3**0.5
+    assert found.low == pytest.approx(10 / math.exp(half), rel=1e-3)
+    assert found.high == pytest.approx(10 * math.exp(half), rel=1e-3)
+
+
+def test_a_share_stays_within_0_and_1_and_two_runs_have_no_interval() -> None:
+    share = estimate([0.9, 1.0, 1.0], SUCCESS)
+    assert share is not None
+    assert share.value == pytest.approx(0.9667, abs=1e-4)
+    assert share.high == 1.0
+    two = estimate([4.0, 9.0], TTFT_P50)
+    assert two is not None
+    assert two.value == pytest.approx(6.0)
+    assert two.low is None and two.high is None
+    assert estimate([], TTFT_P50) is None
+    assert estimate_text(two, TTFT_P50) == "6.00"
+    assert estimate_text(share, SUCCESS).endswith("to 100%)")
+
+
+def test_the_figures_of_a_run() -> None:
+    requests = (request("a", 1, 0.5, 0.01), request("a", 2, 0.1, 0.01), failed(request("b", 1, 9.0, 0.01)))
+    figures = run_figures(run("pd", requests), 2, NO_LIMIT)
+    assert figures["ttft_first"] == pytest.approx(500)
+    assert figures["ttft_later"] == pytest.approx(100)
+    assert figures["ttft_p50"] == pytest.approx(300)
+    assert figures["user_rate"] == pytest.approx(100)
+    assert figures["success"] == pytest.approx(2 / 3)
+    assert figures["tokens_per_s"] == pytest.approx(1.0)
+    assert figures["device_rate"] == pytest.approx(0.5)
+    assert figures["goodput"] == pytest.approx(0.2)
+
+
+def test_a_steady_window_counts_good_answers_within_it_alone() -> None:
+    requests = (request("a", 1, 0.5, 0.01), request("a", 2, 0.1, 0.01))
+    windowed = replace(run("pd", requests), window_s=(2.0, 4.0))
+    assert run_figures(windowed, 1, NO_LIMIT)["goodput"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("slo", "good"),
+    [
+        (Slo(500.1, 10.1, 541, ""), True),
+        (Slo(499, None, None, ""), False),
+        (Slo(None, 9, None, ""), False),
+        (Slo(None, None, 539, ""), False),
+        (NO_LIMIT, True),
+    ],
+)
+def test_an_slo_is_met_or_not(slo: Slo, good: bool) -> None:
+    assert meets(request("a", 1, 0.5, 0.01), slo) is good
+    assert not meets(failed(request("a", 1, 0.5, 0.01)), slo)
+
+
+def test_invalid_runs_are_left_out_unless_there_are_no_others() -> None:
+    slow = run("pd", (request("a", 1, 5.0, 0.01),), number=1)
+    late = replace(slow, invalid_reasons=("late",))
+    good = run("pd", (request("a", 1, 0.5, 0.01),))
+    both = gather(replace(results(), runs=(good, late)))
+    assert both.cells[0].invalid_runs == 1
+    assert not both.cells[0].invalid
+    assert both.cells[0].estimates["ttft_p50"].value == pytest.approx(500)
+    alone = gather(replace(results(), runs=(late,)))
+    assert alone.cells[0].invalid
+    assert alone.cells[0].estimates["ttft_p50"].value == pytest.approx(5000)
+    assert alone.cells[0].reasons == ("late",)
+
+
+def test_cells_are_in_order_and_the_slo_is_derived_from_the_lowest_load() -> None:
+    evidence = gather(comparison(workloads=("W2", "W1"), loads=(4, 1), blocks=3))
+    assert evidence.groups == (Group("W2", "qps"), Group("W1", "qps"))
+    assert [cell.place.load for cell in evidence.of(Group("W2", "qps"))] == [1, 1, 1, 4, 4, 4]
+    assert evidence.labels == ("replicated", "pd", "ppd")
+    slo = evidence.slos[Group("W1", "qps")]
+    best = min(cell.estimates["ttft_p50"].value for cell in evidence.of(Group("W1", "qps")) if cell.place.load == 1)
+    assert slo.ttft_ms == pytest.approx(2 * best, rel=0.1)
+    given = gather(comparison(blocks=1, workloads=("W1",)), Slo(7.0, None, None, "as asked"))
+    assert given.slos[Group("W1", "qps")].ttft_ms == 7.0
+
+
+def test_hops_and_what_they_leave_unexplained() -> None:
+    told = replace(request("a", 1, 0.5, 0.01), phases_ms={"queue": 100.0, "prefill": 300.0})
+    silent = request("b", 1, 0.5, 0.01)
+    cell = gather(replace(results(), runs=(run("pd", (told, silent)),))).cells[0]
+    assert cell.phases_ms == {"queue": 100.0, "prefill": 300.0, "other": pytest.approx(140.0)}
+    assert gather(replace(results(), runs=(run("pd", (silent,)),))).cells[0].phases_ms == {}
+
+
+def test_missing_places_and_metrics_are_none() -> None:
+    evidence = gather(comparison(workloads=("W1",), loads=(1,), blocks=1, turns=1))
+    cell = evidence.cell(Place("W1", "qps", 1), "pd")
+    assert cell is not None
+    assert cell.get(REQUESTS) is not None and cell.get(TOKENS) is not None
+    assert "ttft_later" not in cell.estimates
+    assert evidence.cell(Place("W1", "qps", 2), "pd") is None
+
+
+@pytest.mark.parametrize(
+    ("form", "kinds", "word"),
+    [("2A", "A", "Low"), ("1P3D", "PD", "Medium"), ("2E1P1D", "EPD", "High"), ("4E1A", "EA", "Medium"), ("", "", "-")],
+)
+def test_complexity_counts_kinds_of_workers(form: str, kinds: str, word: str) -> None:
+    record = ArchitectureRecord("x", "pd", form, {}, 2, {}, {})
+    assert (roles(record), complexity(record)) == (kinds, word)
