@@ -4,16 +4,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast lint bench clean
+.PHONY: demo test test-fast lint bench chromium clean
 
 demo: $(VENV)/.engine  ## compare replicated, pd and ppd of a real model on two cores of this machine
 	$(BIN)/tercet compare --preset demo
 
-test: $(VENV)/.dev  ## every test that needs no third-party engine
+test: $(VENV)/.dev chromium  ## every test that needs no third-party engine
 	$(BIN)/python -m pytest -m "not engines"
 
 test-fast: $(VENV)/.dev  ## the fast suite, for the inner loop
 	$(BIN)/python -m pytest -m "not slow and not engines"
+
+chromium:  ## the browser for the report's test, where it is missing
+	./scripts/chromium.sh
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
