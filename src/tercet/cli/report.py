@@ -54,8 +54,8 @@ def report(
     """
     from tercet.report.folder import require_extra, write_report
     from tercet.report.several import together
-    from tercet.report.slo import slo_from_flags
     from tercet.report.terminal import console_for_output, print_results
+    from tercet.results.slo import slo_from_flags
 
     asked = slo_from_flags(slo or [])
     results, warnings = together([(path.stem, _read(path)) for path in files])

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from tercet.report.estimate import Estimate
 from tercet.report.metric import Metric
 from tercet.report.place import Place
-from tercet.report.slo import Slo
 from tercet.results.document import ArchitectureRecord
 from tercet.results.record import ClientHealth
+from tercet.results.slo import Slo
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,15 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All of it. Architectures, and cells within a place, are in the order of the results; loads rise."""
+    """All of it. Architectures, and cells within a place, are in the order of the results; loads rise.
+
+    `slos` are what goodput asks for in each group, and `slo_source` where that comes from.
+    """
 
     architectures: tuple[ArchitectureRecord, ...]
     cells: tuple[Cell, ...]
     slos: Mapping[Group, Slo]
+    slo_source: str
     tie_margin: float
 
     @property

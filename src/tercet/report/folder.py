@@ -10,8 +10,8 @@ from tercet.core.errors import MissingExtraError, UsageError
 from tercet.report.crossover import crossover_analysis
 from tercet.report.csv_files import csv_files
 from tercet.report.gather import gather
-from tercet.report.slo import Slo
 from tercet.results.document import Results
+from tercet.results.slo import Slo
 
 PAGE = "index.html"
 

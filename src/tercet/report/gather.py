@@ -11,9 +11,9 @@ from tercet.report.estimate import estimate
 from tercet.report.evidence import Cell, Evidence, Group
 from tercet.report.metric import METRICS
 from tercet.report.place import Place
-from tercet.report.slo import Slo, meets
 from tercet.results.document import ArchitectureRecord, Results
 from tercet.results.record import ClientHealth, RunRecord
+from tercet.results.slo import Slo
 from tercet.results.summary import throughput
 
 TIE_MARGIN = 0.03
@@ -45,7 +45,8 @@ def gather(results: Results, slo: Slo | None = None) -> Evidence:
         )
     )
     margin = results.method.tie_margin if results.method is not None else TIE_MARGIN
-    return Evidence(architectures, cells, slos, margin)
+    source = f"{SLO_FACTOR:g} times the best median at the lowest load" if slo is None else "as asked"
+    return Evidence(architectures, cells, slos, source, margin)
 
 
 def known_architectures(results: Results) -> tuple[ArchitectureRecord, ...]:
@@ -90,7 +91,7 @@ def run_figures(run: RunRecord, devices: int, slo: Slo) -> dict[str, float]:
 
 
 def _goodput(run: RunRecord, slo: Slo) -> float:
-    good = [request for request in run.requests if meets(request, slo)]
+    good = [request for request in run.requests if slo.met_by(request)]
     if run.window_s is not None:
         start, end = run.window_s
         inside = sum(start <= request.chunk_s[-1] <= end for request in good)
@@ -120,7 +121,7 @@ def _derived(group: Group, by_cell: Mapping[tuple[Place, str], Sequence[RunRecor
             if values:
                 medians[name].append(float(np.median(values)))
     limits = {name: SLO_FACTOR * min(values) if values else None for name, values in medians.items()}
-    return Slo(limits["ttft"], limits["tpot"], None, f"{SLO_FACTOR:g} times the best median at the lowest load")
+    return Slo(limits["ttft"], limits["tpot"])
 
 
 def _cell(place: Place, label: str, devices: int, runs: Sequence[RunRecord], slo: Slo) -> Cell:

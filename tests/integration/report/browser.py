@@ -59,7 +59,7 @@ class Browser:
         return [str(entry["message"]) for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
     def requests(self) -> list[str]:
-        """Return the URLs that the page asked for since last asked, its own first (the browser's own are none of it)."""
+        """Return the URLs that the page asked for since last asked, its own page first."""
         found = []
         for entry in self.driver.get_log("performance"):  # type: ignore[no-untyped-call]
             message = json.loads(entry["message"])["message"]

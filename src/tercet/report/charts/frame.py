@@ -123,7 +123,13 @@ def configured(chart: Any) -> dict[str, Any]:
         "view": {"stroke": None},
         "axis": axis,
         "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
-        "legend": {"aria": False, "labelColor": TEXT.light, "titleColor": MUTED.light, "labelFontSize": 12, "titleFontSize": 11},
+        "legend": {
+            "aria": False,
+            "labelColor": TEXT.light,
+            "titleColor": MUTED.light,
+            "labelFontSize": 12,
+            "titleFontSize": 11,
+        },
         "header": {"labelColor": TEXT.light, "titleColor": MUTED.light, "labelFontSize": 11.5},
         "title": {"color": TEXT.light, "fontSize": 13, "fontWeight": 600, "anchor": "start", "offset": 8},
     }

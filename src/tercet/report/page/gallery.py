@@ -16,11 +16,12 @@ from tercet.report.charts.ratio import ratio
 from tercet.report.charts.render import to_svg
 from tercet.report.charts.turns import turns
 from tercet.report.evidence import Cell, Evidence
+from tercet.report.figures import milliseconds
 from tercet.report.metric import DEVICE_RATE, GOODPUT, TOKENS, TTFT_FIRST, TTFT_LATER, USER_RATE, Metric
 from tercet.report.page.grids import figure_grid, improvement_grid, ratio_grid
 from tercet.report.page.parts import Grid, Key, Panel, Section
-from tercet.report.slo import slo_text
 from tercet.results.curve import Improvement, RatioCurve
+from tercet.results.slo import Slo
 
 MAX_PANELS = 24
 """Pictures of one section. Beyond it the figures are in tables and CSV files alone: the page stays small."""
@@ -106,14 +107,13 @@ class Gallery:
         panels = self._panels([("Goodput", _lines_of(GOODPUT))])
         if not panels:
             return None
-        several = len(self._evidence.groups) > 1
-        asked = tuple(
-            dict.fromkeys(
-                f"{group.workload}: {slo_text(slo)}" if several else slo_text(slo)
-                for group, slo in self._evidence.slos.items()
-            )
+        limits = {group.workload: slo_text(slo) for group, slo in self._evidence.slos.items()}
+        asked = (
+            tuple(f"{workload}: {text}" for workload, text in limits.items())
+            if len(set(limits.values())) > 1
+            else tuple(dict.fromkeys(limits.values()))
         )
-        words = ("Requests a second that were answered whole and within the SLO.",)
+        words = (f"Requests a second that were answered whole and within the SLO: {self._evidence.slo_source}.",)
         grids = self._grids((GOODPUT,))
         return Section("goodput", "Goodput", "Goodput", words, self.keys, panels, asked, grids)
 
@@ -146,3 +146,10 @@ def _lines_of(metric: Metric) -> Draw:
 
 def _key(look: Look) -> Key:
     return Key(look.name, look.ink.name, look.shape)
+
+
+def slo_text(slo: Slo) -> str:
+    """Write what goodput asks for."""
+    limits = (("TTFT", slo.ttft_ms), ("TPOT", slo.tpot_ms), ("E2E", slo.e2e_ms))
+    asked = ", ".join(f"{name} within {milliseconds(limit)} ms" for name, limit in limits if limit is not None)
+    return asked or "a whole answer"
