@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from tercet.compare.journal import Journal
 from tercet.results.document import Results
 from tercet.results.file import read
 
@@ -33,28 +36,33 @@ def only_results(folder: Path) -> Results:
 
 
 def test_three_modes_are_compared_and_agree(tmp_path: Path) -> None:
-    process = start(tmp_path, "compare", *TINY, "--modes", "replicated,pd,ppd")
+    process = start(tmp_path, "compare", *TINY, "--modes", "replicated,pd,ppd", "--blocks", "1", "--keep", "warm")
     assert process.wait(110) == 0, (tmp_path / "err").read_text()[-3000:]
     results = only_results(tmp_path)
-    assert [run.mode for run in results.runs] == ["replicated", "pd", "ppd"]
+    runs = {run.architecture: run for run in results.runs}
+    assert set(runs) == {"replicated", "pd", "ppd"}
     assert all(len(run.finished) == 9 for run in results.runs)
     assert results.answers is not None
     assert (results.answers.compared, results.answers.equal) == (9, 9)
-    routes = {run.mode: {(request.turn, request.route) for request in run.requests} for run in results.runs}
+    routes = {label: {(request.turn, request.route) for request in run.requests} for label, run in runs.items()}
     assert routes["pd"] == {(1, "P0>D0"), (2, "P0>D0"), (3, "P0>D0")}
     assert routes["ppd"] == {(1, "P0>D0"), (2, "D0"), (3, "D0")}
     for run in results.runs:
         later = [request for request in run.requests if request.turn > 1]
         assert all((request.cached_tokens or 0) >= 48 for request in later)
+    busy = {(stage.worker, stage.stage) for stage in runs["pd"].stages if stage.busy_fraction > 0}
+    assert busy == {("prefill-0", "prefill"), ("decode-0", "decode")}
+    assert {found.architecture for found in results.interference} == {"replicated", "pd", "ppd"}
     page = (tmp_path / "out").read_text()
     same = "9 of 9 answers have the same tokens in every architecture."
-    for words in ("replicated", "TTFT turns 2-3", same, "Results: "):
+    for words in ("replicated", "TTFT turns 2-3", same, "Busy share of each stage", "Results: "):
         assert words in page
+    assert not list(tmp_path.glob("*.journal"))
 
 
 def test_ctrl_c_stops_everything_and_keeps_what_was_measured(tmp_path: Path) -> None:
-    process = start(tmp_path, "compare", *TINY, "--modes", "replicated,pd", "--runs", "50")
-    wait_until(lambda: "[2/100] pd" in (tmp_path / "err").read_text(), 90, "the second block never ended")
+    process = start(tmp_path, "compare", *TINY, "--modes", "replicated,pd", "--blocks", "50", "--no-probe")
+    wait_until(lambda: "[2/100] " in (tmp_path / "err").read_text(), 90, "the second run never ended")
     family = psutil.Process(process.pid).children(recursive=True)
     assert family
     process.send_signal(signal.SIGINT)
@@ -63,8 +71,39 @@ def test_ctrl_c_stops_everything_and_keeps_what_was_measured(tmp_path: Path) -> 
     assert alive == []
     results = only_results(tmp_path)
     assert results.interrupted
-    assert [run.mode for run in results.runs][:2] == ["replicated", "pd"]
+    assert {run.architecture for run in results.runs[:2]} == {"replicated", "pd"}
     assert "Interrupted: everything is stopped" in (tmp_path / "err").read_text()
+    assert list(tmp_path.glob("*.journal"))
+
+
+def test_what_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    line = ("compare", *TINY, "--modes", "pd,ppd", "--blocks", "3", "--no-probe")
+    process = start(tmp_path, *line)
+    wait_until(lambda: "[3/6] " in (tmp_path / "err").read_text(), 90, "the third run never ended")
+    process.kill()
+    process.wait(10)
+    (journal,) = tmp_path.glob("*.journal")
+    before = Journal.read(journal, _plan_in(journal))
+    before.close()
+    assert 2 <= len(before.kept.runs) < 6
+    again = start(tmp_path, *line, "--resume", "auto")
+    assert again.wait(110) == 0, (tmp_path / "err").read_text()[-3000:]
+    results = only_results(tmp_path)
+    assert sorted((run.architecture, run.block) for run in results.runs) == [
+        (label, block) for label in ("pd", "ppd") for block in range(3)
+    ]
+    times = {(run.architecture, run.block): run.started_at for run in results.runs}
+    assert all(times[run.architecture, run.block] == run.started_at for run in before.kept.runs)
+    for block in range(3):
+        assert len({run.salt for run in results.runs if run.block == block}) == 1
+    assert results.answers is not None
+    assert (results.answers.compared, results.answers.equal) == (27, 27)
+    assert not journal.exists()
+
+
+def _plan_in(journal: Path) -> dict[str, Any]:
+    plan: dict[str, Any] = json.loads(journal.read_text().splitlines()[0])["plan"]
+    return plan
 
 
 def test_a_running_server_is_measured_from_outside(split_shm: Serve, tmp_path: Path) -> None:

@@ -1,31 +1,43 @@
-"""`tercet compare`: the same conversations through every mode on the same devices, and a verdict."""
+"""`tercet compare`: the same conversations through every architecture on the same devices, and a verdict."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from secrets import token_hex
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tercet.cli import engine_options as engine_flags
 from tercet.cli import traffic_options as flags
 from tercet.core.errors import UsageError
-from tercet.core.stage import Mode
-from tercet.core.topology import EngineSpec, RouterSpec, mode_from_name
+from tercet.core.topology import mode_from_name
 
 if TYPE_CHECKING:
+    from tercet.compare.architecture import Architecture
+    from tercet.compare.journal import Journal
     from tercet.compare.spec import CompareSpec
+    from tercet.core.topology import Topology
+    from tercet.traffic.spec import LoadKind, TrafficSpec
 
-DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_MODES = "replicated,pd,ppd"
+DEFAULT_QPS = "0.5"
+DEFAULT_WORKLOAD = "W1"
+ALL_WORKLOADS = "W1,W2,W3,W4"
+AUTO = "auto"
 
 PRESETS: dict[str, dict[str, object]] = {
     "demo": {
-        "modes": "replicated,pd,ppd",
+        "modes": DEFAULT_MODES,
         "workload": "64/64",
-        "qps": "0.5",
+        "qps": "0.75",
         "turns": 3,
-        "num_requests": 24,
+        "num_requests": 9,
+        "blocks": 3,
+        "keep": "warm",
         "scale": 1.0,
         "seed": 1,
     },
@@ -41,19 +53,83 @@ def _apply_preset(context: typer.Context, name: str) -> str:
 
 
 def compare(
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE...]", help="Results files, for --merge alone.")
+    ] = None,
     modes: Annotated[
-        str, typer.Option(metavar="MODE[,MODE...]", help="aggregated, replicated, pd, ppd; two or more give a verdict.")
-    ] = "replicated,pd,ppd",
-    workload: flags.Workload = "W1",
-    qps: flags.Qps = "0.5",
+        str,
+        typer.Option(
+            metavar="MODE[,MODE...]",
+            help="aggregated, replicated, pd, ppd: each on two workers (2A or 1P1D), named after itself.  "
+            f"[default: {DEFAULT_MODES}, without --arch]",
+        ),
+    ] = "",
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL=SOURCE[#MODE]",
+            help="Something else to compare, as often as wanted: a short form (pd=1P3D), a topology file "
+            "(big=topology.yaml), a running server (now=http://host:8000). #MODE names the mode, where LABEL or the "
+            "file doesn't.",
+        ),
+    ] = None,
+    url_devices: Annotated[
+        str,
+        typer.Option(
+            metavar="LABEL=N[,...]", help="How many devices are behind a server; a Tercet router's are counted."
+        ),
+    ] = "",
+    workload: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME[,NAME...]",
+            help="W1 (512 tokens in / 256 out), W2 (4096/128), W3 (256/1024), W4 (8192/64), 'all' of these, or your "
+            f"own such as 2048/32; per turn, before --scale.  [default: {DEFAULT_WORKLOAD}]",
+        ),
+    ] = DEFAULT_WORKLOAD,
+    qps: Annotated[
+        str,
+        typer.Option(
+            metavar="RATE[,RATE...]",
+            help=f"Open loop: requests (turns) a second, whatever becomes of them.  [default: {DEFAULT_QPS}]",
+        ),
+    ] = "",
+    concurrency: Annotated[
+        str, typer.Option(metavar="N[,N...]", help="Closed loop instead: so many conversations at a time.")
+    ] = "",
     turns: flags.Turns = 2,
     num_requests: flags.NumRequests = 16,
+    duration: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Start conversations for so long at each load, not --num-requests."),
+    ] = None,
     scale: flags.Scale = 0.125,
     seed: flags.Seed = 0,
-    runs: Annotated[
+    blocks: Annotated[
         int,
-        typer.Option(help="Repeat everything; 3 or more make the run, not the conversation, the unit of statistics."),
-    ] = 1,
+        typer.Option(
+            help="Repeat everything so often, in another order and with other prompts; the unit of statistics. Fewer "
+            "than 3 give figures without a verdict."
+        ),
+    ] = 5,
+    primary: Annotated[
+        str,
+        typer.Option(
+            metavar="METRIC[,...]",
+            help="Metrics that a winner may be named for: ttft, ttft_turn1, ttft_later, ttft_p99, tpot, e2e, e2e_p99, "
+            "throughput. Fewer make surer.",
+        ),
+    ] = "ttft,throughput",
+    tie_margin: Annotated[float, typer.Option(help="Differences up to this share are a tie, however sure.")] = 0.03,
+    keep: Annotated[
+        str,
+        typer.Option(
+            help="turn: start topologies in turn, each alone. warm: keep all running side by side, idle but for one."
+        ),
+    ] = "turn",
+    probe: Annotated[
+        bool, typer.Option("--probe/--no-probe", help="Also measure how a long prompt disturbs running answers.")
+    ] = True,
     think: flags.Think = 0.0,
     arrivals: flags.ArrivalPattern = "poisson",
     model: engine_flags.Model = None,
@@ -61,6 +137,7 @@ def compare(
     cache_dir: engine_flags.CacheDir = None,
     engine: engine_flags.Engine = None,
     gpu: engine_flags.Gpu = None,
+    gpu_slowdown: engine_flags.GpuSlowdown = None,
     dtype: engine_flags.Dtype = None,
     transport: engine_flags.Transport = None,
     max_model_len: Annotated[
@@ -69,19 +146,29 @@ def compare(
     devices: Annotated[
         str, typer.Option(metavar="DEVICE[,DEVICE...]", help="What every topology runs on, such as cpu:0,cpu:1.")
     ] = "",
-    topologies: Annotated[
-        str,
-        typer.Option(
-            metavar="MODE=FORM[,...]", help="Workers of a mode, such as replicated=4A,pd=1P3D. Default 2A, 1P1D."
-        ),
-    ] = "",
     allow_unequal: Annotated[
         bool,
-        typer.Option("--allow-unequal", help="Allow topologies on unequal devices; throughput is then per device."),
+        typer.Option("--allow-unequal", help="Allow unequal devices; throughput is then per device."),
     ] = False,
     ppd_threshold: Annotated[
-        int, typer.Option(help="ppd sends a later turn to P when it brings this many uncached tokens or more.")
-    ] = 512,
+        int | None,
+        typer.Option(help="ppd sends a later turn to P when it brings this many uncached tokens.  [default: 512]"),
+    ] = None,
+    resume: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|auto",
+            help="Go on with a comparison that was stopped or killed: its journal, or the latest of this very "
+            "comparison in --output (none: begin).",
+        ),
+    ] = "",
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge",
+            help="Measure nothing: join the FILEs, or with 'auto' the latest of every architecture in --output.",
+        ),
+    ] = False,
     output: flags.Output = Path("results"),
     preset: Annotated[
         str,
@@ -92,60 +179,71 @@ def compare(
         ),
     ] = "",
 ) -> None:
-    """Measure serving modes against each other on the same devices, and say which wins.
+    """Measure architectures against each other on the same devices, and say which wins.
 
-    Starts each mode's topology in turn on the same devices, warms it up, drives the same seeded conversations through
-    it, checks the answers, and prints TTFT, TPOT and E2E per mode and turn, throughput, success, and the winner or a
-    tie per metric. One JSON results file keeps every request's timeline. Ctrl-C stops everything and keeps what was
-    measured.
+    Every block drives the same seeded conversations through every architecture, in random order. Answers are checked,
+    and per load and metric there is a winner, a tie, or too much noise to tell; over several loads, where one takes
+    over from another. One JSON results file keeps every request's timeline. Ctrl-C stops everything and keeps what was
+    measured; --resume auto goes on.
 
     \b
     Examples:
       tercet compare --preset demo
-      tercet compare --modes replicated,ppd --workload W2 --scale 0.125 --turns 4 --qps 0.25,0.5
-      tercet compare --workload 256/32 --scale 1 --runs 3 --dtype fp32
-      tercet compare --engine virtual --gpu h100 --scale 1 --qps 2,8 --num-requests 64
-      tercet compare --modes aggregated,pd --topologies aggregated=1A,pd=1P1D --allow-unequal
+      tercet compare --modes replicated,ppd --workload W1,W3 --scale 0.125 --turns 4 --qps 0.25,0.5,1
+      tercet compare --arch pd=1P1D --arch replicated=2A --arch tuned=topology.yaml --concurrency 1,4,16
+      tercet compare --engine virtual --gpu h100 --scale 1 --workload all --qps 1,2,4,8,16 --keep warm
+      tercet compare --arch old=http://10.0.0.1:8000 --arch new=http://10.0.0.2:8000 --url-devices old=8,new=8
+      tercet compare --resume auto --preset demo
+      tercet compare --merge results/monday.json results/tuesday.json
     """
+    from tercet.compare.architecture import of_mode, parse_architecture
+    from tercet.compare.request import Settings, ready
     from tercet.compare.spec import CompareSpec
-    from tercet.worker.config import WorkerConfig
 
-    rates = flags.parse_rates(qps)
-    traffic = flags.traffic_spec(workload, scale, rates[0], num_requests, turns, think, arrivals, seed)
-    given: dict[str, Any] = {
+    if merge:
+        raise typer.Exit(_merge(files or [], output, allow_unequal, primary, tie_margin))
+    if files:
+        raise UsageError(f"{files[0]!r} is no flag: results files are for --merge")
+    traffics = _traffics(workload, scale, num_requests, duration, turns, think, arrivals, seed)
+    kind, loads = _loads(qps, concurrency)
+    wanted = [of_mode(mode_from_name(name)) for name in _split(modes or ("" if arch else DEFAULT_MODES))]
+    wanted += [parse_architecture(text) for text in arch or ()]
+    settings = {
+        "model": model,
         "engine": engine,
         "gpu": gpu,
+        "gpu_slowdown": gpu_slowdown,
         "dtype": dtype,
         "transport": transport,
         "random_weights": random_weights,
-        "max_model_len": max_model_len or max(EngineSpec().max_model_len, _round_up(traffic.longest + 1)),
+        "max_model_len": max_model_len,
+        "ppd_threshold": ppd_threshold,
+        "devices": _split(devices) or None,
     }
-    chosen = replace(EngineSpec(), **{name: value for name, value in given.items() if value is not None})
-    # Refuses what no worker accepts before anything starts.
-    WorkerConfig(engine=chosen.engine, gpu=chosen.gpu, dtype=chosen.dtype, transport=chosen.transport)
+    longest = max(traffic.longest for traffic in traffics)
     spec = CompareSpec(
-        modes=tuple(mode_from_name(name) for name in _split(modes)),
-        traffic=traffic,
-        rates=rates,
+        architectures=ready(wanted, Settings(settings, longest, _url_devices(url_devices), allow_unequal)),
+        traffics=traffics,
+        load_kind=kind,
+        loads=loads,
         scale=scale,
-        runs=runs,
-        model=model or DEFAULT_MODEL,
-        engine=chosen,
-        router=RouterSpec(port=0, ppd_threshold=ppd_threshold),
-        devices=_split(devices),
-        topologies=_topologies(topologies),
+        blocks=blocks,
+        primary=_split(primary),
+        tie_margin=tie_margin,
+        keep=keep,
         allow_unequal=allow_unequal,
+        probe=probe,
     )
-    if code := _run(spec, output, cache_dir):
+    if code := _run(spec, output, cache_dir, resume):
         raise typer.Exit(code)
 
 
-def _run(spec: CompareSpec, output: Path, cache_dir: Path | None) -> int:
+def _run(spec: CompareSpec, output: Path, cache_dir: Path | None, resume: str) -> int:
     from tercet.bench.drive import drive
     from tercet.cli.measuring import command_line, finish, run_measured
     from tercet.cli.start_view import start_view
     from tercet.compare.run import Comparison
-    from tercet.compare.spec import topology_for
+    from tercet.compare.tables import print_comparison
     from tercet.launch.local import LocalDeployment
     from tercet.launch.model import prepare_model
     from tercet.report.progress import narrator
@@ -154,33 +252,119 @@ def _run(spec: CompareSpec, output: Path, cache_dir: Path | None) -> int:
 
     require_writable(output)
     console = console_for_output(stderr=True)
+    journal = _journal(spec, output, resume)
     comparison = Comparison(
         spec,
         deploy=lambda topology: LocalDeployment(topology, cache_dir=cache_dir),
         drive=drive,
         narrator=narrator(console),
+        journal=journal,
         command=command_line(),
     )
+    if journal.kept.runs:
+        console.print(f"going on with {journal.path}: {len(journal.kept.runs)} runs are done", markup=False)
     with start_view(console) as view:
-        prepare_model(topology_for(spec, spec.modes[0]), cache_dir, view.model)
+        for topology in _models(spec.architectures):
+            prepare_model(topology, cache_dir, view.model)
     outcome = run_measured(comparison.run())
     results = comparison.results(stopped_by=outcome.stopped_by) if comparison.runs else None
-    return finish(outcome, results, output)
+    if not outcome.stopped_by:
+        code = finish(outcome, results, output, show=print_comparison)
+        journal.remove()
+        return code
+    journal.close()
+    if journal.kept.runs:
+        console.print(f"to go on: the same command with --resume {journal.path}", markup=False, soft_wrap=True)
+    return finish(outcome, results, output, show=print_comparison)
+
+
+def _merge(files: Sequence[str], output: Path, allow_unequal: bool, primary: str, tie_margin: float) -> int:
+    from tercet.cli.measuring import command_line, nothing_else, publish
+    from tercet.compare.merge import find_latest, load, merged
+    from tercet.compare.tables import print_comparison
+
+    paths = find_latest(output) if list(files) == [AUTO] else [Path(name) for name in files]
+    results = merged(
+        load(paths),
+        allow_unequal=allow_unequal,
+        primary=_split(primary),
+        tie_margin=tie_margin,
+        command=command_line(),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    publish(results, output, print_comparison, nothing_else)
+    return 0 if results.answers is None or results.answers.passed else 1
+
+
+def _journal(spec: CompareSpec, output: Path, resume: str) -> Journal:
+    from tercet.compare.journal import Journal
+    from tercet.compare.run import plan_of
+
+    plan = plan_of(spec)
+    found = Journal.latest(output, plan) if resume == AUTO else Journal.read(Path(resume), plan) if resume else None
+    if found is not None:
+        return found
+    # A server that was running before may hold the prompts of an earlier comparison.
+    served = any(each.url is not None for each in spec.architectures)
+    nonce = f"s{spec.seed}-{token_hex(4)}" if served else f"s{spec.seed}"
+    return Journal.create(output, created_at=datetime.now(UTC).isoformat(timespec="seconds"), nonce=nonce, plan=plan)
+
+
+def _models(architectures: Sequence[Architecture]) -> list[Topology]:
+    """Return one topology of each model that has to be here before anything starts."""
+    found = {
+        (each.topology.model, each.topology.engine.random_weights, each.topology.engine.engine): each.topology
+        for each in architectures
+        if each.topology is not None
+    }
+    return list(found.values())
+
+
+def _traffics(
+    workload: str,
+    scale: float,
+    num_requests: int,
+    duration: float | None,
+    turns: int,
+    think: float,
+    arrivals: str,
+    seed: int,
+) -> tuple[TrafficSpec, ...]:
+    names = _split(ALL_WORKLOADS if workload == "all" else workload)
+    traffics = [flags.traffic_spec(name, scale, 1.0, num_requests, turns, think, arrivals, seed) for name in names]
+    if duration is not None:
+        traffics = [replace(traffic, num_requests=0, duration_s=duration) for traffic in traffics]
+    return tuple(traffics)
+
+
+def _loads(qps: str, concurrency: str) -> tuple[LoadKind, tuple[float, ...]]:
+    from tercet.traffic.spec import LoadKind
+
+    if not concurrency:
+        rates = flags.parse_rates(qps or DEFAULT_QPS)
+        if any(not 0 < rate < float("inf") for rate in rates):
+            raise UsageError(f"--qps {qps} is out of range: give numbers above 0")
+        return LoadKind.QPS, tuple(sorted(rates))
+    if qps:
+        raise UsageError("--qps and --concurrency exclude each other: a load is a rate, or so many at a time")
+    try:
+        counts = tuple(int(part) for part in concurrency.split(","))
+    except ValueError:
+        counts = (0,)
+    if min(counts) < 1:
+        raise UsageError(f"--concurrency {concurrency!r}: write whole numbers above 0, for instance 1,8,16")
+    return LoadKind.CONCURRENCY, tuple(sorted(float(count) for count in counts))
+
+
+def _url_devices(text: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for part in _split(text):
+        label, _, count = part.partition("=")
+        if not count.isdigit() or int(count) < 1:
+            raise UsageError(f"--url-devices {part!r}: write LABEL=N, for instance old=8")
+        found[label] = int(count)
+    return found
 
 
 def _split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _topologies(text: str) -> dict[Mode, str]:
-    found: dict[Mode, str] = {}
-    for part in _split(text):
-        mode, equals, form = part.partition("=")
-        if not equals:
-            raise UsageError(f"--topologies {part!r}: write MODE=FORM, for instance pd=1P3D")
-        found[mode_from_name(mode)] = form
-    return found
-
-
-def _round_up(tokens: int) -> int:
-    return -(-tokens // 256) * 256

@@ -61,6 +61,14 @@ async def current_mode(client: Client, url: str) -> str | None:
     return str(data["mode"]) if status == 200 and isinstance(data, dict) and "mode" in data else None
 
 
+async def router_workers(client: Client, url: str) -> dict[str, int]:
+    """Return the URLs of the workers behind a Tercet router and how many ranks each has; empty for any other server."""
+    status, data = await _call(client, "GET", f"{url}/status")
+    if status != 200 or not isinstance(data, dict):
+        return {}
+    return {str(worker["url"]): len(worker["ranks"]) for worker in data.get("workers", ())}
+
+
 async def forget_everything(client: Client, router_url: str, worker_urls: Mapping[str, str]) -> None:
     """Empty every worker's prefix cache and the router's memory of conversations.
 

@@ -1,66 +1,95 @@
-"""One block: its conversations driven, its record kept, also when it is cut short."""
+"""One run: its conversations driven, its record kept, also when it is cut short."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from tercet.bench.run import run_record
+from tercet.compare.busy import busy_between, read_busy
 from tercet.compare.neighbours import Neighbours
 from tercet.compare.seams import Drive
-from tercet.compare.spec import Block
+from tercet.http.client import Client
 from tercet.report.progress import Narrator
 from tercet.results.record import ClientHealth, RequestRecord, RunRecord
 from tercet.traffic.conversation import TokenRange
-from tercet.traffic.spec import TrafficSpec, conversations
+from tercet.traffic.spec import Talk, TrafficSpec, iter_conversations
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is sent where, and what its record says of it.
+
+    `worker_urls` are those whose busy counters are read; `ours`: the server is a descendant of this process, so that
+    what other programs took is known.
+    """
+
+    architecture: str
+    mode: str
+    traffic: TrafficSpec
+    block: int
+    order: int
+    salt: str
+    url: str
+    model: str
+    tokens: TokenRange
+    cache_salt: str | None
+    worker_urls: Mapping[str, str]
+    ours: bool
 
 
 async def measure(
-    drive: Drive,
-    narrator: Narrator,
-    block: Block,
-    traffic: TrafficSpec,
-    *,
-    url: str,
-    model: str,
-    tokens: TokenRange,
-    cache_salt: str | None,
-    text: str,
-    keep: Callable[[RunRecord], None],
-    server_is_ours: bool,
+    run: Run, text: str, *, client: Client, drive: Drive, narrator: Narrator, keep: Callable[[RunRecord], None]
 ) -> None:
-    """Drive a block's traffic against `url`; `keep` gets its record, with what was finished when this is cancelled.
-
-    `server_is_ours`: it runs as this process's descendants, so that what other programs took is known.
-    """
-    talks = conversations(traffic, salt=block.salt, tokens=tokens)
+    """Drive a run; `keep` gets its record, with what was finished when this is cancelled."""
+    traffic = run.traffic
+    talks: Iterable[Talk] = iter_conversations(traffic, salt=run.salt, tokens=run.tokens)
+    if traffic.num_conversations or not traffic.concurrency:
+        talks = tuple(talks)
+        total = sum(len(talk.turns) for talk in talks)
+    else:
+        total = 0
     started = datetime.now(UTC)
     records: list[RequestRecord] = []
     health: ClientHealth | None = None
-    neighbours = Neighbours() if server_is_ours else None
+    neighbours = Neighbours() if run.ours else None
+    before = await read_busy(client, run.worker_urls)
     try:
-        with narrator.task(text, len(talks) * traffic.turns) as advance:
+        with narrator.task(text, total) as advance:
 
             def on_record(record: RequestRecord) -> None:
                 records.append(record)
                 advance()
 
-            health = await drive(url, talks, model=model, cache_salt=cache_salt, on_record=on_record)
+            health = await drive(
+                run.url,
+                talks,
+                model=run.model,
+                cache_salt=run.cache_salt,
+                on_record=on_record,
+                concurrency=traffic.concurrency or None,
+                ramp_s=traffic.ramp_s,
+                until_s=traffic.duration_s,
+            )
     finally:
         if records:
             record = run_record(
                 traffic,
-                architecture=block.mode,
-                mode=block.mode,
-                block=block.run,
-                order=block.order,
-                salt=block.salt,
+                architecture=run.architecture,
+                mode=run.mode,
+                block=run.block,
+                order=run.order,
+                salt=run.salt,
                 started=started,
                 records=records,
                 health=health,
             )
-            keep(replace(record, foreign_cores=neighbours.cores() if neighbours else None))
+            record = replace(record, foreign_cores=neighbours.cores() if neighbours else None)
+            if health is not None:
+                after = await read_busy(client, run.worker_urls)
+                record = replace(record, stages=busy_between(before, after))
+            keep(record)
 
 
 def stop_note(stopped_by: str) -> tuple[str, ...]:

@@ -1,29 +1,33 @@
-"""One comparison: every block in its turn on the same devices, and the results document of what was measured."""
+"""One comparison: every step in its turn, and the results document of what was measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import replace
+from typing import Any
 
 from tercet.bench.run import traffic_record
-from tercet.compare import admin
+from tercet.bench.sender import Sender
+from tercet.bench.tally import Tally
+from tercet.compare import admin, interference
 from tercet.compare.answers import check_answers
-from tercet.compare.measure import measure, stop_note
-from tercet.compare.seams import Deploy, Deployment, Drive
-from tercet.compare.spec import Block, CompareSpec, check_devices, plan_blocks, topology_for, used_devices
-from tercet.compare.verdict import judge
-from tercet.core.errors import TercetError
-from tercet.core.stage import Mode
-from tercet.core.topology import Topology
+from tercet.compare.architecture import UNKNOWN_MODE, Architecture
+from tercet.compare.derive import derived
+from tercet.compare.fleet import Endpoint, Fleet
+from tercet.compare.journal import Journal
+from tercet.compare.measure import Run, measure, stop_note
+from tercet.compare.plan import Step, plan
+from tercet.compare.seams import Deploy, Drive
+from tercet.compare.spec import CompareSpec
+from tercet.core.errors import TercetError, UsageError
 from tercet.http.client import Client
-from tercet.launch.devices import resolve_devices
-from tercet.launch.progress import Progress
+from tercet.launch.topology_file import topology_to_dict
+from tercet.report.figures import load_text
 from tercet.report.progress import Narrator
+from tercet.results.codec import encode
 from tercet.results.document import ArchitectureRecord, Results
 from tercet.results.environment import installed_versions, this_machine
 from tercet.results.record import RequestRecord, RunRecord
-from tercet.results.summary import summarise
 from tercet.traffic.conversation import TokenRange
 from tercet.traffic.spec import TrafficSpec, conversations
 
@@ -33,173 +37,229 @@ KNOWS_THE_CAPITAL = "smollm2-135m"
 WARM_UP_OUTPUT = 8
 """Tokens of a warm-up answer: enough for every code path, few enough to be quick."""
 
+LONG_PROMPT = 512
+"""Tokens of the prompt whose interference with running answers is probed; more where the workloads send longer ones."""
+
 
 class Comparison:
     """Runs a CompareSpec. `run` may be cancelled or fail half-way: `results` then holds what was measured until then.
 
-    Prompts depend on the seed alone, so a repeated command sends the same: every topology starts with empty caches.
+    What is finished is kept in `journal`, and what that holds already is not measured again. Prompts depend on the seed
+    and the journal's nonce alone.
     """
 
     def __init__(
-        self, spec: CompareSpec, *, deploy: Deploy, drive: Drive, narrator: Narrator, command: Sequence[str]
+        self,
+        spec: CompareSpec,
+        *,
+        deploy: Deploy,
+        drive: Drive,
+        narrator: Narrator,
+        journal: Journal,
+        command: Sequence[str],
     ) -> None:
         self.spec = spec
-        self.runs: list[RunRecord] = []
-        self.notes: list[str] = []
-        self.capital: dict[str, str] = {}
-        self._deploy = deploy
+        self.journal = journal
+        self._unfinished: list[RunRecord] = []
         self._drive = drive
-        self._say = narrator.say
         self._narrator = narrator
         self._command = tuple(command)
-        self._created_at = datetime.now(UTC)
-        self._topologies = self._assigned()
-        self._running: tuple[Topology, Deployment] | None = None
-        self._warm: set[Mode] = set()
-        self._model = admin.ServedModel(spec.model, None, None)
+        self._client = Client()
+        self._fleet = Fleet(keep=spec.keep, deploy=deploy, client=self._client, narrator=narrator, note=journal.note)
+        self._model = admin.ServedModel(spec.model or "", None, None)
+        self._records = {each.label: _expected_record(each) for each in spec.architectures}
 
-    def _assigned(self) -> dict[Mode, Topology]:
-        topologies = {mode: resolve_devices(topology_for(self.spec, mode))[0] for mode in self.spec.modes}
-        check_devices(list(topologies.values()), allow_unequal=self.spec.allow_unequal)
-        return topologies
+    @property
+    def runs(self) -> tuple[RunRecord, ...]:
+        """What was measured so far, in order of running."""
+        return tuple(sorted((*self.journal.kept.runs, *self._unfinished), key=lambda run: run.order))
 
     async def run(self) -> None:
-        """Run every block. Raises TercetError when a topology does not start or does not answer at all."""
-        blocks = plan_blocks(self.spec, f"s{self.spec.traffic.seed}")
-        client = Client()
+        """Run every step that is not in the journal. Raises TercetError when an architecture can't be had at all."""
+        steps = plan(self.spec, str(self.journal.header["nonce"]))
+        done = {(r.architecture, r.workload, r.load_kind, r.load, r.block) for r in self.journal.kept.runs}
         try:
-            for block in blocks:
-                mode = Mode(block.mode)
-                deployment = await self._serve(mode)
-                await admin.switch_mode(client, deployment.url, block.mode)
-                if mode not in self._warm:
-                    await self._warm_up(client, deployment, mode)
-                await admin.forget_everything(client, deployment.url, deployment.worker_urls)
-                await self._measure(deployment, block, len(blocks))
+            for step in steps:
+                if step.key not in done:
+                    await self._step(step, len(steps))
         finally:
-            await client.close()
-            await self._stop()
+            await self._fleet.stop()
+            await self._client.close()
 
-    async def _serve(self, mode: Mode) -> Deployment:
-        """Return a deployment that can serve `mode`: the running one where only the mode differs, else a new one."""
-        wanted = self._topologies[mode]
-        if self._running is not None and replace(self._running[0], mode=mode) == wanted:
-            return self._running[1]
-        await self._stop()
-        deployment = self._deploy(wanted)
-        self._running = (wanted, deployment)
-        awaited = {"router", *(worker.name for worker in wanted.workers)}
-        places = ", ".join(used_devices(wanted))
-        text = f"starting {wanted.short_form} of {self.spec.model_label} on {places}"
-        with self._narrator.task(text, len(awaited)) as advance:
+    async def _step(self, step: Step, total: int) -> None:
+        architecture = step.architecture
+        endpoint = await self._fleet.serve(architecture)
+        self._records[architecture.label] = architecture.record(endpoint.mode, endpoint.devices)
+        if self._fleet.unprepared(architecture):
+            await self._prepare(architecture, endpoint)
+        if endpoint.ours:
+            await admin.forget_everything(self._client, endpoint.url, endpoint.worker_urls)
+        load = load_text(str(step.traffic.load_kind), step.traffic.load)
+        where = f"{step.traffic.name}, {load}" if len(self.spec.traffics) > 1 else load
+        run = Run(
+            architecture=architecture.label,
+            mode=endpoint.mode,
+            traffic=step.traffic,
+            block=step.block,
+            order=step.order,
+            salt=step.salt,
+            url=endpoint.url,
+            model=self._model.id,
+            tokens=self._tokens(),
+            cache_salt=f"{step.salt}-{architecture.label}",
+            worker_urls=endpoint.worker_urls,
+            ours=endpoint.ours,
+        )
+        text = f"[{step.order + 1}/{total}] {architecture.label}, {where}, block {step.block + 1}/{self.spec.blocks}"
+        await measure(run, text, client=self._client, drive=self._drive, narrator=self._narrator, keep=self._keep)
 
-            def watch(progress: Progress) -> None:
-                if progress.state == "ready" and progress.part in awaited:
-                    awaited.remove(progress.part)
-                    advance()
-                self._watch(progress)
+    def _keep(self, record: RunRecord) -> None:
+        if record.complete:
+            self.journal.run(record)
+        else:
+            self._unfinished.append(record)
 
-            await deployment.start(watch)
-        return deployment
+    async def _prepare(self, architecture: Architecture, endpoint: Endpoint) -> None:
+        """Warm an architecture up down every path, and ask it what is asked once. Raises TercetError on failure."""
+        self._model = await admin.served_model(self._client, endpoint.url)
+        for traffic in self.spec.traffics:
+            admin.require_room(self._model, traffic)
+        self._require_equal_devices()
+        await self._warm_up(architecture, endpoint)
+        kept = self.journal.kept
+        if _knows_the_capital(architecture) and architecture.label not in kept.capital:
+            self.journal.capital(
+                architecture.label, await admin.ask_capital(self._client, endpoint.url, self._model.id)
+            )
+        if self.spec.probe and architecture.label not in {found.architecture for found in kept.interference}:
+            await self._probe(architecture, endpoint)
 
-    def _watch(self, progress: Progress) -> None:
-        """Pass on what a reader must know: a part that crashed under load explains a run's failures."""
-        if progress.state in ("crashed", "failed", "restarting", "warning"):
-            self._say(f"{progress.part} {progress.state}: {progress.detail}")
-        if progress.state in ("crashed", "failed"):
-            where = f" of {self._running[0].short_form}" if self._running else ""
-            self.notes.append(f"{progress.part}{where} {progress.state}.")
+    def _require_equal_devices(self) -> None:
+        """Raise UsageError when servers turn out to have unequal devices."""
+        counts = {label: record.devices for label, record in self._records.items() if record is not None}
+        if self.spec.allow_unequal or len(set(counts.values())) < 2:
+            return
+        listing = ", ".join(f"{label} {count}" for label, count in counts.items())
+        raise UsageError(f"unequal numbers of devices ({listing}): pass --allow-unequal for figures per device")
 
-    async def _stop(self) -> None:
-        running, self._running = self._running, None
-        self._warm.clear()
-        if running is not None:
-            await running[1].stop()
-
-    async def _warm_up(self, client: Client, deployment: Deployment, mode: Mode) -> None:
-        """Send short conversations down every path of a mode, and one known question. Raises TercetError on failure."""
-        self._model = await admin.served_model(client, deployment.url)
-        spec = self.spec.traffic
-        admin.require_room(self._model, spec)
-        shape = replace(spec.workload, output_tokens=min(spec.workload.output_tokens, WARM_UP_OUTPUT))
+    async def _warm_up(self, architecture: Architecture, endpoint: Endpoint) -> None:
+        """Send short conversations of the shortest workload down every path."""
+        spec = min(self.spec.traffics, key=lambda traffic: traffic.workload.input_tokens)
+        workload = spec.workload
+        shape = replace(
+            workload, output_tokens=min(workload.output_tokens, WARM_UP_OUTPUT), output_low=0, name="warm-up"
+        )
         turns = min(spec.turns, 2)
-        count = len(deployment.worker_urls) * turns
+        count = max(1, len(endpoint.worker_urls)) * turns
         warm_up = TrafficSpec(shape, qps=1000.0, num_requests=count, turns=turns, seed=spec.seed)
         records: list[RequestRecord] = []
-        with self._narrator.task(f"{mode}: warming up", count) as advance:
+        with self._narrator.task(f"{architecture.label}: warming up", count) as advance:
 
             def on_record(record: RequestRecord) -> None:
                 records.append(record)
                 advance()
 
+            salt = f"{self.journal.header['nonce']}-warm-{architecture.label}-{len(self.runs)}"
             await self._drive(
-                deployment.url,
-                conversations(warm_up, salt=f"warm-{mode}-{len(self.runs)}", tokens=self._tokens()),
+                endpoint.url,
+                conversations(warm_up, salt=salt, tokens=self._tokens()),
                 model=self._model.id,
-                cache_salt=None,
+                cache_salt=salt,
                 on_record=on_record,
             )
         if failures := [record.error for record in records if not record.ok]:
-            raise TercetError(f"mode {mode} can't serve this workload: {failures[0]}")
-        if self._knows_the_capital() and mode not in self.capital:
-            self.capital[mode] = await admin.ask_capital(client, deployment.url, self._model.id)
-        self._warm.add(mode)
+            raise TercetError(f"{architecture.label} can't serve this workload: {failures[0]}")
 
-    def _knows_the_capital(self) -> bool:
-        engine = self.spec.engine
-        return self.spec.model == KNOWS_THE_CAPITAL and engine.engine == "tercet" and engine.random_weights is None
+    async def _probe(self, architecture: Architecture, endpoint: Endpoint) -> None:
+        longest = max(LONG_PROMPT, *(traffic.workload.input_tokens for traffic in self.spec.traffics))
+        if self._model.max_model_len is not None:
+            longest = min(longest, self._model.max_model_len - interference.STREAM_TOKENS)
+        with self._narrator.task(
+            f"{architecture.label}: a prompt of {longest} tokens amid running answers", 1
+        ) as advance:
+
+            def sender(tally: Tally) -> Sender:
+                return Sender(self._client, endpoint.url, tally=tally)
+
+            try:
+                found = await interference.probe(
+                    sender,
+                    model=self._model.id,
+                    label=architecture.label,
+                    salt=f"{self.journal.header['nonce']}-probe-{architecture.label}",
+                    tokens=self._tokens(),
+                    prompt_tokens=longest,
+                    seed=self.spec.seed,
+                )
+            except TercetError as error:
+                self.journal.note(f"How prefill disturbs decode was not measured of {architecture.label}: {error}.")
+            else:
+                self.journal.interference(found)
+            advance()
 
     def _tokens(self) -> TokenRange:
         return TokenRange.for_vocabulary(self._model.vocab_size)
 
-    async def _measure(self, deployment: Deployment, block: Block, total: int) -> None:
-        rate = f"{block.qps:g} requests/s, run {block.run + 1}/{self.spec.runs}"
-        await measure(
-            self._drive,
-            self._narrator,
-            block,
-            self.spec.traffic_at(block.qps),
-            url=deployment.url,
-            model=self._model.id,
-            tokens=self._tokens(),
-            cache_salt=f"{block.salt}-{block.mode}",
-            text=f"[{block.order + 1}/{total}] {block.mode}, {rate}",
-            keep=self.runs.append,
-            server_is_ours=True,
-        )
-
     def results(self, *, stopped_by: str = "") -> Results:
         """Return the document of what was measured so far; `stopped_by` says what kept it from being all."""
-        spec, runs = self.spec, tuple(self.runs)
-        devices = {mode.value: len(used_devices(topology)) for mode, topology in self._topologies.items()}
-        return Results(
+        spec, runs, kept = self.spec, self.runs, self.journal.kept
+        exact = all(each.exact for each in spec.architectures)
+        raw = Results(
             kind="compare",
-            created_at=self._created_at.isoformat(timespec="seconds"),
+            created_at=str(self.journal.header["created_at"]),
             command=self._command,
             versions=installed_versions(),
             machine=this_machine(),
-            model=spec.model_label,
-            seed=spec.traffic.seed,
-            traffics=(traffic_record(spec.traffic, spec.scale),),
-            architectures=tuple(_architecture_record(topology) for topology in self._topologies.values()),
+            model=spec.model or self._model.id,
+            seed=spec.seed,
+            traffics=tuple(
+                traffic_record(traffic.at(spec.load_kind, spec.loads[0]), spec.scale) for traffic in spec.traffics
+            ),
+            architectures=tuple(self._records[each.label] or _unseen(each) for each in spec.architectures),
             runs=runs,
-            summaries=summarise(runs, devices),
-            verdicts=judge(runs, turns=spec.traffic.turns, devices=devices),
-            answers=check_answers(runs, self.capital, must_agree=spec.engine.dtype == "fp32"),
-            notes=(*self.notes, *stop_note(stopped_by)),
+            summaries=(),
+            verdicts=(),
+            answers=check_answers(runs, kept.capital, must_agree=exact),
+            interference=tuple(kept.interference),
+            notes=(*kept.notes, *stop_note(stopped_by)),
             interrupted=bool(stopped_by),
         )
+        return derived(raw, spec.method)
 
 
-def _architecture_record(topology: Topology) -> ArchitectureRecord:
-    router = asdict(topology.router)
-    router.pop("api_key_file", None)
-    return ArchitectureRecord(
-        label=topology.mode,
-        mode=topology.mode,
-        short_form=topology.short_form,
-        workers={worker.name: worker.devices for worker in topology.workers},
-        devices=len(used_devices(topology)),
-        engine=asdict(topology.engine),
-        router=router,
-    )
+def plan_of(spec: CompareSpec) -> dict[str, Any]:
+    """Return what makes a comparison the same one: a journal goes on only under an equal plan."""
+    architectures: dict[str, Any] = {
+        each.label: {"mode": each.mode, "url": each.url, "url_devices": each.url_devices}
+        if each.topology is None
+        else topology_to_dict(each.topology)
+        for each in spec.architectures
+    }
+    return {
+        "architectures": architectures,
+        "traffics": [encode(traffic) for traffic in spec.traffics],
+        "load_kind": spec.load_kind,
+        "loads": list(spec.loads),
+        "blocks": spec.blocks,
+        "primary": list(spec.primary),
+        "tie_margin": spec.tie_margin,
+        "keep": spec.keep,
+        "probe": spec.probe,
+    }
+
+
+def _expected_record(architecture: Architecture) -> ArchitectureRecord | None:
+    devices = architecture.devices
+    return None if devices is None else architecture.record(str(architecture.mode), len(devices))
+
+
+def _unseen(architecture: Architecture) -> ArchitectureRecord:
+    return architecture.record(str(architecture.mode or UNKNOWN_MODE), architecture.url_devices or 1)
+
+
+def _knows_the_capital(architecture: Architecture) -> bool:
+    topology = architecture.topology
+    if topology is None:
+        return False
+    engine = topology.engine
+    return topology.model == KNOWS_THE_CAPITAL and engine.engine == "tercet" and engine.random_weights is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from tercet.core.topology import Topology
@@ -46,11 +46,14 @@ class Drive(Protocol):
     async def __call__(
         self,
         url: str,
-        conversations: Sequence[Talk],
+        conversations: Iterable[Talk],
         *,
         model: str,
         cache_salt: str | None,
         on_record: OnRecord,
+        concurrency: int | None = None,
+        ramp_s: float = 0.0,
+        until_s: float | None = None,
     ) -> ClientHealth:
         """Return the client's own health once every conversation is over; if cancelled, what was over was told."""
         ...

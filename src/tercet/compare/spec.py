@@ -1,133 +1,106 @@
-"""What to compare: modes, their topologies on equal devices, the traffic, and the order of runs."""
+"""What to compare: architectures, workloads, loads, and by what rules."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+from tercet.compare.architecture import Architecture
+from tercet.compare.metrics import DEFAULT_PRIMARY, primary_metrics
 from tercet.core.errors import UsageError
-from tercet.core.stage import Mode
-from tercet.core.topology import EngineSpec, RouterSpec, Topology, parse_short_form, require_stages
-from tercet.traffic.spec import TrafficSpec
+from tercet.core.topology import Topology
+from tercet.results.document import Method
+from tercet.traffic.spec import LoadKind, TrafficSpec
 
-DEFAULT_RANKS = 2
-"""Ranks of every mode's topology when nobody names one."""
+DEFAULT_BLOCKS = 5
+DEFAULT_TIE_MARGIN = 0.03
+TURN = "turn"
+WARM = "warm"
 
 
 @dataclass(frozen=True, slots=True)
 class CompareSpec:
-    """One comparison. `traffic` has the first rate; `rates` are all of them.
+    """One comparison: every architecture under every traffic at every load, `blocks` times.
 
-    `topologies` holds those that were asked for. `scale` is for the record: `traffic.workload` is scaled already.
+    `scale` is for the record: the workloads of `traffics` are scaled already. `keep` "warm" keeps every topology
+    running beside the others, "turn" one at a time. `probe`: measure how prefill disturbs decode, too.
     """
 
-    modes: tuple[Mode, ...]
-    traffic: TrafficSpec
-    rates: tuple[float, ...]
+    architectures: tuple[Architecture, ...]
+    traffics: tuple[TrafficSpec, ...]
+    load_kind: LoadKind
+    loads: tuple[float, ...]
     scale: float = 1.0
-    runs: int = 1
-    model: str = "smollm2-135m"
-    engine: EngineSpec = field(default_factory=EngineSpec)
-    router: RouterSpec = field(default_factory=lambda: RouterSpec(port=0))
-    devices: tuple[str, ...] = ()
-    topologies: Mapping[Mode, str] = field(default_factory=dict)
+    blocks: int = DEFAULT_BLOCKS
+    primary: tuple[str, ...] = DEFAULT_PRIMARY
+    tie_margin: float = DEFAULT_TIE_MARGIN
+    keep: str = TURN
     allow_unequal: bool = False
+    probe: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what can't be compared. Raises UsageError."""
-        if not self.modes:
-            raise UsageError("--modes is empty: name some, for instance replicated,pd,ppd")
-        if len(set(self.modes)) < len(self.modes):
-            raise UsageError(f"--modes {','.join(self.modes)} names a mode twice")
-        if not self.rates or len(set(self.rates)) < len(self.rates):
-            raise UsageError("--qps needs one or more different rates, for instance 0.5,1")
-        if self.runs < 1:
-            raise UsageError(f"--runs {self.runs} is out of range: give 1 or more; 3 or more make the run the unit")
-        if self.traffic.longest > self.engine.max_model_len:
+        if not self.architectures:
+            raise UsageError("nothing to compare: name --modes, for instance replicated,pd,ppd, or some --arch")
+        _different([each.label for each in self.architectures], "--modes and --arch name an architecture twice: {}")
+        _different([traffic.name for traffic in self.traffics], "--workload names one twice: {}")
+        _different([f"{load:g}" for load in self.loads], "--qps and --concurrency need different loads, not twice {}")
+        if not self.loads or not self.traffics:
+            raise UsageError("a comparison needs a workload and a load, for instance --workload W1 --qps 0.5,1")
+        if not 1 <= self.blocks <= 1000:
+            raise UsageError(f"--blocks {self.blocks} is out of range: 3 or more give verdicts, 5 is the default")
+        if not 0 <= self.tie_margin < 1:
+            raise UsageError(f"--tie-margin {self.tie_margin:g} is out of range: 0.03 calls up to three percent a tie")
+        if self.keep not in (TURN, WARM):
+            raise UsageError(f"--keep {self.keep!r} is unknown: choose {TURN} or {WARM}")
+        primary_metrics(self.primary, self.traffics[0].turns)
+        for each in self.architectures:
+            self._check(each)
+
+    def _check(self, each: Architecture) -> None:
+        topology = each.topology
+        if topology is None:
+            return
+        longest = max(traffic.longest for traffic in self.traffics)
+        if longest > topology.engine.max_model_len:
             raise UsageError(
-                f"--max-model-len {self.engine.max_model_len} is too short: conversations grow to "
-                f"{self.traffic.longest} tokens"
+                f"the --max-model-len {topology.engine.max_model_len} of {each.label} is too short: conversations grow "
+                f"to {longest} tokens"
             )
-        if strangers := [mode for mode in self.topologies if mode not in self.modes]:
-            raise UsageError(f"--topologies names {', '.join(strangers)}, which --modes does not")
+        first = next(other.topology for other in self.architectures if other.topology is not None)
+        if _model(topology) != _model(first):
+            raise UsageError(
+                f"the architectures serve different models ({_model(first)} and {_model(topology)}): give one --model"
+            )
 
     @property
-    def model_label(self) -> str:
-        """Return what results call the model."""
-        return self.model if self.engine.random_weights is None else f"random weights of {self.engine.random_weights}"
+    def model(self) -> str | None:
+        """What results call the model; None when only the servers know."""
+        return next((_model(each.topology) for each in self.architectures if each.topology is not None), None)
 
-    def traffic_at(self, qps: float) -> TrafficSpec:
-        """Return the traffic at one rate."""
-        return replace(self.traffic, qps=qps)
+    @property
+    def seed(self) -> int:
+        """The seed of all conversations, arrivals and orders."""
+        return self.traffics[0].seed
 
+    @property
+    def method(self) -> Method:
+        """How its results are judged."""
+        return Method(self.blocks, self.primary, self.tie_margin, self.keep, self.allow_unequal)
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One run of one mode at one rate. `salt` is equal in every mode of a run and rate: the same conversations."""
-
-    run: int
-    mode: str
-    qps: float
-    order: int
-    salt: str
-
-
-def plan_blocks(spec: CompareSpec, nonce: str) -> list[Block]:
-    """Return the blocks in order of running: every run holds all modes, its first mode one further than the run before.
-
-    Rotation spreads drift of the machine over the modes; a mode's rates follow each other, to start fewer processes.
-    `nonce` sets this comparison's prompts apart from those of any other.
-    """
-    blocks: list[Block] = []
-    for run in range(spec.runs):
-        shift = run % len(spec.modes)
-        for mode in (*spec.modes[shift:], *spec.modes[:shift]):
-            for i, qps in enumerate(spec.rates):
-                blocks.append(Block(run, mode, qps, len(blocks), f"{nonce}-r{run}-q{i}"))
-    return blocks
+    def cells(self) -> Iterator[TrafficSpec]:
+        """Yield every traffic at every load."""
+        for traffic in self.traffics:
+            for load in self.loads:
+                yield traffic.at(self.load_kind, load)
 
 
-def topology_for(spec: CompareSpec, mode: Mode) -> Topology:
-    """Return the topology that serves `mode`: the one asked for, else one with as many ranks as the others.
-
-    Modes on equal workers get equal topologies but for the mode, so that one deployment can serve both.
-    """
-    short = spec.topologies.get(mode) or _default_form(spec, mode)
-    workers = parse_short_form(short)
-    require_stages(mode, workers)
-    return Topology(f"compare-{short.lower()}", spec.model, mode, workers, spec.devices, spec.engine, spec.router)
+def _model(topology: Topology) -> str:
+    shape = topology.engine.random_weights
+    return topology.model if shape is None else f"random weights of {shape}"
 
 
-def _default_form(spec: CompareSpec, mode: Mode) -> str:
-    whole = mode in (Mode.AGGREGATED, Mode.REPLICATED)
-    for other, short in spec.topologies.items():
-        if (other in (Mode.AGGREGATED, Mode.REPLICATED)) == whole:
-            return short
-    given = [len(parse_short_form(short)) for short in spec.topologies.values()]
-    ranks = given[0] if given else DEFAULT_RANKS
-    if whole:
-        return f"{ranks}A"
-    if ranks < 2:
-        raise UsageError(
-            f"mode {mode} needs two workers at least, the others have {ranks}: name --topologies {mode}=1P1D"
-        )
-    return f"{ranks // 2}P{ranks - ranks // 2}D"
-
-
-def used_devices(topology: Topology) -> tuple[str, ...]:
-    """Return the distinct devices that a topology's ranks compute on, once they are assigned."""
-    return tuple(sorted({device for worker in topology.workers for device in worker.devices}))
-
-
-def check_devices(topologies: Sequence[Topology], *, allow_unequal: bool) -> None:
-    """Raise UsageError when the topologies (devices assigned) don't use the same devices, unless that is allowed."""
-    used = {topology.mode: used_devices(topology) for topology in topologies}
-    if allow_unequal or len(set(used.values())) < 2:
-        return
-    listing = "; ".join(
-        f"{topology.mode} ({topology.short_form}) uses {', '.join(used[topology.mode])}" for topology in topologies
-    )
-    raise UsageError(
-        f"the modes would run on unequal devices: {listing}. Name equal --topologies and --devices, "
-        "or pass --allow-unequal for figures per device"
-    )
+def _different(names: Sequence[str], complaint: str) -> None:
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise UsageError(complaint.format(", ".join(twice)))

@@ -1,4 +1,4 @@
-"""Paired differences and how sure one can be of them."""
+"""Paired log-ratios of runs: their mean, interval and p-value. Student's t from the incomplete beta function."""
 
 from __future__ import annotations
 
@@ -8,31 +8,113 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tercet.results.student import t_975
+from tercet.results.student import MIN_VALUES, t_975
 
-MIN_PAIRS = 3
-"""Fewer paired units than this give no interval worth the name."""
+MAX_TERMS = 300
+PRECISION = 1e-14
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean of `count` paired differences and its two-sided 95% interval."""
+class PairedRatio:
+    """`count` paired log-ratios: their mean and standard error, and the two-sided p-value of a mean of zero."""
 
     count: int
     mean: float
-    low: float
-    high: float
+    error: float
+    p: float
+
+    @property
+    def half(self) -> float:
+        """Half the width of the 95% interval of the mean."""
+        return t_975(self.count - 1) * self.error
+
+    @property
+    def ratio(self) -> float:
+        """The ratio itself: the geometric mean of the pairs' ratios."""
+        return math.exp(self.mean)
+
+    @property
+    def low(self) -> float:
+        """Lower end of the ratio's 95% interval."""
+        return math.exp(self.mean - self.half)
+
+    @property
+    def high(self) -> float:
+        """Upper end of the ratio's 95% interval."""
+        return math.exp(self.mean + self.half)
 
 
-def paired_interval(differences: Sequence[float]) -> Interval | None:
-    """Return the mean of `differences` with its 95% interval, mean +- t * s / sqrt(n); None below MIN_PAIRS.
+def paired_ratio(first: Sequence[float], second: Sequence[float]) -> PairedRatio | None:
+    """Return the ratio of `first` to `second`, pair by pair; None below three pairs. All values must be positive.
 
     Student's interval rather than a bootstrap: of three runs a bootstrap calls any three differences of one sign a
     win, which chance alone brings one time in four.
     """
-    count = len(differences)
-    if count < MIN_PAIRS:
+    return paired_logs(log_ratios(first, second))
+
+
+def log_ratios(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """Return the logarithms of the pairs' ratios."""
+    return [math.log(one / other) for one, other in zip(first, second, strict=True)]
+
+
+def paired_logs(logs: Sequence[float]) -> PairedRatio | None:
+    """Return what `logs`, one paired log-ratio per run, say together; None below three."""
+    count = len(logs)
+    if count < MIN_VALUES:
         return None
-    mean = float(np.mean(differences))
-    half = t_975(count - 1) * float(np.std(differences, ddof=1)) / math.sqrt(count)
-    return Interval(count, mean, mean - half, mean + half)
+    mean = float(np.mean(logs))
+    error = float(np.std(logs, ddof=1)) / math.sqrt(count)
+    if error == 0.0:
+        return PairedRatio(count, mean, 0.0, 1.0 if mean == 0.0 else 0.0)
+    return PairedRatio(count, mean, error, two_sided_p(mean / error, count - 1))
+
+
+def two_sided_p(t: float, freedom: int) -> float:
+    """Return the chance of a Student's t of `freedom` degrees at least as far from zero as `t`.
+
+    I_x(n / 2, 1 / 2) with x = n / (n + t^2): Abramowitz & Stegun 26.7.1.
+    """
+    return incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t))
+
+
+def incomplete_beta(a: float, b: float, x: float) -> float:
+    """Return the regularised incomplete beta function I_x(a, b), 0 <= x <= 1.
+
+    The continued fraction of Abramowitz & Stegun 26.5.8, evaluated by Lentz's method.
+    """
+    if x <= 0.0 or x >= 1.0:
+        return min(max(x, 0.0), 1.0)
+    if x > (a + 1) / (a + b + 2):
+        return 1.0 - incomplete_beta(b, a, 1.0 - x)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    c, d = 1.0, _inverse(1.0 - (a + b) * x / (a + 1))
+    fraction = d
+    for m in range(1, MAX_TERMS):
+        for term in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d = _inverse(1.0 + term * d)
+            c = 1.0 + term / c
+            fraction *= c * d
+        if abs(c * d - 1.0) < PRECISION:
+            break
+    return front * fraction / a
+
+
+def _inverse(value: float) -> float:
+    return 1.0 / (value or 1e-300)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values adjusted for being many (Holm 1979), in the order given.
+
+    Naming only those below 5% keeps the chance of a single false one among all of them below 5%.
+    """
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for place, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted

@@ -1,174 +1,130 @@
-"""Who wins, per rate and metric, and when nobody can say."""
+"""Who wins, per workload, load and metric, and when nobody can say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
-from tercet.compare.statistics import MIN_PAIRS, paired_interval
-from tercet.results.record import RequestRecord, RunRecord
-from tercet.results.summary import throughput
-from tercet.results.verdict import BEATEN, DROPPED, TIE, Margin, Verdict
+from tercet.compare.cell import Cell
+from tercet.compare.metrics import Metric
+from tercet.compare.statistics import PairedRatio, holm, paired_ratio
+from tercet.results.verdict import BEATEN, DROPPED, TIE, UNDECIDED, Margin, Verdict
 
-MATTERS = 0.02
-"""A difference below two percent is a tie, however sure."""
+SURE = 0.05
+"""The chance of naming a wrong winner that is accepted, for all primary metrics and pairs of a cell together."""
 
-FEWER_ANSWERS = 0.01
-"""A mode that answers this much less of the requests than the best one can't win: dropping work makes the rest fast."""
-
-RequestKey = tuple[int, str, int]
-"""Run, conversation, turn: the same request in every mode."""
+Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
-    """A latency and the requests it counts."""
+class Contest:
+    """One metric of a cell: each architecture's figures, block by block, and the ratio of every pair (first, second).
 
-    name: str
-    label: str
-    value: Callable[[RequestRecord], float | None]
-    counts: Callable[[RequestRecord], bool]
-
-
-def metrics(turns: int) -> tuple[Metric, ...]:
-    """Return the judged latencies of conversations of `turns` turns."""
-    later = f"turns 2-{turns}" if turns > 2 else "turn 2"
-    ttft = [Metric("ttft_turn1", "TTFT turn 1", lambda r: r.ttft_ms, lambda r: r.turn == 1)]
-    if turns > 1:
-        ttft.append(Metric("ttft_later", f"TTFT {later}", lambda r: r.ttft_ms, lambda r: r.turn > 1))
-    return (
-        *ttft,
-        Metric("tpot", "TPOT", lambda r: r.tpot_ms, lambda r: True),
-        Metric("e2e", "E2E", lambda r: r.e2e_ms, lambda r: True),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """What is compared at one rate: the runs that every mode completed, and what stands against a verdict.
-
-    `out` are modes that can't win because they answered fewer requests; `obstacle` is why nobody can (empty: somebody
-    can).
+    Ratios above one say that the first is worse. Empty when `obstacle` says why nothing can be said.
     """
 
-    workload: str
-    qps: float
-    modes: tuple[str, ...]
-    runs: tuple[RunRecord, ...]
-    by_run: bool
-    out: tuple[str, ...]
+    metric: Metric
+    figures: Mapping[str, Sequence[float]]
+    ratios: Mapping[Pair, PairedRatio]
     obstacle: str
 
+    @property
+    def blocks(self) -> int:
+        """How many blocks it rests on."""
+        return len(next(iter(self.figures.values())))
 
-def judge(runs: Sequence[RunRecord], *, turns: int, devices: dict[str, int]) -> tuple[Verdict, ...]:
-    """Return the verdicts of every rate at which two or more modes ran, by rate and metric.
 
-    The unit is the run when every mode has three or more, else the conversation (its turns share one luck, so they are
-    one unit). Only requests that every mode answered are compared. Throughput is per device when the devices differ.
+def judge(cell: Cell, *, primary: Sequence[str], tie_margin: float) -> tuple[Verdict, ...]:
+    """Return the verdict of every metric of a cell.
+
+    Holm's adjustment spans the pairs of architectures in all primary metrics, and in no other: a winner is named only
+    there. Another metric's verdict says who is ahead, by p-values of its own.
     """
-    verdicts: list[Verdict] = []
-    for workload, qps in sorted({(run.workload, run.load) for run in runs}):
-        here = [run for run in runs if (run.workload, run.load) == (workload, qps)]
-        modes = tuple(dict.fromkeys(run.architecture for run in here))
-        if len(modes) > 1:
-            verdicts += _judge_rate(_field(workload, qps, modes, here), turns, devices)
-    return tuple(verdicts)
+    contests = [_contest(cell, metric) for metric in cell.metrics]
+    declared = [(contest, pair) for contest in contests if contest.metric.name in primary for pair in contest.ratios]
+    adjusted = holm([contest.ratios[pair].p for contest, pair in declared])
+    p_values = {(contest.metric.name, pair): p for (contest, pair), p in zip(declared, adjusted, strict=True)}
+    return tuple(_verdict(cell, contest, p_values, contest.metric.name in primary, tie_margin) for contest in contests)
 
 
-def _field(workload: str, qps: float, modes: tuple[str, ...], runs: Sequence[RunRecord]) -> Field:
-    numbers = set.intersection(
-        *({run.block for run in runs if run.architecture == mode and run.complete} for mode in modes)
-    )
-    paired = tuple(sorted((run for run in runs if run.block in numbers), key=lambda run: run.block))
-    by_run = len(numbers) >= MIN_PAIRS
-    return Field(workload, qps, modes, paired, by_run, _short_of_answers(paired, modes), _obstacle(paired))
+def _contest(cell: Cell, metric: Metric) -> Contest:
+    by_block = cell.figures(metric)
+    figures = {label: [block[label] for block in by_block.values()] for label in cell.labels}
+    ratios: dict[Pair, PairedRatio] = {}
+    obstacle = cell.obstacle(len(by_block))
+    for first, second in combinations(cell.labels, 2) if not obstacle else ():
+        worse, better = (first, second) if metric.lower_is_better else (second, first)
+        ratio = paired_ratio(figures[worse], figures[better])
+        assert ratio is not None  # the obstacle would have said that there are too few
+        ratios[first, second] = ratio
+    return Contest(metric, figures, ratios, obstacle)
 
 
-def _judge_rate(field: Field, turns: int, devices: dict[str, int]) -> list[Verdict]:
-    verdicts = [
-        _rank(field, (metric.name, metric.label, "ms"), _latency_units(field, metric), by_run=field.by_run)
-        for metric in metrics(turns)
-    ]
-    counts = {mode: devices.get(mode, 1) for mode in field.modes}
-    equal = len(set(counts.values())) == 1
-    tokens = {
-        mode: [throughput(run)[1] / (1 if equal else counts[mode]) for run in field.runs if run.architecture == mode]
-        for mode in field.modes
-    }
-    name = "output tokens/s" if equal else "output tokens/s per device"
-    verdicts.append(_rank(field, ("throughput", name, ""), tokens, by_run=True, lower_is_better=False))
-    return verdicts
-
-
-def _obstacle(runs: Sequence[RunRecord]) -> str:
-    if not runs:
-        return "no run was completed in every mode"
-    for run in runs:
-        if run.invalid_reasons:
-            return f"run {run.block + 1} of {run.architecture} is invalid: {run.invalid_reasons[0]}"
-    return ""
-
-
-def _short_of_answers(runs: Sequence[RunRecord], modes: Sequence[str]) -> tuple[str, ...]:
-    share = {}
-    for mode in modes:
-        requests = [request for run in runs if run.architecture == mode for request in run.requests]
-        share[mode] = sum(request.ok for request in requests) / max(1, len(requests))
-    best = max(share.values())
-    return tuple(mode for mode in modes if share[mode] < best - FEWER_ANSWERS)
-
-
-def _latency_units(field: Field, metric: Metric) -> dict[str, list[float]]:
-    """Return mode -> one mean per unit, the units in the same order and over the same requests in every mode."""
-    found: dict[str, dict[RequestKey, float]] = {mode: {} for mode in field.modes}
-    for run in field.runs:
-        for request in run.finished:
-            value = metric.value(request) if metric.counts(request) else None
-            if value is not None:
-                found[run.architecture][(run.block, request.conversation, request.turn)] = value
-    common = sorted(set.intersection(*(set(values) for values in found.values())))
-    groups: dict[tuple[int, str], list[RequestKey]] = {}
-    for key in common:
-        groups.setdefault((key[0], "" if field.by_run else key[1]), []).append(key)
-    return {
-        mode: [float(np.mean([values[key] for key in keys])) for keys in groups.values()]
-        for mode, values in found.items()
-    }
-
-
-def _rank(
-    field: Field,
-    name: tuple[str, str, str],
-    units: dict[str, list[float]],
-    *,
-    by_run: bool,
-    lower_is_better: bool = True,
+def _verdict(
+    cell: Cell, contest: Contest, p_values: Mapping[tuple[str, Pair], float], primary: bool, tie_margin: float
 ) -> Verdict:
-    noun = "run" if by_run else "paired conversation"
-    count = min(len(values) for values in units.values())
-    values = {mode: float(np.mean(units[mode])) for mode in field.modes if units[mode]}
-    basis = f"{count} {noun}{'' if count == 1 else 's'}"
-    reason = field.obstacle
-    if not reason and count < MIN_PAIRS:
-        reason = f"needs at least {MIN_PAIRS} {noun}s, there {'is' if count == 1 else 'are'} {count}"
-    if reason:
-        return Verdict(field.workload, "qps", field.qps, *name, lower_is_better, True, values, (), (), basis, reason)
-    sign = 1.0 if lower_is_better else -1.0
-    best = min((mode for mode in field.modes if mode not in field.out), key=lambda mode: sign * values[mode])
-    margins = tuple(
-        _margin(mode, units[mode], units[best], sign, out=mode in field.out) for mode in field.modes if mode != best
+    metric = contest.metric
+    values = {label: float(np.mean(found)) for label, found in contest.figures.items() if found}
+    leaders: tuple[str, ...] = ()
+    margins: tuple[Margin, ...] = ()
+    if not contest.obstacle:
+        best = _best(cell, contest)
+        margins = tuple(
+            _margin(contest, label, best, p_values, tie_margin, dropped=label in cell.short)
+            for label in cell.labels
+            if label != best
+        )
+        behind = {margin.architecture for margin in margins if margin.outcome in (BEATEN, DROPPED)}
+        leaders = tuple(label for label in cell.labels if label not in behind)
+    return Verdict(
+        cell.workload,
+        cell.load_kind,
+        cell.load,
+        metric.name,
+        metric.label,
+        metric.unit,
+        metric.lower_is_better,
+        primary,
+        values,
+        leaders,
+        margins,
+        cell.basis(contest.blocks),
+        contest.obstacle,
     )
-    beaten = {margin.architecture for margin in margins if margin.outcome != TIE}
-    leaders = tuple(mode for mode in field.modes if mode not in beaten)
-    return Verdict(field.workload, "qps", field.qps, *name, lower_is_better, True, values, leaders, margins, basis)
 
 
-def _margin(mode: str, mine: Sequence[float], best: Sequence[float], sign: float, *, out: bool) -> Margin:
-    base = abs(float(np.mean(best))) or 1.0
-    interval = paired_interval([sign * (m - b) / base for m, b in zip(mine, best, strict=True)])
-    assert interval is not None  # the caller counted the pairs
-    beaten = interval.low > 0 and interval.mean >= MATTERS
-    outcome = DROPPED if out else BEATEN if beaten else TIE
-    return Margin(mode, interval.mean, interval.low, interval.high, 0.05 if beaten else 1.0, outcome)
+def _best(cell: Cell, contest: Contest) -> str:
+    """Return the architecture with the best geometric mean of those that may win."""
+    sign = 1.0 if contest.metric.lower_is_better else -1.0
+    fit = [label for label in cell.labels if label not in cell.short]
+    return min(fit, key=lambda label: sign * float(np.mean(np.log(contest.figures[label]))))
+
+
+def _margin(
+    contest: Contest,
+    label: str,
+    best: str,
+    p_values: Mapping[tuple[str, Pair], float],
+    tie_margin: float,
+    *,
+    dropped: bool,
+) -> Margin:
+    """Return how far `label` is behind `best`: beaten beyond chance and margin, tied within it, or undecided."""
+    pair = (label, best) if (label, best) in contest.ratios else (best, label)
+    found = contest.ratios[pair]
+    mean, half = (found.mean if pair == (label, best) else -found.mean), found.half
+    p = p_values.get((contest.metric.name, pair), found.p)
+    limit = math.log1p(tie_margin)
+    if dropped:
+        outcome = DROPPED
+    elif p < SURE and mean >= limit:
+        outcome = BEATEN
+    elif max(abs(mean - half), abs(mean + half)) <= limit:
+        outcome = TIE
+    else:
+        outcome = UNDECIDED
+    return Margin(label, math.expm1(mean), math.expm1(mean - half), math.expm1(mean + half), p, outcome)

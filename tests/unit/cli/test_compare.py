@@ -11,13 +11,14 @@ import tercet.cli.compare as command
 from tercet.cli.main import build_app
 from tercet.compare.spec import CompareSpec
 from tercet.core.errors import UsageError
+from tercet.core.topology import Topology
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> CompareSpec:
     """Return the spec that a command line comes to."""
     seen: list[CompareSpec] = []
 
-    def keep(spec: CompareSpec, output: Path, cache_dir: Path | None) -> int:
+    def keep(spec: CompareSpec, output: Path, cache_dir: Path | None, resume: str) -> int:
         seen.append(spec)
         return 0
 
@@ -28,6 +29,13 @@ def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> CompareSpec:
     return seen[0]
 
 
+def topology(spec: CompareSpec, label: str) -> Topology:
+    """Return what serves an architecture."""
+    (found,) = [each.topology for each in spec.architectures if each.label == label]
+    assert found is not None
+    return found
+
+
 def refused(*line: str) -> str:
     """Return the message of the UsageError that a command line ends with."""
     with pytest.raises(UsageError) as caught:
@@ -36,45 +44,81 @@ def refused(*line: str) -> str:
 
 
 def test_the_issues_command_line_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    line = "--modes replicated,pd,ppd --workload W1 --qps 0.5,1 --turns 2 --num-requests 8 --scale 0.125 --seed 3"
+    line = "--modes replicated,pd,ppd --workload W1 --qps 1,0.5 --turns 2 --num-requests 8 --scale 0.125 --seed 3"
     spec = asked(monkeypatch, *line.split())
-    assert spec.modes == ("replicated", "pd", "ppd")
-    assert (spec.traffic.workload.input_tokens, spec.traffic.workload.output_tokens) == (64, 32)
-    assert spec.rates == (0.5, 1.0)
-    assert (spec.traffic.turns, spec.traffic.num_requests, spec.traffic.seed) == (2, 8, 3)
-    assert (spec.model, spec.engine.dtype, spec.router.port) == ("smollm2-135m", "bf16", 0)
+    assert [each.label for each in spec.architectures] == ["replicated", "pd", "ppd"]
+    (traffic,) = spec.traffics
+    assert (traffic.workload.input_tokens, traffic.workload.output_tokens) == (64, 32)
+    assert (spec.load_kind, spec.loads, spec.blocks) == ("qps", (0.5, 1.0), 5)
+    assert (traffic.turns, traffic.num_requests, traffic.seed) == (2, 8, 3)
+    assert (spec.primary, spec.tie_margin, spec.keep, spec.probe) == (("ttft", "throughput"), 0.03, "turn", True)
+    pd = topology(spec, "pd")
+    assert (pd.model, pd.engine.dtype, pd.router.port, pd.short_form) == ("smollm2-135m", "bf16", 0, "1P1D")
 
 
 def test_a_preset_fills_in_what_was_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = asked(monkeypatch, "--num-requests", "6", "--preset", "demo")
-    assert spec.traffic.turns == command.PRESETS["demo"]["turns"]
-    assert spec.traffic.num_requests == 6
+    assert spec.traffics[0].turns == command.PRESETS["demo"]["turns"]
+    assert spec.blocks == command.PRESETS["demo"]["blocks"]
+    assert spec.traffics[0].num_requests == 6
 
 
-def test_topologies_devices_and_engine_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = asked(
-        monkeypatch,
-        *[
-            "--modes",
-            "aggregated,pd",
-            "--topologies",
-            "aggregated=1A,pd=1P1D",
-            "--allow-unequal",
-            "--devices",
-            "cpu:0,cpu:1",
-        ],
-        *["--random-weights", "tiny", "--dtype", "fp32", "--transport", "tcp", "--ppd-threshold", "64", "--runs", "3"],
-    )
-    assert spec.topologies == {"aggregated": "1A", "pd": "1P1D"}
-    assert spec.devices == ("cpu:0", "cpu:1")
-    assert (spec.engine.random_weights, spec.engine.dtype, spec.engine.transport) == ("tiny", "fp32", "tcp")
-    assert (spec.router.ppd_threshold, spec.runs, spec.allow_unequal) == (64, 3, True)
+def test_architectures_of_every_kind_and_settings_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = ("--arch", "wide=1P2D", "--arch", "now=http://127.0.0.1:8000", "--url-devices", "now=3")
+    flags = "--modes aggregated --allow-unequal --devices cpu:0,cpu:1 --random-weights tiny --dtype fp32"
+    more = "--transport tcp --ppd-threshold 64 --blocks 3 --keep warm --primary e2e --tie-margin 0.1 --no-probe"
+    spec = asked(monkeypatch, *sources, *flags.split(), *more.split())
+    assert [(each.label, each.mode) for each in spec.architectures] == [
+        ("aggregated", "aggregated"),
+        ("wide", "pd"),
+        ("now", None),
+    ]
+    assert spec.architectures[2].url_devices == 3
+    wide = topology(spec, "wide")
+    assert [worker.devices for worker in wide.workers] == [("cpu:0",), ("cpu:1",), ("cpu:0",)]
+    assert (wide.engine.random_weights, wide.engine.dtype, wide.engine.transport) == ("tiny", "fp32", "tcp")
+    assert (wide.router.ppd_threshold, spec.blocks, spec.allow_unequal, spec.keep) == (64, 3, True, "warm")
+    assert (spec.primary, spec.tie_margin, spec.probe) == (("e2e",), 0.1, False)
+
+
+def test_all_workloads_closed_loops_and_durations(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = asked(monkeypatch, "--workload", "all", "--concurrency", "4,1", "--duration", "30")
+    assert [traffic.name for traffic in spec.traffics] == ["W1", "W2", "W3", "W4"]
+    assert (spec.load_kind, spec.loads) == ("concurrency", (1.0, 4.0))
+    assert {(traffic.num_requests, traffic.duration_s) for traffic in spec.traffics} == {(0, 30.0)}
 
 
 def test_the_engines_are_made_long_enough_for_the_conversations(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = asked(monkeypatch, "--workload", "W4", "--scale", "1", "--turns", "1")
-    assert spec.engine.max_model_len == 8448
-    assert asked(monkeypatch, "--max-model-len", "512").engine.max_model_len == 512
+    spec = asked(monkeypatch, "--workload", "W1,W4", "--scale", "1", "--turns", "1")
+    assert topology(spec, "pd").engine.max_model_len == 8448
+    assert topology(asked(monkeypatch, "--max-model-len", "512"), "pd").engine.max_model_len == 512
+
+
+def test_a_virtual_gpu_has_a_name_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = asked(monkeypatch, "--engine", "virtual", "--gpu-slowdown", "1.1")
+    engine = topology(spec, "pd").engine
+    assert (engine.gpu, engine.gpu_slowdown) == ("h100", 1.1)
+
+
+def test_a_journal_of_another_comparison_is_refused_and_auto_begins_without_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spec = asked(monkeypatch, "--modes", "pd")
+    begun = command._journal(spec, tmp_path, "auto")
+    assert begun.kept.runs == []
+    begun.note("x")
+    begun.close()
+    assert command._journal(spec, tmp_path, "auto").path == begun.path
+    other = asked(monkeypatch, "--modes", "ppd")
+    with pytest.raises(UsageError, match="of another comparison: its architectures"):
+        command._journal(other, tmp_path, str(begun.path))
+
+
+def test_prompts_for_a_running_server_are_new_every_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ours, theirs = (asked(monkeypatch, "--arch", f"pd={source}") for source in ("1P1D", "http://127.0.0.1:8000"))
+    nonces = [command._journal(spec, tmp_path, "").header["nonce"] for spec in (ours, ours, theirs, theirs)]
+    assert nonces[0] == nonces[1] == "s0"
+    assert len({*nonces}) == 3
 
 
 @pytest.mark.parametrize(
@@ -82,24 +126,33 @@ def test_the_engines_are_made_long_enough_for_the_conversations(monkeypatch: pyt
     [
         (["--modes", "pd,fast"], "unknown mode 'fast': choose one of aggregated"),
         (["--modes", "pd,pd"], "twice"),
+        (["--arch", "1P1D"], "write LABEL=SOURCE"),
         (["--workload", "W9"], "unknown workload 'W9'"),
         (["--qps", "1,x"], "--qps '1,x'"),
-        (["--qps", "0"], "--qps 0.0"),
+        (["--qps", "0"], "--qps 0"),
+        (["--qps", "1,1"], "not twice 1"),
+        (["--concurrency", "0"], "--concurrency '0'"),
+        (["--concurrency", "2", "--qps", "1"], "exclude each other"),
+        (["--url-devices", "x"], "write LABEL=N"),
         (["--turns", "0"], "--turns 0"),
         (["--scale", "0"], "--scale 0"),
-        (["--runs", "0"], "--runs 0"),
-        (["--arrivals", "uniform"], "choose poisson, constant"),
-        (["--topologies", "1P1D"], "write MODE=FORM"),
-        (["--dtype", "int4"], "unknown dtype 'int4'"),
-        (["--engine", "virtual"], "--gpu NAME"),
+        (["--blocks", "0"], "--blocks 0"),
+        (["--primary", "speed"], "--primary 'speed' is unknown"),
+        (["--arrivals", "uniform"], "choose poisson"),
+        (["--dtype", "int4"], "--dtype: 'int4' is not one of"),
+        (["--gpu-slowdown", "2"], "--gpu-slowdown needs --engine virtual"),
         (["--preset", "fast"], "unknown preset 'fast': choose demo"),
-        (
-            ["--modes", "aggregated,pd", "--topologies", "aggregated=1A,pd=1P1D", "--devices", "cpu:0,cpu:1"],
-            "--allow-unequal",
-        ),
+        (["--resume", "none.journal"], "can't open the journal none.journal"),
+        (["a.json"], "results files are for --merge"),
+        (["--merge", "a.json"], "two results files or more"),
+        (["--merge", "a.json", "b.json"], "can't read a.json"),
+        (["--arch", "a=1A", "--arch", "b=1P1D", "--devices", "cpu:0,cpu:1"], "--allow-unequal"),
     ],
 )
-def test_wrong_input_is_refused_by_name(arguments: list[str], message: str) -> None:
+def test_wrong_input_is_refused_by_name(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert message in refused("compare", *arguments)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,10 +35,27 @@ class Behaviour:
 
 
 async def punctual_drive(
-    url: str, conversations: Sequence[Talk], *, model: str, cache_salt: str | None, on_record: OnRecord
+    url: str,
+    conversations: Iterable[Talk],
+    *,
+    model: str,
+    cache_salt: str | None,
+    on_record: OnRecord,
+    concurrency: int | None = None,
+    ramp_s: float = 0.0,
+    until_s: float | None = None,
 ) -> ClientHealth:
     """Drive as always but call the client healthy: tests share their cores with others, and judge other things."""
-    health = await drive(url, conversations, model=model, cache_salt=cache_salt, on_record=on_record)
+    health = await drive(
+        url,
+        conversations,
+        model=model,
+        cache_salt=cache_salt,
+        on_record=on_record,
+        concurrency=concurrency,
+        ramp_s=ramp_s,
+        until_s=until_s,
+    )
     return replace(health, saturated=False, reasons=())
 
 
@@ -52,6 +69,7 @@ class FakeDeployment:
         self.log = log
         self.cached: set[tuple[str, tuple[int, ...]]] = set()
         self._completions = 0
+        self.busy_s = 0.0
         self._server = Server(self._handle)
 
     @property
@@ -77,6 +95,14 @@ class FakeDeployment:
         if request.path == "/v1/models":
             card = {"id": "fake", "object": "model", "vocab_size": 1000, "max_model_len": self.behaviour.max_model_len}
             await responder.send(200, json.dumps({"object": "list", "data": [card]}).encode())
+        elif request.path == "/status":
+            workers = [
+                {"url": f"{self.url}/{worker.name}", "ranks": [{}] * worker.ranks} for worker in self.topology.workers
+            ]
+            await responder.send(200, json.dumps({"workers": workers}).encode())
+        elif request.path == "/metrics":
+            line = f'tercet:engine_busy_seconds_total{{rank="0",stage="decode"}} {self.busy_s}\n'
+            await responder.send(200, line.encode(), content_type="text/plain")
         elif request.path == "/mode":
             await responder.send(200, json.dumps({"mode": self.mode}).encode())
         elif request.path.startswith("/mode/"):
@@ -101,7 +127,8 @@ class FakeDeployment:
         behaviour = self.behaviour
         if behaviour.failing_mode == self.mode:
             raise RequestError(503, "no worker is left")
-        self._completions += not session.startswith("warm")
+        self._completions += "warm" not in session
+        self.busy_s += 0.01
         if behaviour.stuck_mode == self.mode and self._completions > behaviour.stuck_after:
             self.log.append("stuck")
             await asyncio.sleep(60)

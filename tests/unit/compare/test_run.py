@@ -4,33 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from tercet.compare.run import Comparison
-from tercet.compare.spec import CompareSpec
-from tercet.core.errors import TercetError
+from tercet.compare.architecture import Architecture, of_mode
+from tercet.compare.journal import Journal
+from tercet.compare.request import Settings, ready
+from tercet.compare.run import Comparison, plan_of
+from tercet.compare.spec import WARM, CompareSpec
+from tercet.core.errors import TercetError, UsageError
 from tercet.core.stage import Mode
-from tercet.core.topology import EngineSpec, Topology
+from tercet.core.topology import Topology, parse_short_form
 from tercet.report.progress import PlainNarrator
 from tercet.results.file import to_json, validate
-from tercet.traffic.spec import TrafficSpec
+from tercet.traffic.spec import LoadKind, TrafficSpec
 from tercet.traffic.workload import Workload
 
 from .fakes import Behaviour, FakeDeployment, punctual_drive
 
-DEVICES = ("cpu:0",)
+TRAFFIC = TrafficSpec(Workload("t", 32, 4), qps=50.0, num_requests=4, turns=2, seed=1)
 
 
-def spec(**changes: Any) -> CompareSpec:
+def modes(*names: Mode, dtype: str = "fp32") -> tuple[Architecture, ...]:
+    settings = Settings({"dtype": dtype, "devices": ("cpu:0",)}, TRAFFIC.longest)
+    return ready([of_mode(mode) for mode in names], settings)
+
+
+def spec(*names: Mode, **changes: Any) -> CompareSpec:
     values: dict[str, Any] = {
-        "modes": (Mode.REPLICATED, Mode.PD, Mode.PPD),
-        "traffic": TrafficSpec(Workload("t", 32, 4), qps=50.0, num_requests=8, turns=2, seed=1),
-        "rates": (50.0,),
-        "devices": DEVICES,
-        "engine": EngineSpec(dtype="fp32"),
+        "architectures": modes(*(names or (Mode.REPLICATED, Mode.PD, Mode.PPD))),
+        "traffics": (TRAFFIC,),
+        "load_kind": LoadKind.QPS,
+        "loads": (50.0,),
+        "blocks": 1,
+        "probe": False,
     }
     return CompareSpec(**{**values, **changes})
 
@@ -38,9 +51,14 @@ def spec(**changes: Any) -> CompareSpec:
 class Lab:
     """A comparison with fakes, and what they saw and said."""
 
-    def __init__(self, wanted: CompareSpec, behaviour: Behaviour | None = None) -> None:
+    def __init__(
+        self, wanted: CompareSpec, behaviour: Behaviour | None = None, *, journal: Journal | None = None, folder: Path
+    ) -> None:
         self.log: list[str] = []
         self.out = io.StringIO()
+        self.journal = journal or Journal.create(
+            folder, created_at="2026-01-02T03:04:05+00:00", nonce="s1", plan=plan_of(wanted)
+        )
 
         def deploy(topology: Topology) -> FakeDeployment:
             return FakeDeployment(topology, behaviour or Behaviour(), self.log)
@@ -50,77 +68,104 @@ class Lab:
             deploy=deploy,
             drive=punctual_drive,
             narrator=PlainNarrator(Console(file=self.out, width=200)),
+            journal=self.journal,
             command=("tercet", "compare"),
         )
 
 
-async def test_every_mode_answers_the_same_conversations_and_the_faster_one_wins() -> None:
-    lab = Lab(spec())
+async def test_every_architecture_answers_the_same_conversations_and_the_faster_one_wins(tmp_path: Path) -> None:
+    lab = Lab(spec(blocks=3), folder=tmp_path)
     await lab.comparison.run()
     results = lab.comparison.results()
     validate(to_json(results), "results")
-    assert [run.mode for run in results.runs] == ["replicated", "pd", "ppd"]
-    asked = [{(r.conversation, r.turn, r.prompt_tokens) for r in run.requests} for run in results.runs]
-    assert asked[0] == asked[1] == asked[2]
-    assert len(asked[0]) == 8
+    for block in range(3):
+        runs = [run for run in results.runs if run.block == block]
+        assert {run.architecture for run in runs} == {"replicated", "pd", "ppd"}
+        asked = [{(r.conversation, r.turn, r.prompt_tokens) for r in run.requests} for run in runs]
+        assert asked[0] == asked[1] == asked[2]
+        assert len(asked[0]) == 4
     later = next(verdict for verdict in results.verdicts if verdict.metric == "ttft_later")
-    assert later.winner == "ppd"
+    assert (later.ahead, later.basis) == ("ppd", "3 blocks")
+    assert next(verdict for verdict in results.verdicts if verdict.metric == "ttft").winner == "ppd"
     assert results.answers is not None
-    assert (results.answers.compared, results.answers.equal, results.answers.passed) == (8, 8, True)
+    assert (results.answers.compared, results.answers.equal, results.answers.passed) == (12, 12, True)
     assert results.answers.capital == {"replicated": "Paris.", "pd": "Paris.", "ppd": "Paris."}
+    assert [summary.architecture for summary in results.summaries] == ["replicated", "pd", "ppd"]
+    (saved,) = [found for found in results.improvements if (found.metric, found.second) == ("ttft_later", "pd")]
+    assert saved.mean > 0.3
+    busy = {stage.worker for run in results.runs if run.architecture == "pd" for stage in run.stages}
+    assert busy == {"prefill-0", "decode-0"}
 
 
-async def test_pd_and_ppd_share_a_deployment_and_start_from_nothing() -> None:
-    lab = Lab(spec())
+async def test_architectures_on_equal_workers_share_processes_and_start_from_nothing(tmp_path: Path) -> None:
+    lab = Lab(spec(blocks=2), folder=tmp_path)
     await lab.comparison.run()
-    assert lab.log == [
-        "start 2A", "mode replicated", "clear", "stop 2A",
-        "start 1P1D", "mode pd", "clear", "mode ppd", "clear", "stop 1P1D",
-    ]  # fmt: skip
+    starts = [line for line in lab.log if line.startswith(("start", "stop"))]
+    # Two groups in either order in both blocks: the second block may begin with what still runs.
+    assert starts.count("start 1P1D") == starts.count("stop 1P1D") <= 2
+    assert all(starts[i].split()[1] == starts[i + 1].split()[1] for i in range(0, len(starts), 2)), "never two at once"
     for run in lab.comparison.runs:
         assert not run.invalid
         assert sum(request.cached_tokens or 0 for request in run.requests if request.turn == 1) == 0
         assert sum(request.cached_tokens or 0 for request in run.requests if request.turn == 2) > 0
 
 
-async def test_runs_rotate_the_modes_and_salt_the_prompts() -> None:
-    lab = Lab(spec(modes=(Mode.PD, Mode.PPD), runs=3))
+async def test_kept_warm_everything_starts_once_and_takes_turns_at_every_load(tmp_path: Path) -> None:
+    lab = Lab(spec(blocks=2, keep=WARM, loads=(50.0, 80.0)), folder=tmp_path)
     await lab.comparison.run()
-    runs = lab.comparison.runs
-    assert [run.mode for run in runs] == ["pd", "ppd", "ppd", "pd", "pd", "ppd"]
-    assert lab.log.count("start 1P1D") == 1
-    assert [run.salt for run in runs] == [f"s1-r{number}-q0" for number in (0, 0, 1, 1, 2, 2)]
-    assert {verdict.basis for verdict in lab.comparison.results().verdicts} == {"3 runs"}
+    assert sorted(line for line in lab.log if line.startswith("start")) == ["start 1P1D", "start 2A"]
+    assert len(lab.comparison.runs) == 12
+    by_threes = [lab.comparison.runs[i : i + 3] for i in range(0, 12, 3)]
+    assert all(len({run.salt for run in three}) == 1 for three in by_threes)
+    assert len({run.salt for run in lab.comparison.runs}) == 4
 
 
-async def test_unequal_tokens_in_fp32_are_a_fault() -> None:
-    lab = Lab(spec(), Behaviour(mistaken_mode="ppd"))
+async def test_a_closed_loop_keeps_so_many_under_way(tmp_path: Path) -> None:
+    lab = Lab(spec(Mode.PD, Mode.PPD, load_kind=LoadKind.CONCURRENCY, loads=(2.0,)), folder=tmp_path)
+    await lab.comparison.run()
+    results = lab.comparison.results()
+    assert {(run.load_kind, run.load) for run in results.runs} == {("concurrency", 2.0)}
+    assert results.traffics[0].arrivals == "closed"
+    for run in results.runs:
+        changes = sorted([(r.sent_s, 1) for r in run.requests] + [(r.done_s, -1) for r in run.requests])
+        under_way = [sum(change for _, change in changes[: i + 1]) for i in range(len(changes))]
+        assert max(under_way) <= 2
+
+
+async def test_unequal_tokens_in_fp32_are_a_fault_and_in_bf16_are_told(tmp_path: Path) -> None:
+    lab = Lab(spec(Mode.PD, Mode.PPD), Behaviour(mistaken_mode="ppd"), folder=tmp_path)
     await lab.comparison.run()
     check = lab.comparison.results().answers
     assert check is not None
-    assert check.equal == 0
-    assert not check.passed
-    assert check.first_difference == "turn 1 of s1-r0-q0-c0 (t at 50, block 1)"
+    assert (check.equal, check.passed) == (0, False)
+    assert check.first_difference == "turn 1 of s1-b0-t-q50-c0 (t at 50, block 1)"
+    rough = replace(lab.comparison.spec, architectures=modes(Mode.PD, Mode.PPD, dtype="bf16"))
+    lab.comparison.spec = rough
+    again = lab.comparison.results().answers
+    assert again is not None
+    assert (again.must_agree, again.passed) == (False, True)
 
 
-async def test_the_wrong_capital_is_a_fault() -> None:
-    lab = Lab(spec(), Behaviour(capital="Rome"))
+async def test_the_wrong_capital_is_a_fault(tmp_path: Path) -> None:
+    lab = Lab(spec(Mode.PD), Behaviour(capital="Rome"), folder=tmp_path)
     await lab.comparison.run()
     check = lab.comparison.results().answers
     assert check is not None
     assert not check.passed
 
 
-async def test_a_mode_that_cannot_serve_stops_the_comparison_and_keeps_the_others() -> None:
-    lab = Lab(spec(), Behaviour(failing_mode="ppd"))
+async def test_what_cannot_serve_stops_the_comparison_and_keeps_the_others(tmp_path: Path) -> None:
+    lab = Lab(spec(keep=WARM), Behaviour(failing_mode="ppd"), folder=tmp_path)
     with pytest.raises(TercetError, match="ppd can't serve"):
         await lab.comparison.run()
-    assert [run.mode for run in lab.comparison.results().runs] == ["replicated", "pd"]
-    assert lab.log[-1] == "stop 1P1D"
+    assert "ppd" not in {run.architecture for run in lab.comparison.results().runs}
+    starts = [line.split()[0] for line in lab.log]
+    assert starts.count("start") == starts.count("stop")
 
 
-async def test_cancelling_stops_everything_and_keeps_what_was_measured() -> None:
-    lab = Lab(spec(), Behaviour(stuck_mode="pd"))
+async def test_cancelling_stops_everything_and_a_continuation_measures_only_the_rest(tmp_path: Path) -> None:
+    wanted = spec(Mode.REPLICATED, Mode.PPD, blocks=4)
+    lab = Lab(wanted, Behaviour(stuck_mode="ppd", stuck_after=5), folder=tmp_path)
     task = asyncio.create_task(lab.comparison.run())
     while "stuck" not in lab.log:
         await asyncio.sleep(0.01)
@@ -129,20 +174,92 @@ async def test_cancelling_stops_everything_and_keeps_what_was_measured() -> None
         await task
     results = lab.comparison.results(stopped_by="an interrupt")
     validate(to_json(results), "results")
-    assert lab.log[-1] == "stop 1P1D"
+    starts = [line.split()[0] for line in lab.log]
+    assert starts.count("start") == starts.count("stop")
     assert results.interrupted
     assert results.notes[-1].startswith("Stopped early by an interrupt")
-    assert [run.mode for run in results.runs] == ["replicated"]
-    assert results.verdicts == ()
+    done = [run for run in results.runs if run.complete]
+    assert 1 <= len(done) < 8
+    lab.journal.close()
+
+    journal = Journal.latest(tmp_path, plan_of(wanted))
+    assert journal is not None
+    rest = Lab(wanted, journal=journal, folder=tmp_path)
+    await rest.comparison.run()
+    whole = rest.comparison.results()
+    assert len(whole.runs) == 8
+    assert len({(run.architecture, run.block) for run in whole.runs}) == 8
+    salts = {run.block: run.salt for run in whole.runs}
+    assert all(run.salt == salts[run.block] for run in whole.runs), "the same conversations after the stop"
+    kept = {(run.architecture, run.block): run.started_at for run in whole.runs}
+    assert all(kept[run.architecture, run.block] == run.started_at for run in done), "nothing is measured twice"
+    journal.remove()
+    assert list(tmp_path.iterdir()) == []
 
 
-async def test_the_topology_of_every_mode_is_recorded() -> None:
-    lab = Lab(spec(topologies={Mode.REPLICATED: "3A", Mode.PD: "1P2D"}))
-    records = lab.comparison.results().architectures
-    assert [(record.mode, record.short_form) for record in records] == [
-        ("replicated", "3A"),
-        ("pd", "1P2D"),
-        ("ppd", "1P2D"),
+async def test_every_architecture_is_recorded(tmp_path: Path) -> None:
+    records = Lab(spec(), folder=tmp_path).comparison.results().architectures
+    assert [(record.label, record.mode, record.short_form, record.devices) for record in records] == [
+        ("replicated", "replicated", "2A", 1),
+        ("pd", "pd", "1P1D", 1),
+        ("ppd", "ppd", "1P1D", 1),
     ]
-    assert all(record.devices == 1 for record in records)
     assert "api_key_file" not in records[0].router
+
+
+async def test_prefill_amid_decode_is_probed_once_per_architecture(tmp_path: Path) -> None:
+    lab = Lab(spec(Mode.PD, blocks=2, probe=True), folder=tmp_path)
+    await lab.comparison.run()
+    (found,) = lab.comparison.results().interference
+    assert (found.architecture, found.streams, found.prompt_tokens) == ("pd", 4, 512)
+    assert found.quiet_itl_ms_mean > 0
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@asynccontextmanager
+async def servers(*forms: str, behaviour: Behaviour | None = None) -> AsyncIterator[list[FakeDeployment]]:
+    started = [
+        FakeDeployment(Topology("t", "m", Mode.PD, parse_short_form(form)), behaviour or Behaviour(), [])
+        for form in forms
+    ]
+    for server in started:
+        await server.start()
+    yield started
+    for server in started:
+        await server.stop()
+
+
+async def test_running_servers_are_compared_without_touching_their_caches(tmp_path: Path) -> None:
+    async with servers("1P1D", "1P1D") as (one, two):
+        urls = (Architecture("old", None, url=one.url), Architecture("new", Mode.PPD, url=two.url))
+        lab = Lab(spec(architectures=urls, blocks=2), folder=tmp_path)
+        await lab.comparison.run()
+        results = lab.comparison.results()
+    assert [(record.label, record.mode, record.devices, record.url) for record in results.architectures] == [
+        ("old", "pd", 2, one.url),
+        ("new", "ppd", 2, two.url),
+    ]
+    assert results.model == "fake"
+    assert "clear" not in one.log + two.log
+    assert len(results.runs) == 4
+    assert all(len(run.finished) == 4 for run in results.runs)
+    assert all(run.foreign_cores is None for run in results.runs)
+
+
+async def test_servers_with_unequal_or_unknown_devices_are_refused(tmp_path: Path) -> None:
+    async with servers("1P1D", "2P2D") as (one, two):
+        urls = (Architecture("old", None, url=one.url), Architecture("new", None, url=two.url))
+        with pytest.raises(UsageError, match=r"unequal numbers of devices \(old 2, new 4\): pass --allow-unequal"):
+            await Lab(spec(architectures=urls), folder=made(tmp_path / "1")).comparison.run()
+        allowed = Lab(spec(architectures=urls, allow_unequal=True), folder=made(tmp_path / "2"))
+        await allowed.comparison.run()
+        assert [record.devices for record in allowed.comparison.results().architectures] == [2, 4]
+        labels = {verdict.label for verdict in allowed.comparison.results().verdicts}
+        assert "output tokens/s per device" in labels
+        one.topology = replace(one.topology, workers=())
+        with pytest.raises(UsageError, match="say --url-devices old=N"):
+            await Lab(spec(architectures=urls), folder=made(tmp_path / "3")).comparison.run()

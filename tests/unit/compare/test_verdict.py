@@ -3,135 +3,195 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
+from tercet.compare.cell import cells
 from tercet.compare.verdict import judge
+from tercet.results.document import TrafficRecord
 from tercet.results.record import RunRecord
 from tercet.results.verdict import Verdict
 
-from ..results.samples import failed, request, run
+from ..results.samples import architecture, failed, request, run
 
 Ttft = Callable[[int, int], float]
 """(conversation, turn) -> TTFT in seconds."""
 
-
-def made(mode: str, ttft: Ttft, *, number: int = 0, conversations: int = 8, tpot: float = 0.01) -> RunRecord:
-    requests = tuple(request(f"c{c}", turn, ttft(c, turn), tpot) for c in range(conversations) for turn in (1, 2))
-    return run(mode, requests, number=number)
+TRAFFIC = (TrafficRecord("W1", 1.0, 10, 5, 2, 0.0, "poisson", 16),)
 
 
-def steady(ttft_s: float) -> Ttft:
-    return lambda conversation, turn: ttft_s
+def made(label: str, ttft: Ttft | float, block: int, *, conversations: int = 4, tpot: float = 0.01) -> RunRecord:
+    value = ttft if callable(ttft) else lambda c, turn: ttft
+    requests = tuple(request(f"c{c}", turn, value(c, turn), tpot) for c in range(conversations) for turn in (1, 2))
+    return run(label, requests, number=block)
 
 
-def by_metric(verdicts: tuple[Verdict, ...]) -> dict[str, Verdict]:
-    return {verdict.metric: verdict for verdict in verdicts}
+def blocks(ttfts: dict[str, Sequence[float]]) -> list[RunRecord]:
+    """Return a run per architecture and block, all of whose TTFTs are the given one."""
+    return [made(label, ttft, block) for label, values in ttfts.items() for block, ttft in enumerate(values)]
+
+
+def judged(
+    runs: Sequence[RunRecord],
+    *,
+    primary: Sequence[str] = ("ttft", "throughput"),
+    tie_margin: float = 0.03,
+    devices: dict[str, int] | None = None,
+) -> dict[str, Verdict]:
+    labels = dict.fromkeys(run.architecture for run in runs)
+    records = [replace(architecture(label), devices=(devices or {}).get(label, 2)) for label in labels]
+    (cell,) = cells(runs, TRAFFIC, records)
+    return {verdict.metric: verdict for verdict in judge(cell, primary=primary, tie_margin=tie_margin)}
 
 
 def test_a_steady_lead_wins_and_the_margin_is_told() -> None:
-    pd = made("pd", lambda c, turn: 0.2 + 0.01 * c)
-    ppd = made("ppd", lambda c, turn: (0.2 if turn == 1 else 0.1) + 0.01 * c)
-    verdicts = by_metric(judge([pd, ppd], turns=2, devices={"pd": 2, "ppd": 2}))
-    later = verdicts["ttft_later"]
-    assert later.winner == "ppd"
-    assert later.basis == "8 paired conversations"
-    assert later.values == {"pd": pytest.approx(235), "ppd": pytest.approx(135)}
-    (margin,) = later.margins
+    verdict = judged(blocks({"pd": (0.2, 0.3, 0.21), "ppd": (0.1, 0.15, 0.105)}))["ttft"]
+    assert (verdict.winner, verdict.leaders, verdict.basis) == ("ppd", ("ppd",), "3 blocks")
+    assert verdict.values == {"pd": pytest.approx(710 / 3), "ppd": pytest.approx(355 / 3)}
+    (margin,) = verdict.margins
     assert (margin.architecture, margin.outcome) == ("pd", "beaten")
-    assert margin.relative == pytest.approx(100 / 135)
-    assert verdicts["ttft_turn1"].leaders == ("pd", "ppd")
-    assert verdicts["tpot"].leaders == ("pd", "ppd")
-    assert verdicts["e2e"].winner == "ppd"
+    assert margin.relative == pytest.approx(1.0)
 
 
-def test_a_margin_within_the_noise_is_a_tie() -> None:
-    rng = random.Random(1)
-    noise = {(mode, c): rng.gauss(0, 0.05) for mode in ("pd", "ppd") for c in range(8)}
-    pd = made("pd", lambda c, turn: 0.30 + noise["pd", c])
-    ppd = made("ppd", lambda c, turn: 0.29 + noise["ppd", c])
-    assert by_metric(judge([pd, ppd], turns=2, devices={}))["e2e"].leaders == ("pd", "ppd")
+def test_the_run_is_the_unit_however_many_requests_it_has() -> None:
+    runs = [made(label, ttft, 0, conversations=50) for label, ttft in (("pd", 0.2), ("ppd", 0.1))]
+    verdict = judged(runs)["ttft"]
+    assert verdict.leaders == ()
+    assert verdict.reason == "needs at least 3 blocks, there is 1"
 
 
-def test_a_sure_but_tiny_difference_is_a_tie() -> None:
-    pd = made("pd", lambda c, turn: 0.2020)
-    ppd = made("ppd", lambda c, turn: 0.2000)
-    (margin,) = by_metric(judge([pd, ppd], turns=2, devices={}))["ttft_turn1"].margins
-    assert margin.low > 0
-    assert margin.outcome == "tie"
+def test_a_difference_within_the_margin_is_a_tie_however_sure() -> None:
+    runs = blocks({"pd": (0.2040, 0.2041, 0.2040), "ppd": (0.2, 0.2, 0.2)})
+    verdict = judged(runs)["ttft"]
+    assert verdict.tied
+    assert verdict.leaders == ("pd", "ppd")
+    assert verdict.margins[0].low > 0
+    assert judged(runs, tie_margin=0.01)["ttft"].winner == "ppd"
 
 
-def test_modes_that_tie_ahead_of_a_third_lead_together() -> None:
-    runs = [
-        made("replicated", lambda c, turn: 0.5),
-        made("pd", lambda c, turn: 0.2),
-        made("ppd", lambda c, turn: 0.2),
-    ]
-    assert by_metric(judge(runs, turns=2, devices={}))["ttft_turn1"].leaders == ("pd", "ppd")
-
-
-def test_three_runs_make_the_run_the_unit() -> None:
-    runs = [made("pd", steady(0.2 + 0.01 * n), number=n) for n in range(3)]
-    runs += [made("ppd", steady(0.1 + 0.01 * n), number=n) for n in range(3)]
-    verdicts = by_metric(judge(runs, turns=2, devices={}))
-    assert verdicts["ttft_turn1"].basis == "3 runs"
-    assert verdicts["ttft_turn1"].winner == "ppd"
-    assert verdicts["throughput"].leaders == ("pd", "ppd")
+def test_noise_is_undecided_rather_than_a_tie() -> None:
+    verdict = judged(blocks({"pd": (0.2, 0.3, 0.1), "ppd": (0.1, 0.28, 0.15)}))["ttft"]
+    assert (verdict.leaders, verdict.tied) == (("pd", "ppd"), False)
+    assert verdict.margins[0].outcome == "undecided"
 
 
 def test_one_lucky_run_of_three_does_not_win() -> None:
-    runs = [made("pd", steady(0.2), number=n) for n in range(3)]
-    runs += [made("ppd", steady(ttft), number=n) for n, ttft in enumerate((0.19, 0.19, 0.05))]
-    assert by_metric(judge(runs, turns=2, devices={}))["ttft_turn1"].leaders == ("pd", "ppd")
+    verdict = judged(blocks({"pd": (0.2, 0.2, 0.2), "ppd": (0.19, 0.19, 0.05)}))["ttft"]
+    assert verdict.winner is None
 
 
-def test_throughput_of_fewer_than_three_runs_is_not_judged() -> None:
-    verdict = by_metric(judge([made("pd", lambda c, t: 0.2), made("ppd", lambda c, t: 0.1)], turns=2, devices={}))[
-        "throughput"
-    ]
-    assert verdict.leaders == ()
-    assert verdict.reason == "needs at least 3 runs, there is 1"
+def test_those_that_tie_ahead_of_a_third_lead_together() -> None:
+    runs = blocks({"replicated": (0.5, 0.5, 0.51), "pd": (0.2, 0.2, 0.2), "ppd": (0.2, 0.2, 0.2)})
+    verdict = judged(runs)["ttft"]
+    assert verdict.leaders == ("pd", "ppd")
+    assert verdict.tied
+    assert verdict.winner is None
+
+
+def test_only_declared_metrics_name_a_winner_and_only_they_are_adjusted() -> None:
+    runs = blocks({"pd": (0.21, 0.2, 0.205), "ppd": (0.1, 0.1, 0.1)})
+    alone, pair = judged(runs, primary=("e2e",)), judged(runs, primary=("e2e", "ttft"))
+    assert alone["e2e"].winner == "ppd"
+    assert (alone["ttft"].winner, alone["ttft"].ahead, alone["ttft"].primary) == (None, "ppd", False)
+    assert pair["ttft"].winner == "ppd"
+    assert alone["ttft"].margins[0].p < pair["ttft"].margins[0].p
+    assert alone["tpot"].margins == pair["tpot"].margins
+
+
+def test_many_primary_metrics_and_pairs_need_stronger_evidence() -> None:
+    ttfts: dict[str, Sequence[float]] = {"pd": (0.115, 0.107, 0.110, 0.102), "ppd": (0.1, 0.1, 0.1, 0.1)}
+    assert judged(blocks(ttfts), primary=("ttft",))["ttft"].winner == "ppd"
+    crowd = blocks({**ttfts, "a": (0.1, 0.14, 0.1, 0.09), "b": (0.15, 0.1, 0.1, 0.09)})
+    verdict = judged(crowd, primary=("ttft", "e2e", "tpot", "throughput"))["ttft"]
+    assert "pd" in verdict.leaders
 
 
 def test_throughput_is_per_device_when_devices_differ() -> None:
-    runs = [made(mode, lambda c, turn: 0.2, number=n) for mode in ("aggregated", "pd") for n in range(3)]
-    verdict = by_metric(judge(runs, turns=2, devices={"aggregated": 1, "pd": 2}))["throughput"]
+    runs = blocks({"aggregated": (0.2, 0.2, 0.2), "pd": (0.2, 0.2, 0.2)})
+    verdict = judged(runs, devices={"aggregated": 1, "pd": 2})["throughput"]
     assert verdict.winner == "aggregated"
+    assert verdict.values == {"aggregated": pytest.approx(4.0), "pd": pytest.approx(2.0)}
     assert verdict.label == "output tokens/s per device"
-    assert verdict.values == {"aggregated": pytest.approx(8.0), "pd": pytest.approx(4.0)}
+    assert not verdict.lower_is_better
+    assert judged(runs)["throughput"].tied
 
 
-def test_only_requests_that_every_mode_answered_are_compared() -> None:
-    pd = made("pd", lambda c, turn: 5.0 if c == 0 else 0.2, conversations=60)
-    ppd = made("ppd", lambda c, turn: 0.2, conversations=60)
-    ppd = replace(ppd, requests=(failed(ppd.requests[0]), *ppd.requests[1:]))
-    first = by_metric(judge([pd, ppd], turns=2, devices={}))["ttft_turn1"]
-    assert first.values["pd"] == pytest.approx(200)
-    assert first.basis == "59 paired conversations"
+def test_only_requests_that_every_architecture_answered_are_compared() -> None:
+    runs = []
+    for block in range(3):
+        pd = made("pd", lambda c, turn: 5.0 if c == 0 else 0.2, block, conversations=60)
+        ppd = made("ppd", 0.2, block, conversations=60)
+        runs += [pd, replace(ppd, requests=(failed(ppd.requests[0]), failed(ppd.requests[1]), *ppd.requests[2:]))]
+    verdict = judged(runs)["ttft"]
+    assert verdict.values == {"pd": pytest.approx(200), "ppd": pytest.approx(200)}
 
 
-def test_a_mode_that_drops_requests_cannot_win() -> None:
-    pd = made("pd", lambda c, turn: 0.2)
-    fast = made("ppd", lambda c, turn: 0.1)
-    fast = replace(fast, requests=(failed(fast.requests[0]), *fast.requests[1:]))
-    assert by_metric(judge([pd, fast], turns=2, devices={}))["e2e"].winner == "pd"
+def test_what_drops_requests_cannot_win() -> None:
+    runs = blocks({"pd": (0.2, 0.2, 0.2), "ppd": (0.1, 0.1, 0.1)})
+    runs = [
+        replace(run, requests=(failed(run.requests[0]), *run.requests[1:])) if run.architecture == "ppd" else run
+        for run in runs
+    ]
+    verdict = judged(runs)["e2e"]
+    assert verdict.leaders == ("pd",)
+    assert verdict.margins[0].outcome == "dropped"
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"invalid_reasons": ("the client was saturated",)}, "run 1 of ppd is invalid: the client was saturated"),
-        ({"complete": False}, "no run was completed in every mode"),
-    ],
-)
-def test_runs_that_are_no_evidence_give_no_verdict(change: dict[str, object], reason: str) -> None:
-    runs = [made("pd", lambda c, t: 0.2), replace(made("ppd", lambda c, t: 0.1), **change)]  # type: ignore[arg-type]
-    for verdict in judge(runs, turns=2, devices={}):
-        assert verdict.leaders == ()
-        assert verdict.reason == reason
+def test_invalid_and_unfinished_blocks_are_left_out_and_said() -> None:
+    runs = blocks({"pd": (0.2,) * 4, "ppd": (0.1,) * 4})
+    late = replace(runs[0], invalid_reasons=("the client was late",))
+    verdict = judged([late, *runs[1:]])["ttft"]
+    assert (verdict.winner, verdict.basis) == ("ppd", "3 blocks, 1 left out")
+    verdict = judged([late, replace(runs[1], complete=False), *runs[2:]])["ttft"]
+    assert verdict.leaders == ()
+    assert verdict.reason == ("needs at least 3 blocks, there are 2: block 1 of pd is invalid: the client was late")
 
 
-def test_one_mode_alone_is_not_judged() -> None:
-    assert judge([made("pd", lambda c, turn: 0.2)], turns=2, devices={}) == ()
+def test_nothing_in_common_is_said() -> None:
+    runs = blocks({"pd": (0.2,) * 3, "ppd": (0.1,) * 3})
+    runs = [
+        replace(run, requests=tuple(failed(request) for request in run.requests)) if run.architecture == "ppd" else run
+        for run in runs
+    ]
+    verdict = judged(runs)["ttft"]
+    assert verdict.reason == "needs at least 3 blocks, there are 0 with a request that every architecture answered"
+    assert verdict.values == {}
+
+
+def test_one_architecture_alone_is_not_judged() -> None:
+    assert cells(blocks({"pd": (0.2, 0.2, 0.2)}), TRAFFIC, [architecture("pd")]) == []
+
+
+def noisy(rng: random.Random, slowdown: float, drift: float, noise: float) -> list[RunRecord]:
+    """Return five blocks of two architectures; the machine drifts between blocks, equally for both."""
+    runs = []
+    for block in range(5):
+        level = 0.1 * rng.lognormvariate(0, drift)
+        for label, factor in (("a", 1.0), ("b", slowdown)):
+            values = [level * factor * rng.lognormvariate(0, noise) for _ in range(16)]
+            runs.append(made(label, lambda c, turn, v=values: v[2 * c + turn - 1], block))  # type: ignore[misc]
+    return runs
+
+
+def named(slowdown: float, comparisons: int, seed: int, *, noise: float) -> dict[str | None, int]:
+    """Return how often each architecture was named the winner of any primary metric."""
+    rng = random.Random(seed)
+    count: dict[str | None, int] = {"a": 0, "b": 0, None: 0}
+    for _ in range(comparisons):
+        winners = {verdict.winner for verdict in judged(noisy(rng, slowdown, 0.2, noise)).values()} - {None}
+        assert len(winners) <= 1
+        count[next(iter(winners), None)] += 1
+    return count
+
+
+def test_the_same_against_itself_hardly_ever_names_a_winner() -> None:
+    count = named(1.0, 200, seed=1, noise=0.1)
+    assert count["a"] + count["b"] <= 20
+
+
+def test_a_tenth_slower_is_named_the_loser_though_the_machine_drifts() -> None:
+    count = named(1.1, 100, seed=2, noise=0.08)
+    assert count["a"] >= 80
+    assert count["b"] == 0

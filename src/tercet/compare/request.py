@@ -1,0 +1,84 @@
+"""What a command line asks to be compared: every architecture made ready to start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tercet.compare.architecture import DEFAULT_GPU, Architecture, check_devices
+from tercet.compare.fleet import named
+from tercet.core.errors import UsageError
+from tercet.core.topology import Topology
+from tercet.launch.devices import resolve_devices
+from tercet.launch.source import with_settings
+from tercet.worker.config import WorkerConfig
+
+LENGTH_STEP = 256
+"""Engines are made long enough for the conversations, in steps of so many tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Flags that hold for every topology started here, by the field they set; those that are None don't.
+
+    `longest` is how long conversations grow, `url_devices` how many devices are behind each server's label.
+    """
+
+    fields: Mapping[str, Any]
+    longest: int
+    url_devices: Mapping[str, int] = field(default_factory=dict)
+    allow_unequal: bool = False
+
+
+def ready(architectures: Sequence[Architecture], settings: Settings) -> tuple[Architecture, ...]:
+    """Return the architectures with the settings applied and devices assigned on this machine.
+
+    Raises UsageError for settings that can't be, devices that aren't here, and unequal devices.
+    """
+    if strangers := [label for label in settings.url_devices if label not in _servers(architectures)]:
+        raise UsageError(f"--url-devices names {', '.join(strangers)}, which is no server (--arch LABEL=URL)")
+    made = tuple(_ready(each, settings) for each in architectures)
+    check_devices(made, allow_unequal=settings.allow_unequal)
+    return made
+
+
+def _ready(architecture: Architecture, settings: Settings) -> Architecture:
+    topology = architecture.topology
+    if topology is None:
+        return replace(architecture, url_devices=settings.url_devices.get(architecture.label))
+    fields = dict(settings.fields)
+    if fields.get("max_model_len") is None:
+        fields["max_model_len"] = max(topology.engine.max_model_len, _round_up(settings.longest + 1))
+    topology = with_settings(named(topology, architecture.label), fields)
+    engine = topology.engine
+    if engine.engine == "virtual" and engine.gpu is None:
+        engine = replace(engine, gpu=DEFAULT_GPU)
+    # Refuses what no worker accepts before anything starts.
+    WorkerConfig(
+        engine=engine.engine,
+        gpu=engine.gpu,
+        gpu_slowdown=engine.gpu_slowdown,
+        dtype=engine.dtype,
+        transport=engine.transport,
+    )
+    # Any free port: sets of processes may run side by side, and beside what is served already.
+    topology = replace(
+        topology,
+        engine=engine,
+        router=replace(topology.router, host="127.0.0.1", port=0),
+        workers=tuple(replace(worker, port=0) for worker in topology.workers),
+    )
+    return replace(architecture, topology=_assigned(topology))
+
+
+def _assigned(topology: Topology) -> Topology:
+    return resolve_devices(topology)[0]
+
+
+def _servers(architectures: Sequence[Architecture]) -> set[str]:
+    return {each.label for each in architectures if each.url is not None}
+
+
+def _round_up(tokens: int) -> int:
+    return -(-tokens // LENGTH_STEP) * LENGTH_STEP

@@ -1,0 +1,140 @@
+"""Where one architecture takes over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from tercet.compare.cell import cells
+from tercet.compare.crossover import LogRatio, conclude, curves, invert
+from tercet.compare.statistics import paired_logs
+from tercet.results.document import TrafficRecord
+from tercet.results.record import RunRecord
+
+from ..results.samples import architecture, request, run
+
+NAMES = ("A", "B")
+LIMIT = math.log(1.03)
+
+
+def points(levels: dict[float, float], scatter: Sequence[float] = (-0.01, 0.0, 0.01)) -> list[LogRatio]:
+    """Return a log-ratio per load; blocks scatter around it by `scatter`."""
+    return [LogRatio(load, {i: level + s for i, s in enumerate(scatter)}) for load, level in levels.items()]
+
+
+def concluded(levels: dict[float, float], scatter: Sequence[float] = (-0.01, 0.0, 0.01)) -> tuple[str, str]:
+    ratios = points(levels, scatter)
+    return conclude(invert(ratios, NAMES, LIMIT), ratios)
+
+
+def test_a_crossover_is_bracketed() -> None:
+    ratios = points({1: -0.5, 2: -0.25, 4: 0.25, 8: 0.5})
+    first, middle, last = invert(ratios, NAMES, LIMIT)
+    assert (first.better, middle.better, last.better) == ("A", None, "B")
+    assert (first.start, last.end) == (1, 8)
+    assert first.end == middle.start < math.sqrt(8) < middle.end == last.start
+    # Half way between 2 and 4 on a logarithmic scale; as far to the left as to the right.
+    assert first.end * last.start == pytest.approx(8)
+    outcome, sentence = conclude((first, middle, last), ratios)
+    assert outcome == "crossover"
+    assert sentence == f"A better up to {first.end:.3g}, B better from {last.start:.3g}, undecided between"
+
+
+def test_the_regions_end_where_the_interval_reaches_zero() -> None:
+    ratios = points({1: -0.4, 10: 0.6}, scatter=(-0.1, 0.02, 0.07, 0.01))
+    ratios[1] = LogRatio(10, {block: log * 1.5 for block, log in ratios[1].blocks.items()})
+    first, _, last = invert(ratios, NAMES, LIMIT)
+    for edge in (first.end, last.start):
+        t = math.log(edge) / math.log(10)
+        logs = [(1 - t) * ratios[0].blocks[i] + t * ratios[1].blocks[i] for i in range(4)]
+        found = paired_logs(logs)
+        assert found is not None
+        assert abs(found.mean) == pytest.approx(found.half, rel=1e-6)
+
+
+def test_the_tie_margin_widens_what_is_undecided() -> None:
+    ratios = points({1: -0.4, 2: 0.4}, scatter=(-1e-6, 0.0, 1e-6))
+    first, _, last = invert(ratios, NAMES, LIMIT)
+    for edge, level in ((first.end, -LIMIT), (last.start, LIMIT)):
+        assert 0.8 * math.log2(edge) - 0.4 == pytest.approx(level, abs=1e-4)
+
+
+def test_no_crossover_in_range() -> None:
+    assert concluded({1: -0.3, 2: -0.4, 4: -0.5}) == ("none", "none in this range: A better from 1 to 4")
+    assert concluded({1: 0.3, 2: 0.4}) == ("none", "none in this range: B better from 1 to 2")
+
+
+def test_a_crossover_beyond_the_grid_is_told_where_the_trend_leads_there() -> None:
+    outcome, sentence = concluded({1: -0.6, 2: -0.4, 4: -0.2})
+    assert outcome == "beyond"
+    assert sentence == ("none in this range: A better from 1 to 4; the trend leads to one beyond the grid, near 8")
+    assert concluded({2: 0.2, 4: 0.4})[1].endswith("near 1")
+    assert concluded({1: -0.61, 2: -0.6})[0] == "none", "too far to tell"
+
+
+def test_too_noisy_to_tell() -> None:
+    assert concluded({1: -0.3, 2: 0.3}, scatter=(-1.0, 0.0, 1.0)) == ("undecided", "undecided from 1 to 2")
+
+
+def test_one_sided_evidence_is_no_crossover() -> None:
+    outcome, sentence = concluded({1: -0.5, 2: 0.0, 4: 0.0, 8: 0.0})
+    assert outcome == "none"
+    assert sentence.startswith("none in this range: A better from 1 to 1.")
+    assert sentence.endswith(", undecided elsewhere")
+
+
+def test_several_changes_are_listed() -> None:
+    outcome, sentence = concluded({1: -0.5, 2: 0.5, 4: -0.5})
+    assert outcome == "crossover"
+    assert sentence.count("A better") == 2 and sentence.count("B better") == 1
+
+
+def test_a_single_load_is_a_region_of_its_own() -> None:
+    ratios = points({2: -0.5})
+    assert conclude(invert(ratios, NAMES, LIMIT), ratios) == ("none", "none in this range: A better at 2")
+
+
+def test_blocks_missing_at_one_end_of_a_segment_are_left_out_there() -> None:
+    ratios = points({1: -0.5, 2: 0.5}, scatter=(-0.01, 0.0, 0.01, 0.0))
+    ratios[1] = LogRatio(2, {block: log for block, log in ratios[1].blocks.items() if block != 3})
+    assert [region.better for region in invert(ratios, NAMES, LIMIT)] == ["A", None, "B"]
+
+
+def test_the_interval_covers_the_true_crossover_nineteen_times_in_twenty() -> None:
+    rng = np.random.default_rng(3)
+    missed = 0
+    for _ in range(400):
+        ratios = [
+            LogRatio(load, {i: level + float(rng.normal(0, 0.1)) for i in range(5)})
+            for load, level in ((1.0, -0.3), (4.0, 0.3))
+        ]
+        regions = invert(ratios, NAMES, 0.0)
+        (here,) = {region.better for region in regions if region.start <= 2.0 <= region.end} or {None}
+        missed += here is not None
+    assert missed <= 35
+
+
+def sweep(ttfts: dict[str, dict[float, float]]) -> list[RunRecord]:
+    return [
+        run(label, (request("c0", 1, ttft * (1 + 0.001 * block), 0.01),), qps=load, number=block)
+        for label, by_load in ttfts.items()
+        for load, ttft in by_load.items()
+        for block in range(3)
+    ]
+
+
+def test_curves_are_made_of_runs() -> None:
+    runs = sweep({"pd": {1.0: 0.2, 4.0: 0.1}, "ppd": {1.0: 0.1, 4.0: 0.2}})
+    traffic = (TrafficRecord("W1", 1.0, 10, 5, 1, 0.0, "poisson", 1),)
+    found = {
+        curve.metric: curve for curve in curves(cells(runs, traffic, [architecture("pd"), architecture("ppd")]), 0.03)
+    }
+    ttft = found["ttft"]
+    assert (ttft.first, ttft.second, ttft.outcome) == ("pd", "ppd", "crossover")
+    assert [point.load for point in ttft.points] == [1.0, 4.0]
+    assert [point.ratio for point in ttft.points] == pytest.approx([2.0, 0.5])
+    assert [region.better for region in ttft.regions] == ["ppd", None, "pd"]
+    assert found["throughput"].sentence == "undecided from 1 to 4"

@@ -1,0 +1,60 @@
+"""What ppd gains, per workload."""
+
+from __future__ import annotations
+
+import pytest
+
+from tercet.compare.cell import cells
+from tercet.compare.improvement import improvements
+from tercet.results.document import TrafficRecord
+
+from ..results.samples import architecture, request, run
+
+TRAFFIC = (TrafficRecord("W1", 1.0, 10, 5, 2, 0.0, "poisson", 2),)
+
+
+def test_savings_are_averaged_over_loads_within_blocks() -> None:
+    later = {("pd", 1.0): 0.4, ("ppd", 1.0): 0.1, ("pd", 2.0): 0.4, ("ppd", 2.0): 0.2}
+    runs = [
+        run(
+            label,
+            (request("c0", 1, 0.5, 0.01), request("c0", 2, ttft * (1 + 0.01 * block * (label == "ppd")), 0.01)),
+            qps=load,
+            number=block,
+        )
+        for (label, load), ttft in later.items()
+        for block in range(3)
+    ]
+    found = improvements(
+        cells(runs, TRAFFIC, [architecture("pd"), architecture("ppd")]), [*map(architecture, ("pd", "ppd"))]
+    )
+    assert [(each.metric, each.first, each.second) for each in found] == [
+        ("ttft_later", "ppd", "pd"),
+        ("e2e", "ppd", "pd"),
+    ]
+    saved = found[0]
+    # 75% and 50% at the two loads, a little less in later blocks.
+    assert saved.mean == pytest.approx(0.625, abs=0.01)
+    assert (saved.minimum, saved.maximum) == pytest.approx((0.495, 0.7475))
+    assert saved.low is not None and saved.high is not None
+    assert saved.low < saved.mean < saved.high
+    assert (saved.loads, saved.blocks) == (2, 3)
+
+
+def test_two_blocks_have_no_interval_and_losses_are_negative() -> None:
+    ttfts = {"ppd": 0.3, "replicated": 0.2}
+    runs = [
+        run(label, (request("c0", 1, 0.5, 0.01), request("c0", 2, ttft, 0.01)), number=block)
+        for label, ttft in ttfts.items()
+        for block in range(2)
+    ]
+    records = [architecture(label) for label in ttfts]
+    (later, _) = improvements(cells(runs, TRAFFIC, records), records)
+    assert later.mean == pytest.approx(-0.5)
+    assert (later.low, later.high) == (None, None)
+
+
+def test_nothing_is_said_of_other_modes() -> None:
+    runs = [run(label, (request("c0", 1, 0.5, 0.01),), number=0) for label in ("pd", "replicated")]
+    records = [architecture("pd"), architecture("replicated")]
+    assert improvements(cells(runs, TRAFFIC, records), records) == ()
