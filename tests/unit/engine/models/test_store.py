@@ -133,12 +133,11 @@ def test_the_store_needs_no_torch_transformers_numpy_or_gguf(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_the_bundled_model_is_what_the_catalogue_says() -> None:
-    from tercet.engine.models.cache import cache_root
-    from tercet.engine.models.pull import damaged_files
+    from tercet.engine.models.manifest import damaged_files
     from tercet.text.tokenizer import load_tokenizer
 
     found = resolve("smollm2-135m")
-    assert damaged_files(KNOWN_MODELS[0], cache_root()) == []
+    assert damaged_files(found.path) == []
     tokenizer = load_tokenizer(found.path)
     prompt = tokenizer.encode_chat([{"role": "user", "content": "What is the capital of France?"}]).text
     assert prompt.endswith("<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n")

@@ -1,0 +1,1 @@
+"""Training of what Tercet ships; not part of the package."""
