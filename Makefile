@@ -36,7 +36,8 @@ $(VENV)/.engine: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.engine
-	$(PIP) install -c constraints.txt -e '.[engine,vision,report,dev]'
+	$(PIP) install -c constraints.txt -e '.[engine,vision,report,nixl,mooncake,dev]'
+	./scripts/mooncake_libraries.sh $(BIN)/python
 	touch $@
 
 clean:

@@ -10,7 +10,7 @@ import sys
 
 BENCHMARKS = [
     ["-m", "benchmarks.engine.steps"],
-    ["benchmarks/transfer/bench_transfer.py"],
+    ["-m", "benchmarks.transports.reads"],
     ["-m", "benchmarks.handoff.ttft", "--transport", "shm"],
     ["benchmarks/worker/front_overhead.py"],
     ["benchmarks/router/router_cost.py"],

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.unit.transfer.transports import usable
+
 START_TIMEOUT_S = 120.0
 
 
@@ -157,6 +159,18 @@ def replicas(logs: Path) -> Iterator[Serve]:
 def split_shm(logs: Path) -> Iterator[Serve]:
     """1P1D of the tiny random model in fp32, blocks by shared memory."""
     yield from _session_serve(logs, "1p1d-shm", "1P1D", "--mode", "pd", "--transport", "shm", *TINY)
+
+
+@pytest.fixture(scope="session")
+def split_nixl(logs: Path) -> Iterator[Serve]:
+    """1P1D of the tiny random model in fp32, blocks by NIXL."""
+    yield from _session_serve(logs, "1p1d-nixl", "1P1D", "--mode", "pd", "--transport", usable("nixl"), *TINY)
+
+
+@pytest.fixture(scope="session")
+def split_mooncake(logs: Path) -> Iterator[Serve]:
+    """1P1D of the tiny random model in fp32, blocks by Mooncake."""
+    yield from _session_serve(logs, "1p1d-mooncake", "1P1D", "--mode", "pd", "--transport", usable("mooncake"), *TINY)
 
 
 @pytest.fixture(scope="session")

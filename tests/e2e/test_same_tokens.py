@@ -10,6 +10,7 @@ import pytest
 from tests.e2e.conftest import Serve, metric
 
 TURNS = 5
+SLOW_SPLITS = [pytest.param(name, marks=pytest.mark.slow) for name in ("split_nixl", "split_mooncake")]
 SAMPLING: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0},
     "seeded": {"temperature": 0.9, "top_p": 0.95, "top_k": 40, "seed": 1234},
@@ -48,7 +49,7 @@ def test_replicated(expected: tuple[dict[str, Any], list[list[int]]], replicas: 
 
 
 @pytest.mark.parametrize("mode", ["pd", "ppd"])
-@pytest.mark.parametrize("fixture", ["split_shm", "split_tcp"])
+@pytest.mark.parametrize("fixture", ["split_shm", "split_tcp", *SLOW_SPLITS])
 def test_split(
     expected: tuple[dict[str, Any], list[list[int]]], fixture: str, mode: str, request: pytest.FixtureRequest
 ) -> None:

@@ -59,7 +59,9 @@ EmbeddingCacheBytes = Annotated[
 Transport = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="How KV blocks move: shm (same machine), tcp, auto (shm where possible).  [default: auto]"
+        metavar="NAME",
+        help="How KV blocks and embeddings move: shm (same machine), tcp, nixl, mooncake, or auto, the fastest that "
+        "both ends have.  [default: auto]",
     ),
 ]
 Lease = Annotated[

@@ -20,16 +20,24 @@ NOTHING = "none"
 
 
 class HandoffClient:
-    """Reads blocks through the first of `transports` that reaches them. Thread-safe: call it from transfer threads."""
+    """Reads blocks through the first of `transports` that reaches them. Thread-safe: call it from transfer threads.
+
+    `host` is what this worker is bound to: a transport that listens even to read does so there.
+    """
 
     def __init__(
-        self, *, transports: Sequence[str], secret: bytes, control_timeout_s: float = CONTROL_TIMEOUT_S
+        self,
+        *,
+        transports: Sequence[str],
+        secret: bytes,
+        host: str = "127.0.0.1",
+        control_timeout_s: float = CONTROL_TIMEOUT_S,
     ) -> None:
         self._key = derive_key(secret)
         self._control_timeout_s = control_timeout_s
         self._connections = Connections(self._key)
-        setting = Import(self._connections)
-        self._readers: tuple[BlockReader, ...] = tuple(transport.reader(setting) for transport in chosen(transports))
+        setting = Import(self._connections, host)
+        self._readers: tuple[BlockReader, ...] = tuple(each.reader(setting) for each in chosen(transports, host))
 
     def fetch(
         self,

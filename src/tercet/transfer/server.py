@@ -51,7 +51,7 @@ class HandoffServer:
         if block_bytes <= 0 or memory.nbytes < block_bytes:
             raise UsageError(f"a pool of {memory.nbytes} bytes holds no block of {block_bytes}")
         if segment is None and AUTO in transports:
-            transports = [transport.name for transport in chosen(transports) if transport.name != "shm"]
+            transports = [transport.name for transport in chosen(transports, host) if transport.name != "shm"]
         self._leases, self._lease_s, self._clock, self._wake = leases, lease_s, clock, wake
         key = derive_key(secret)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
@@ -70,7 +70,7 @@ class HandoffServer:
         self.addresses: dict[str, dict[str, Any]] = {}
         export = Export(memory, segment, block_bytes, leases, engine_id, key, host, advertise_host, self._context)
         try:
-            for transport in chosen(transports):
+            for transport in chosen(transports, host):
                 source = transport.source(export)
                 self._sources.append(source)
                 address = {

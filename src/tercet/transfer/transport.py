@@ -33,6 +33,7 @@ class Import:
     """What a reader is given."""
 
     connections: Connections
+    host: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 from tercet.core.errors import UsageError
 from tercet.core.stage import Stage
+from tercet.transfer.registry import AUTO, automatic
+from tercet.transfer.registry import check as check_transport
 
 SECRET_VARIABLE = "TERCET_TOPOLOGY_SECRET"
 """Where the launcher leaves the topology's secret for its children: everybody can read a command line."""
@@ -56,8 +58,7 @@ class WorkerConfig:
             raise UsageError("--gpu-slowdown needs --engine virtual: a real device has its own speed")
         if self.dtype not in ("bf16", "fp32"):
             raise UsageError(f"unknown dtype {self.dtype!r}: choose bf16 or fp32")
-        if self.transport not in ("auto", "shm", "tcp"):
-            raise UsageError(f"unknown transport {self.transport!r}: choose auto, shm or tcp")
+        check_transport(self.transport)
         if self.embedding_cache_bytes < 0:
             raise UsageError("--embedding-cache-bytes can't be negative; 0 keeps no embeddings")
         for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len"):
@@ -66,7 +67,7 @@ class WorkerConfig:
 
     def transports(self) -> tuple[str, ...]:
         """Return the transports this worker offers and accepts, best first."""
-        return ("shm", "tcp") if self.transport == "auto" else (self.transport,)
+        return automatic(self.host) if self.transport == AUTO else (self.transport,)
 
 
 @dataclass(frozen=True, slots=True)

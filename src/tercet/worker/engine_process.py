@@ -125,7 +125,7 @@ def _assemble(
     if executor is not None:
         layout = executor.layout
         server, leases = export(pools[KV], layout.block_bytes)
-        client = HandoffClient(transports=config.transports, secret=secret)
+        client = HandoffClient(transports=config.transports, secret=secret, host=config.host)
         stack.callback(client.close)
         keeper = LeaseKeeper(client)
         stack.callback(keeper.close)

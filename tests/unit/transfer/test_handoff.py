@@ -21,19 +21,21 @@ from tercet.transfer.registry import chosen
 from tercet.transfer.server import HandoffServer
 from tests.unit.transfer.peer import LEASE_S, SECRET, Prefill, make_ticket
 from tests.unit.transfer.proxy import vouch
+from tests.unit.transfer.transports import EVERY, NEAR, beside, usable
 
 BLOCK = 4096
 
 
 @pytest.fixture
-def prefill() -> Iterator[Prefill]:
-    with closing(Prefill.start(block_bytes=BLOCK)) as peer:
+def prefill(request: pytest.FixtureRequest) -> Iterator[Prefill]:
+    chosen = request.getfixturevalue("transport") if "transport" in request.fixturenames else "shm"
+    with closing(Prefill.start(block_bytes=BLOCK, transports=beside(chosen))) as peer:
         yield peer
 
 
-@pytest.fixture(params=["shm", "tcp"])
+@pytest.fixture(params=EVERY)
 def transport(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+    return usable(str(request.param))
 
 
 @pytest.fixture
@@ -62,6 +64,7 @@ def test_blocks_arrive_where_they_belong(prefill: Prefill, client: HandoffClient
     assert not client.renew(ticket)
 
 
+@pytest.mark.parametrize("transport", NEAR, indirect=True)
 def test_the_ticket_survives_its_journey_as_json(prefill: Prefill, client: HandoffClient) -> None:
     ticket = Ticket.from_params(prefill.ticket([2]).to_params())
     pool = empty_pool()
@@ -69,12 +72,14 @@ def test_the_ticket_survives_its_journey_as_json(prefill: Prefill, client: Hando
     assert bytes(pool[:BLOCK]) == prefill.block(2)
 
 
+@pytest.mark.parametrize("transport", NEAR, indirect=True)
 def test_a_pool_of_another_item_size(prefill: Prefill, client: HandoffClient) -> None:
     pool = empty_pool().cast("H")
     client.fetch(prefill.ticket([2]), [2], pool, [1], BLOCK, 5.0)
     assert bytes(pool.cast("B")[BLOCK : 2 * BLOCK]) == prefill.block(2)
 
 
+@pytest.mark.parametrize("transport", NEAR, indirect=True)
 def test_renewing_and_releasing(prefill: Prefill, client: HandoffClient) -> None:
     ticket = prefill.ticket([1])
     before = time.monotonic()
@@ -88,6 +93,7 @@ def test_renewing_and_releasing(prefill: Prefill, client: HandoffClient) -> None
     assert len(prefill.woken) == 2
 
 
+@pytest.mark.parametrize("transport", NEAR, indirect=True)
 def test_nothing_to_copy_only_accepts(prefill: Prefill, client: HandoffClient) -> None:
     ticket = prefill.ticket([1])
     assert client.fetch(ticket, [], empty_pool(), [], BLOCK, 5.0) == "none"
@@ -104,12 +110,14 @@ def test_an_expired_lease_is_refused(prefill: Prefill, client: HandoffClient) ->
     assert prefill.leases.drain() == []
 
 
+@pytest.mark.parametrize("transport", NEAR, indirect=True)
 def test_a_ticket_never_granted_is_refused(prefill: Prefill, client: HandoffClient) -> None:
     ticket = make_ticket(prefill.engine_id, prefill.server.control, prefill.server.addresses, [1])
     with pytest.raises(TransferError, match="ended"):
         client.fetch(ticket, [1], empty_pool(), [1], BLOCK, 5.0)
 
 
+@pytest.mark.parametrize("transport", NEAR, indirect=True)
 @pytest.mark.parametrize(
     ("remote", "local", "block_bytes"),
     [
@@ -166,6 +174,7 @@ def test_a_client_that_believes_a_forged_address_is_not_answered(prefill: Prefil
     assert len(prefill.leases) == 1
 
 
+@pytest.mark.parametrize("transport", NEAR, indirect=True)
 def test_a_changed_endpoint_is_never_contacted(prefill: Prefill, client: HandoffClient) -> None:
     ticket = replace(prefill.ticket([1]), control="tcp://127.0.0.1:1")
     with pytest.raises(TransferError, match="forged"):
@@ -174,6 +183,7 @@ def test_a_changed_endpoint_is_never_contacted(prefill: Prefill, client: Handoff
         client.renew(ticket)
 
 
+@pytest.mark.parametrize("transport", NEAR, indirect=True)
 def test_another_engine_at_the_same_endpoint_is_told_apart(prefill: Prefill, client: HandoffClient) -> None:
     addresses = {name: {**address, "engine_id": "before"} for name, address in prefill.server.addresses.items()}
     ticket = prefill.ticket([1])
@@ -257,11 +267,11 @@ def test_a_closed_client_says_so(prefill: Prefill, client: HandoffClient) -> Non
 
 
 def test_transports_by_name() -> None:
-    assert [transport.name for transport in chosen(["auto"])] == ["shm", "tcp"]
-    assert [transport.name for transport in chosen(["tcp", "auto", "tcp"])] == ["tcp", "shm"]
+    assert [transport.name for transport in chosen(["auto"], "127.0.0.1")] == ["shm", "tcp"]
+    assert [transport.name for transport in chosen(["tcp", "auto", "tcp"], "::1")] == ["tcp", "shm"]
     for names in (["warp"], []):
-        with pytest.raises(UsageError):
-            chosen(names)
+        with pytest.raises(UsageError, match=r"choose auto, shm, nixl, tcp or mooncake|no transport"):
+            chosen(names, "127.0.0.1")
 
 
 def test_a_pool_outside_shared_memory_is_served_by_tcp_alone() -> None:

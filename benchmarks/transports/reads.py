@@ -1,13 +1,14 @@
-"""How fast blocks cross from one process to another, next to one memcpy of the same bytes in the same run.
+"""How fast blocks cross from one process to another by each transport, next to one memcpy of them in the same run.
 
-    python benchmarks/transfer/bench_transfer.py [--rounds N] [--busy] [--json FILE]
+    python -m benchmarks.transports.reads [--transports shm,tcp] [--rounds N] [--busy] [--json FILE]
 
 Part 1: for each size, in turn and round by round: one memcpy of the bytes (from the mapped segment to the pool, pages
 of both touched before), a read by each transport, a whole fetch (read and commit) by each; medians of wall time and of
 the reading thread's processor time, and the ratios of memcpy's to them (of a busy machine, only the latter tell
-something; ZeroMQ's own threads are not in them). Part 2: a whole fetch of a 512-token prompt of SmolLM2-135M (32 blocks
-of 16 tokens, 368,640 bytes each in bf16) between two idle processes. `--busy` keeps a Python thread spinning in the
-reading process, as an engine's step loop might.
+something; the libraries' own threads are not in them). Part 2: a whole fetch of a 512-token prompt of SmolLM2-135M
+(32 blocks of 16 tokens, 368,640 bytes each in bf16) between two idle processes. `--busy` keeps a Python thread spinning
+in the reading process, as an engine's step loop might. Transports of extras that are not installed are left out, and
+named.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ from tercet.transfer.client import HandoffClient
 from tercet.transfer.connection import Connections
 from tercet.transfer.leases import LeaseTable
 from tercet.transfer.messages import derive_key
+from tercet.transfer.optional import runs_here
 from tercet.transfer.pool import DATA_OFFSET, SHM_DIR, SharedPool
 from tercet.transfer.protocol import BlockReader
-from tercet.transfer.registry import TRANSPORTS
+from tercet.transfer.registry import NAMES, chosen
 from tercet.transfer.server import HandoffServer
 from tercet.transfer.transport import Import
 
@@ -47,6 +49,7 @@ BLOCK = 64 << 10
 SMOLLM2_BLOCK = 368_640
 SMOLLM2_BLOCKS = 32
 TIMEOUT_S = 30.0
+HOST = "127.0.0.1"
 IDLE_S = 0.005
 """Pause before each handoff, so that both processes sleep as they do between requests."""
 
@@ -62,7 +65,7 @@ def serve() -> None:
         pool,
         options["block_bytes"],
         engine_id=engine_id,
-        transports=["auto"],
+        transports=options["transports"],
         secret=bytes.fromhex(options["secret"]),
         lease_s=60.0,
         wake=lambda: None,
@@ -80,7 +83,7 @@ def serve() -> None:
 class Prefill:
     """The other process."""
 
-    def __init__(self, block_bytes: int, num_blocks: int) -> None:
+    def __init__(self, block_bytes: int, num_blocks: int, transports: Sequence[str]) -> None:
         self.block_bytes, self.secret = block_bytes, secrets.token_bytes(32)
         topology = f"bench-{secrets.token_hex(6)}"
         self.segment = SHM_DIR / f"tercet.{topology}.prefill-0"
@@ -89,9 +92,10 @@ class Prefill:
             "nbytes": block_bytes * num_blocks,
             "block_bytes": block_bytes,
             "secret": self.secret.hex(),
+            "transports": list(transports),
         }
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "serve", json.dumps(options)],
+            [sys.executable, "-m", "benchmarks.transports.reads", "serve", json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -176,13 +180,13 @@ def one_size(
     return results
 
 
-def sizes(rounds: int) -> list[dict[str, Any]]:
-    peer, target = Prefill(BLOCK, SIZES[-1] // BLOCK), touched(SIZES[-1])
+def sizes(rounds: int, names: Sequence[str]) -> list[dict[str, Any]]:
+    peer, target = Prefill(BLOCK, SIZES[-1] // BLOCK, names), touched(SIZES[-1])
     with open(peer.segment, "rb") as file:
         source = np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), np.uint8)[DATA_OFFSET:]
     assert source.any()
     connections = Connections(derive_key(peer.secret))
-    readers = {transport.name: transport.reader(Import(connections)) for transport in TRANSPORTS}
+    readers = {each.name: each.reader(Import(connections, HOST)) for each in chosen(names, HOST)}
     clients = {name: HandoffClient(transports=[name], secret=peer.secret) for name in readers}
     rows: list[dict[str, Any]] = []
     print(f"{'bytes':>10} {'what':<22} {'median ms':>9} {'GB/s':>6} {'x memcpy':>8} {'cpu ms':>8} {'x cpu':>6}")
@@ -201,6 +205,8 @@ def sizes(rounds: int) -> list[dict[str, Any]]:
             print(f"{nbytes:>10} {what:<22} {figures}")
     for client in clients.values():
         client.close()
+    for reader in readers.values():
+        reader.close()
     connections.close()
     peer.close()
     return rows
@@ -229,9 +235,8 @@ def one_handoff(peer: Prefill, clients: dict[str, HandoffClient], pool: memoryvi
     return results
 
 
-def handoff(rounds: int) -> list[dict[str, Any]]:
-    peer, pool = Prefill(SMOLLM2_BLOCK, 128), touched(SMOLLM2_BLOCK * 128)
-    names = [transport.name for transport in TRANSPORTS]
+def handoff(rounds: int, names: Sequence[str]) -> list[dict[str, Any]]:
+    peer, pool = Prefill(SMOLLM2_BLOCK, 128, names), touched(SMOLLM2_BLOCK * 128)
     clients = {name: HandoffClient(transports=[name], secret=peer.secret) for name in names}
     times = collect(rounds, partial(one_handoff, peer, clients, pool))
     print(f"\n512 tokens of SmolLM2-135M in bf16, {SMOLLM2_BLOCK * SMOLLM2_BLOCKS} bytes: ms from call to accepted")
@@ -254,6 +259,7 @@ def spin() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--transports", default=",".join(NAMES), help="which, separated by commas")
     parser.add_argument("--rounds", type=int, default=30, help="timed rounds of each part")
     parser.add_argument("--busy", action="store_true", help="keep a Python thread spinning beside the reader")
     parser.add_argument("--json", help="write the figures to this file, too")
@@ -261,7 +267,9 @@ def main() -> None:
     if options.busy:
         threading.Thread(target=spin, daemon=True).start()
     print(f"load average of the last minute: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    report = {"busy": options.busy, "sizes": sizes(options.rounds), "handoff": handoff(options.rounds)}
+    names = [name for name in options.transports.split(",") if runs_here(name)]
+    print(f"not installed: {', '.join(set(options.transports.split(',')) - set(names)) or 'none of them'}")
+    report = {"busy": options.busy, "sizes": sizes(options.rounds, names), "handoff": handoff(options.rounds, names)}
     print(f"load average of the last minute: {os.getloadavg()[0]:.1f}")
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
