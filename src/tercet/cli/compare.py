@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from secrets import token_hex
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from tercet.cli import comparing
 from tercet.cli import engine_options as engine_flags
 from tercet.cli import traffic_options as flags
+from tercet.cli.comparing import DEFAULT_QPS, split
 from tercet.core.errors import UsageError
 from tercet.core.topology import mode_from_name
 
-if TYPE_CHECKING:
-    from tercet.compare.architecture import Architecture
-    from tercet.compare.journal import Journal
-    from tercet.compare.spec import CompareSpec
-    from tercet.core.topology import Topology
-    from tercet.traffic.spec import LoadKind, TrafficSpec
-
 DEFAULT_MODES = "replicated,pd,ppd"
-DEFAULT_QPS = "0.5"
 DEFAULT_WORKLOAD = "W1"
 ALL_WORKLOADS = "W1,W2,W3,W4"
-AUTO = "auto"
 
 PRESETS: dict[str, dict[str, object]] = {
     "demo": {
@@ -60,7 +49,8 @@ def compare(
         str,
         typer.Option(
             metavar="MODE[,MODE...]",
-            help="aggregated, replicated, pd, ppd: each on two workers (2A or 1P1D), named after itself.  "
+            help="aggregated, replicated, pd, ppd: each on two workers (2A or 1P1D), named after itself; epd, eppd "
+            "with an encoder beside (1E1P1D).  "
             f"[default: {DEFAULT_MODES}, without --arch]",
         ),
     ] = "",
@@ -130,6 +120,9 @@ def compare(
     probe: Annotated[
         bool, typer.Option("--probe/--no-probe", help="Also measure how a long prompt disturbs running answers.")
     ] = True,
+    images: flags.Images = "",
+    image_size: flags.ImageSize = "",
+    image_pool: flags.ImagePool = None,
     think: flags.Think = 0.0,
     arrivals: flags.ArrivalPattern = "poisson",
     model: engine_flags.Model = None,
@@ -199,14 +192,23 @@ def compare(
     from tercet.compare.architecture import of_mode, parse_architecture
     from tercet.compare.request import Settings, ready
     from tercet.compare.spec import CompareSpec
+    from tercet.traffic.spec import TrafficSpec
 
     if merge:
-        raise typer.Exit(_merge(files or [], output, allow_unequal, primary, tie_margin))
+        raise typer.Exit(comparing.merge(files or [], output, allow_unequal, split(primary), tie_margin))
     if files:
         raise UsageError(f"{files[0]!r} is no flag: results files are for --merge")
-    traffics = _traffics(workload, scale, num_requests, duration, turns, think, arrivals, seed)
-    kind, loads = _loads(qps, concurrency)
-    wanted = [of_mode(mode_from_name(name)) for name in _split(modes or ("" if arch else DEFAULT_MODES))]
+    shapes = [
+        flags.shaped(name, scale, images=images, image_size=image_size, image_pool=image_pool)
+        for name in split(ALL_WORKLOADS if workload == "all" else workload)
+    ]
+    count = 0 if duration is not None else num_requests
+    pattern = flags.arrival_pattern(arrivals)
+    traffics = tuple(
+        TrafficSpec(shape, 1.0, count, turns, think, pattern, seed, duration_s=duration) for shape in shapes
+    )
+    kind, loads = comparing.parse_loads(qps, concurrency)
+    wanted = [of_mode(mode_from_name(name)) for name in split(modes or ("" if arch else DEFAULT_MODES))]
     wanted += [parse_architecture(text) for text in arch or ()]
     settings = {
         "model": model,
@@ -218,153 +220,23 @@ def compare(
         "random_weights": random_weights,
         "max_model_len": max_model_len,
         "ppd_threshold": ppd_threshold,
-        "devices": _split(devices) or None,
+        "devices": split(devices) or None,
     }
     longest = max(traffic.longest for traffic in traffics)
     spec = CompareSpec(
-        architectures=ready(wanted, Settings(settings, longest, _url_devices(url_devices), allow_unequal)),
+        architectures=ready(
+            wanted, Settings(settings, longest, comparing.parse_url_devices(url_devices), allow_unequal)
+        ),
         traffics=traffics,
         load_kind=kind,
         loads=loads,
         scale=scale,
         blocks=blocks,
-        primary=_split(primary),
+        primary=split(primary),
         tie_margin=tie_margin,
         keep=keep,
         allow_unequal=allow_unequal,
         probe=probe,
     )
-    if code := _run(spec, output, cache_dir, resume):
+    if code := comparing.run(spec, output, cache_dir, resume):
         raise typer.Exit(code)
-
-
-def _run(spec: CompareSpec, output: Path, cache_dir: Path | None, resume: str) -> int:
-    from tercet.bench.drive import drive
-    from tercet.cli.measuring import command_line, finish, run_measured
-    from tercet.cli.start_view import start_view
-    from tercet.compare.run import Comparison
-    from tercet.compare.tables import print_comparison
-    from tercet.launch.local import LocalDeployment
-    from tercet.launch.model import prepare_model
-    from tercet.report.progress import narrator
-    from tercet.report.terminal import console_for_output
-    from tercet.results.file import require_writable
-
-    require_writable(output)
-    console = console_for_output(stderr=True)
-    journal = _journal(spec, output, resume)
-    comparison = Comparison(
-        spec,
-        deploy=lambda topology: LocalDeployment(topology, cache_dir=cache_dir),
-        drive=drive,
-        narrator=narrator(console),
-        journal=journal,
-        command=command_line(),
-    )
-    if journal.kept.runs:
-        console.print(f"going on with {journal.path}: {len(journal.kept.runs)} runs are done", markup=False)
-    with start_view(console) as view:
-        for topology in _models(spec.architectures):
-            prepare_model(topology, cache_dir, view.model)
-    outcome = run_measured(comparison.run())
-    results = comparison.results(stopped_by=outcome.stopped_by) if comparison.runs else None
-    if not outcome.stopped_by:
-        code = finish(outcome, results, output, show=print_comparison)
-        journal.remove()
-        return code
-    journal.close()
-    if journal.kept.runs:
-        console.print(f"to go on: the same command with --resume {journal.path}", markup=False, soft_wrap=True)
-    return finish(outcome, results, output, show=print_comparison)
-
-
-def _merge(files: Sequence[str], output: Path, allow_unequal: bool, primary: str, tie_margin: float) -> int:
-    from tercet.cli.measuring import command_line, nothing_else, publish
-    from tercet.compare.merge import find_latest, load, merged
-    from tercet.compare.tables import print_comparison
-
-    paths = find_latest(output) if list(files) == [AUTO] else [Path(name) for name in files]
-    results = merged(
-        load(paths),
-        allow_unequal=allow_unequal,
-        primary=_split(primary),
-        tie_margin=tie_margin,
-        command=command_line(),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    publish(results, output, print_comparison, nothing_else)
-    return 0 if results.answers is None or results.answers.passed else 1
-
-
-def _journal(spec: CompareSpec, output: Path, resume: str) -> Journal:
-    from tercet.compare.journal import Journal
-    from tercet.compare.run import plan_of
-
-    plan = plan_of(spec)
-    found = Journal.latest(output, plan) if resume == AUTO else Journal.read(Path(resume), plan) if resume else None
-    if found is not None:
-        return found
-    # A server that was running before may hold the prompts of an earlier comparison.
-    served = any(each.url is not None for each in spec.architectures)
-    nonce = f"s{spec.seed}-{token_hex(4)}" if served else f"s{spec.seed}"
-    return Journal.create(output, created_at=datetime.now(UTC).isoformat(timespec="seconds"), nonce=nonce, plan=plan)
-
-
-def _models(architectures: Sequence[Architecture]) -> list[Topology]:
-    """Return one topology of each model that has to be here before anything starts."""
-    found = {
-        (each.topology.model, each.topology.engine.random_weights, each.topology.engine.engine): each.topology
-        for each in architectures
-        if each.topology is not None
-    }
-    return list(found.values())
-
-
-def _traffics(
-    workload: str,
-    scale: float,
-    num_requests: int,
-    duration: float | None,
-    turns: int,
-    think: float,
-    arrivals: str,
-    seed: int,
-) -> tuple[TrafficSpec, ...]:
-    names = _split(ALL_WORKLOADS if workload == "all" else workload)
-    traffics = [flags.traffic_spec(name, scale, 1.0, num_requests, turns, think, arrivals, seed) for name in names]
-    if duration is not None:
-        traffics = [replace(traffic, num_requests=0, duration_s=duration) for traffic in traffics]
-    return tuple(traffics)
-
-
-def _loads(qps: str, concurrency: str) -> tuple[LoadKind, tuple[float, ...]]:
-    from tercet.traffic.spec import LoadKind
-
-    if not concurrency:
-        rates = flags.parse_rates(qps or DEFAULT_QPS)
-        if any(not 0 < rate < float("inf") for rate in rates):
-            raise UsageError(f"--qps {qps} is out of range: give numbers above 0")
-        return LoadKind.QPS, tuple(sorted(rates))
-    if qps:
-        raise UsageError("--qps and --concurrency exclude each other: a load is a rate, or so many at a time")
-    try:
-        counts = tuple(int(part) for part in concurrency.split(","))
-    except ValueError:
-        counts = (0,)
-    if min(counts) < 1:
-        raise UsageError(f"--concurrency {concurrency!r}: write whole numbers above 0, for instance 1,8,16")
-    return LoadKind.CONCURRENCY, tuple(sorted(float(count) for count in counts))
-
-
-def _url_devices(text: str) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for part in _split(text):
-        label, _, count = part.partition("=")
-        if not count.isdigit() or int(count) < 1:
-            raise UsageError(f"--url-devices {part!r}: write LABEL=N, for instance old=8")
-        found[label] = int(count)
-    return found
-
-
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,17 +1,15 @@
-"""What a comparison asks of a server beside its traffic: readiness for a run, mode, caches, one known question."""
+"""What a comparison asks of a server beside its traffic: mode, caches, workers, one known question."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 from tercet.core.errors import TercetError, UsageError
 from tercet.http.client import Client, ClientError
-from tercet.traffic.spec import TrafficSpec
 
 ADMIN_TIMEOUT_S = 10.0
 RESET_WAIT_S = 10.0
@@ -20,45 +18,11 @@ JSON = (("Content-Type", "application/json"),)
 CAPITAL_QUESTION = "What is the capital of France?"
 
 
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """The first model a server lists; sizes None where it doesn't say."""
-
-    id: str
-    vocab_size: int | None
-    max_model_len: int | None
-
-
-async def served_model(client: Client, url: str) -> ServedModel:
-    """Return what `GET /v1/models` says. Raises TercetError when it says nothing useful."""
-    status, data = await _call(client, "GET", f"{url}/v1/models")
-    models = data.get("data") if isinstance(data, dict) else None
-    if status != 200 or not models:
-        raise TercetError(f"GET {url}/v1/models answered {status}: is this an OpenAI-compatible server?")
-    card = models[0]
-    return ServedModel(str(card["id"]), card.get("vocab_size"), card.get("max_model_len"))
-
-
-def require_room(model: ServedModel, traffic: TrafficSpec) -> None:
-    """Raise UsageError when a conversation outgrows what the model takes."""
-    if model.max_model_len is not None and traffic.longest > model.max_model_len:
-        raise UsageError(
-            f"conversations grow to {traffic.longest} tokens, {model.id} takes {model.max_model_len}: "
-            "lower --turns, --scale or the workload"
-        )
-
-
 async def switch_mode(client: Client, url: str, mode: str) -> None:
     """Switch a router's mode. Raises TercetError with its reason when it refuses."""
     status, data = await _call(client, "POST", f"{url}/mode/{mode}")
     if status != 200:
         raise TercetError(f"{url} refused mode {mode} with {status}: {_message(data)}")
-
-
-async def current_mode(client: Client, url: str) -> str | None:
-    """Return the mode that a Tercet router says it is in; None from any other server."""
-    status, data = await _call(client, "GET", f"{url}/mode")
-    return str(data["mode"]) if status == 200 and isinstance(data, dict) and "mode" in data else None
 
 
 async def router_workers(client: Client, url: str) -> dict[str, int]:

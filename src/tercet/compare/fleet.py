@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from tercet.bench.server import TargetServer
 from tercet.compare import admin
 from tercet.compare.architecture import UNKNOWN_MODE, Architecture
 from tercet.compare.plan import place
@@ -87,7 +88,7 @@ class Fleet:
         if architecture.mode is not None:
             await admin.switch_mode(self._client, url, str(architecture.mode))
         if architecture.label not in self._remote:
-            mode = architecture.mode or await admin.current_mode(self._client, url)
+            mode = architecture.mode or await TargetServer(self._client, url).mode()
             workers = await admin.router_workers(self._client, url)
             devices = architecture.url_devices or sum(workers.values()) or None
             if devices is None:

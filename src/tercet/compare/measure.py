@@ -14,6 +14,7 @@ from tercet.http.client import Client
 from tercet.report.progress import Narrator
 from tercet.results.record import ClientHealth, RequestRecord, RunRecord
 from tercet.traffic.conversation import TokenRange
+from tercet.traffic.prompts import Prompts
 from tercet.traffic.spec import Talk, TrafficSpec, iter_conversations
 
 
@@ -34,6 +35,7 @@ class Run:
     url: str
     model: str
     tokens: TokenRange
+    prompts: Prompts
     cache_salt: str | None
     worker_urls: Mapping[str, str]
     ours: bool
@@ -44,7 +46,7 @@ async def measure(
 ) -> None:
     """Drive a run; `keep` gets its record, with what was finished when this is cancelled."""
     traffic = run.traffic
-    talks: Iterable[Talk] = iter_conversations(traffic, salt=run.salt, tokens=run.tokens)
+    talks: Iterable[Talk] = iter_conversations(traffic, salt=run.salt, tokens=run.tokens, prompts=run.prompts)
     if traffic.num_conversations or not traffic.concurrency:
         talks = tuple(talks)
         total = sum(len(talk.turns) for talk in talks)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from tercet.bench.benchmark import require_room
 from tercet.bench.run import traffic_record
 from tercet.bench.sender import Sender
+from tercet.bench.server import ServedModel, TargetServer
 from tercet.bench.tally import Tally
 from tercet.compare import admin, interference
 from tercet.compare.answers import check_answers
@@ -29,6 +31,7 @@ from tercet.results.document import ArchitectureRecord, Results
 from tercet.results.environment import installed_versions, this_machine
 from tercet.results.record import RequestRecord, RunRecord
 from tercet.traffic.conversation import TokenRange
+from tercet.traffic.prompts import PromptForm, Prompts
 from tercet.traffic.spec import TrafficSpec, conversations
 
 KNOWS_THE_CAPITAL = "smollm2-135m"
@@ -66,7 +69,8 @@ class Comparison:
         self._command = tuple(command)
         self._client = Client()
         self._fleet = Fleet(keep=spec.keep, deploy=deploy, client=self._client, narrator=narrator, note=journal.note)
-        self._model = admin.ServedModel(spec.model or "", None, None)
+        self._model = ServedModel(spec.model or "")
+        self._prompts: Prompts | None = None
         self._records = {each.label: _expected_record(each) for each in spec.architectures}
 
     @property
@@ -106,6 +110,7 @@ class Comparison:
             url=endpoint.url,
             model=self._model.id,
             tokens=self._tokens(),
+            prompts=self._prompts or Prompts(),
             cache_salt=f"{step.salt}-{architecture.label}",
             worker_urls=endpoint.worker_urls,
             ours=endpoint.ours,
@@ -121,9 +126,14 @@ class Comparison:
 
     async def _prepare(self, architecture: Architecture, endpoint: Endpoint) -> None:
         """Warm an architecture up down every path, and ask it what is asked once. Raises TercetError on failure."""
-        self._model = await admin.served_model(self._client, endpoint.url)
+        server = TargetServer(self._client, endpoint.url, salt=f"{self.journal.header['nonce']}-{architecture.label}")
+        self._model = await server.model("")
         for traffic in self.spec.traffics:
-            admin.require_room(self._model, traffic)
+            require_room(self._model, traffic)
+        if self._prompts is None and any(traffic.workload.pictures is not None for traffic in self.spec.traffics):
+            # Found out once: every architecture gets the same prompts.
+            turns = max(traffic.turns for traffic in self.spec.traffics)
+            self._prompts = await server.prompts(self._model, PromptForm.CHAT, turns=turns, exact=True, extra={})
         self._require_equal_devices()
         await self._warm_up(architecture, endpoint)
         kept = self.journal.kept
@@ -162,7 +172,7 @@ class Comparison:
             salt = f"{self.journal.header['nonce']}-warm-{architecture.label}-{len(self.runs)}"
             await self._drive(
                 endpoint.url,
-                conversations(warm_up, salt=salt, tokens=self._tokens()),
+                conversations(warm_up, salt=salt, tokens=self._tokens(), prompts=self._prompts),
                 model=self._model.id,
                 cache_salt=salt,
                 on_record=on_record,

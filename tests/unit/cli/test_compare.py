@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import tercet.cli.compare as command
+from tercet.cli import comparing
 from tercet.cli.main import build_app
 from tercet.compare.spec import CompareSpec
 from tercet.core.errors import UsageError
@@ -22,7 +23,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> CompareSpec:
         seen.append(spec)
         return 0
 
-    monkeypatch.setattr(command, "_run", keep)
+    monkeypatch.setattr(comparing, "run", keep)
     line = ["compare", *arguments]
     result = CliRunner().invoke(build_app(line), line, catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -88,6 +89,13 @@ def test_all_workloads_closed_loops_and_durations(monkeypatch: pytest.MonkeyPatc
     assert {(traffic.num_requests, traffic.duration_s) for traffic in spec.traffics} == {(0, 30.0)}
 
 
+def test_pictures_are_workloads_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = asked(monkeypatch, "--workload", "images", "--images", "2-3", "--image-size", "64x32", "--concurrency", "1")
+    pictures = spec.traffics[0].workload.pictures
+    assert pictures is not None
+    assert (pictures.low, pictures.high, pictures.width, pictures.height) == (2, 3, 64, 32)
+
+
 def test_the_engines_are_made_long_enough_for_the_conversations(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = asked(monkeypatch, "--workload", "W1,W4", "--scale", "1", "--turns", "1")
     assert topology(spec, "pd").engine.max_model_len == 8448
@@ -104,19 +112,19 @@ def test_a_journal_of_another_comparison_is_refused_and_auto_begins_without_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     spec = asked(monkeypatch, "--modes", "pd")
-    begun = command._journal(spec, tmp_path, "auto")
+    begun = comparing.journal_for(spec, tmp_path, "auto")
     assert begun.kept.runs == []
     begun.note("x")
     begun.close()
-    assert command._journal(spec, tmp_path, "auto").path == begun.path
+    assert comparing.journal_for(spec, tmp_path, "auto").path == begun.path
     other = asked(monkeypatch, "--modes", "ppd")
     with pytest.raises(UsageError, match="of another comparison: its architectures"):
-        command._journal(other, tmp_path, str(begun.path))
+        comparing.journal_for(other, tmp_path, str(begun.path))
 
 
 def test_prompts_for_a_running_server_are_new_every_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ours, theirs = (asked(monkeypatch, "--arch", f"pd={source}") for source in ("1P1D", "http://127.0.0.1:8000"))
-    nonces = [command._journal(spec, tmp_path, "").header["nonce"] for spec in (ours, ours, theirs, theirs)]
+    nonces = [comparing.journal_for(spec, tmp_path, "").header["nonce"] for spec in (ours, ours, theirs, theirs)]
     assert nonces[0] == nonces[1] == "s0"
     assert len({*nonces}) == 3
 
