@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tercet.core.image_ticket import blocks_for_rows
@@ -68,21 +68,22 @@ class EmbeddingPool:
         entry = self._entries.get(key)
         return entry is not None and entry.ready and entry.tokens == tokens
 
-    def has_room(self, wanted: Iterable[tuple[str, int]]) -> bool:
-        """Return whether these pictures, (key, tokens), can all be pinned or reserved at once."""
+    def has_room(self, wanted: Mapping[str, int]) -> bool:
+        """Return whether these pictures, key to rows, can all be pinned or reserved at once."""
         needed = 0
-        for key, tokens in dict(wanted).items():
+        for key, tokens in wanted.items():
             entry = self._entries.get(key)
             needed += blocks_for_rows(tokens) if entry is None else len(entry.blocks) * (key in self._idle)
         return needed <= self.available
 
-    def can_lease(self, key: str, tokens: int) -> bool:
-        """Return whether a picture, here or to be reserved, may be leased now."""
-        entry = self._entries.get(key)
-        if entry is not None and entry.leases:
-            return True
-        within = self._leased_blocks + blocks_for_rows(tokens) <= self.num_blocks - self.reserve
-        return within and self.has_room([(key, tokens)])
+    def can_lease(self, wanted: Mapping[str, int]) -> bool:
+        """Return whether these pictures, key to rows, here or to be reserved, may all be leased now."""
+        more = 0
+        for key, tokens in wanted.items():
+            entry = self._entries.get(key)
+            if entry is None or not entry.leases:
+                more += blocks_for_rows(tokens)
+        return more == 0 or (self._leased_blocks + more <= self.num_blocks - self.reserve and self.has_room(wanted))
 
     def could_lease(self, tokens: int) -> bool:
         """Return whether a picture of so many rows could ever be leased."""

@@ -38,27 +38,34 @@ class Pictures:
 
     def out_of_reach(self, sequence: Sequence, computed: int) -> tuple[int, ...]:
         """Return which of a sequence's pictures, by index, it needs and can't get."""
-        return tuple(
-            index
-            for index, image in enumerate(sequence.images)
-            if image.end > computed and not self._in_reach(sequence, image.key, image.length)
-        )
+        missing: list[int] = []
+        to_own: dict[str, int] = {}
+        for index, image in enumerate(sequence.images):
+            if image.end > computed and not self._in_reach(sequence, image.key, image.length, to_own):
+                missing.append(index)
+        return tuple(missing)
 
-    def _in_reach(self, sequence: Sequence, key: str, tokens: int) -> bool:
+    def _in_reach(self, sequence: Sequence, key: str, tokens: int, to_own: dict[str, int]) -> bool:
         entry = self.pool.get(key)
         if entry is not None and entry.tokens != tokens:
             return False
         if key in sequence.sources:
             return True
-        coming = entry is not None and (entry.ready or key in self._loading)
-        return coming and (key in sequence.owned or self.pool.can_lease(key, tokens))
+        if entry is None or not (entry.ready or key in self._loading):
+            return False
+        if key in sequence.owned:
+            return True
+        if not self.pool.can_lease({**to_own, key: tokens}):
+            return False
+        to_own[key] = tokens
+        return True
 
     def adopt(self, sequence: Sequence) -> None:
         """Lease what is here of the pictures that a new sequence has no ticket for."""
         for image in sequence.images:
             key, tokens = image.key, image.length
             ticketless = key not in sequence.sources and key not in sequence.owned
-            if ticketless and self.pool.ready(key, tokens) and self.pool.can_lease(key, tokens):
+            if ticketless and self.pool.ready(key, tokens) and self.pool.can_lease({key: tokens}):
                 self.pool.hits += 1
                 self._own(sequence, key)
 
@@ -68,7 +75,7 @@ class Pictures:
 
     def has_room(self, sequence: Sequence, computed: int) -> bool:
         """Return whether all that a sequence needs can be pinned now."""
-        return self.pool.has_room(self.needed(sequence, computed).items())
+        return self.pool.has_room(self.needed(sequence, computed))
 
     def take(self, sequence: Sequence, computed: int) -> bool:
         """Pin what a sequence needs, and load what is not here; True when it has to wait for that."""

@@ -69,22 +69,25 @@ class Scheduler:
     def cancel(self, sequence_id: str) -> Output | None:
         """End a sequence in any state; None when it is unknown.
 
-        Blocks that a running step or transfer may still write are freed when that ends.
+        Blocks that a running step or transfer may still write, and pictures it may read, are freed when that ends.
         """
         sequence = self._sequences.pop(sequence_id, None)
         if sequence is None:
             return None
+        executing = False
         if self._held.remove(sequence_id) is not None:
             self._allocation.free(sequence)
         elif sequence.state is State.RUNNING:
             remove_by_arrival(self._running, sequence)
-            if not self._is_executing(sequence):
+            executing = self._is_executing(sequence)
+            if not executing:
                 self._allocation.free(sequence)
         elif self._loading.pop(sequence_id, None) is not None:
             self._allocation.free(sequence)
         elif sequence_id not in self._fetching:
             self._queue.remove(sequence)
-        self._pictures.end(sequence)
+        if not executing:
+            self._pictures.end(sequence)
         sequence.state, sequence.finish_reason = State.DONE, "abort"
         return Output(sequence, None, "abort")
 
@@ -183,6 +186,7 @@ class Scheduler:
             sequence = chunk.sequence
             if sequence.state is State.DONE:  # cancelled meanwhile
                 self._allocation.free(sequence)
+                self._pictures.end(sequence)
                 continue
             computed(sequence, chunk.start + chunk.length)
             if sequence.images:

@@ -128,7 +128,7 @@ class EncodeService:
             if blocked or key in making:
                 left.append(waiting)
             elif entry is not None and entry.ready:
-                if pool.can_lease(key, entry.tokens):
+                if pool.can_lease({key: entry.tokens}):
                     self._hand_out(waiting, waiting.found or "hit")
                 else:
                     blocked = True
@@ -138,7 +138,7 @@ class EncodeService:
             elif waiting.picture is None or entry is not None or len(batch) == room:
                 blocked = True  # on its way from another engine, or next time
                 left.append(waiting)
-            elif pool.can_lease(key, waiting.tokens):
+            elif pool.can_lease({key: waiting.tokens}):
                 pool.reserve_entry(key, waiting.tokens)
                 pool.lease(key)
                 making.add(key)

@@ -1,4 +1,7 @@
-"""A scheduler over a toy pool: each KV entry is a mark of the tokens up to it, and every rule is checked on the way."""
+"""A scheduler over a toy pool: each KV entry is a mark of the tokens up to it, and every rule is checked on the way.
+
+A picture's placeholder counts as the picture, in marks and answers; its rows, too, are read where a chunk needs them.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from collections import Counter
 from collections.abc import Sequence as Seq
 from typing import Any
 
+from tercet.core.image import ImageSpan
 from tercet.core.sampling import SampledToken, SamplingParams
 from tercet.core.ticket import Ticket
+from tercet.engine.embedding_pool import EmbeddingPool
 from tercet.engine.scheduler import Scheduler, SchedulerConfig
-from tercet.engine.sequence import Batch, Chunk, Fetch, Output, Sequence, State
+from tercet.engine.sequence import Batch, Chunk, Fetch, ImageFetch, Output, Sequence, State
 
 VOCABULARY = 8
 EOS = 7
@@ -29,7 +34,15 @@ def next_token(tokens: Seq[int]) -> int:
     return zlib.crc32(bytes(tokens)) * 2654435761 % 2**32 >> 29
 
 
-def ticket_for(prompt: Seq[int], block_size: int) -> Ticket:
+def seen(tokens: Seq[int], images: Seq[ImageSpan]) -> list[int]:
+    """Return tokens with every placeholder replaced by what is in its place."""
+    shown = list(tokens)
+    for image in images:
+        shown[image.start : image.end] = [100 + int(image.key)] * image.length
+    return shown
+
+
+def ticket_for(prompt: Seq[int], block_size: int, images: Seq[ImageSpan] = ()) -> Ticket:
     """Return a ticket over a prompt, as a prefill worker would."""
     blocks = -(-len(prompt) // block_size)
     return Ticket(
@@ -40,7 +53,7 @@ def ticket_for(prompt: Seq[int], block_size: int) -> Ticket:
         block_size=block_size,
         token_ids=tuple(prompt),
         block_ids=tuple(range(100, 100 + blocks)),
-        first=SampledToken(next_token(prompt)),
+        first=SampledToken(next_token(seen(prompt, images))),
         seed=0,
         control="",
         addresses={},
@@ -52,9 +65,10 @@ def ticket_for(prompt: Seq[int], block_size: int) -> Ticket:
 class ToyEngine:
     """Drives one scheduler. `now` moves only when a test says so."""
 
-    def __init__(self, config: SchedulerConfig) -> None:
+    def __init__(self, config: SchedulerConfig, embeddings: EmbeddingPool | None = None) -> None:
         self.config = config
-        self.scheduler = Scheduler(config)
+        self.embeddings = EmbeddingPool(0) if embeddings is None else embeddings
+        self.scheduler = Scheduler(config, self.embeddings)
         self.now = 0.0
         self.sequences: dict[str, Sequence] = {}
         self.answers: dict[str, list[int]] = {}
@@ -62,6 +76,10 @@ class ToyEngine:
         self.fetches: dict[str, Fetch] = {}
         self.executing: Batch | None = None
         self.kv: dict[tuple[int, int], int] = {}
+        self.loads: dict[str, ImageFetch] = {}
+        self.rows: dict[int, tuple[str, int]] = {}  # block of the embedding pool -> picture, number of the block in it
+        self.leases: list[str] = []
+        self.tried: dict[str, set[str]] = {}  # sequence -> keys that could not be loaded while it was there
 
     def add(
         self,
@@ -71,9 +89,11 @@ class ToyEngine:
         hold: bool = False,
         remote: bool = False,
         root: bytes = b"root",
+        images: tuple[ImageSpan, ...] = (),
+        sources: frozenset[str] = frozenset(),
     ) -> Sequence:
-        """Add a sequence, with a ticket when `remote`."""
-        ticket = ticket_for(prompt, self.config.block_size) if remote else None
+        """Add a sequence, with a ticket when `remote`; `sources` are the pictures that can be loaded."""
+        ticket = ticket_for(prompt, self.config.block_size, images) if remote else None
         tokens = [*prompt, ticket.first.token] if ticket else list(prompt)
         sequence = Sequence(
             f"s{len(self.sequences)}",
@@ -84,6 +104,8 @@ class ToyEngine:
             root,
             hold=hold,
             ticket=ticket,
+            images=images,
+            sources={image.key for image in images} & sources,
         )
         self.scheduler.add(sequence)
         self.sequences[sequence.id] = sequence
@@ -101,6 +123,11 @@ class ToyEngine:
         for fetch in plan.fetches:
             self._check_fetch(fetch)
             self.fetches[fetch.sequence.id] = fetch
+        for load in plan.image_fetches:
+            assert load.key in load.sequence.sources and load.key not in self.loads
+            self.loads[load.key] = load
+        for output in plan.refused:
+            self._check_refused(output)
         if plan.batch.chunks:
             self.executing = plan.batch
         return plan.batch
@@ -127,12 +154,49 @@ class ToyEngine:
         self._check_private(sequence, fetch.local)
         size = self.config.block_size
         for position in range((len(sequence.blocks) - len(fetch.local)) * size, sequence.prompt_len):
-            content = mark(sequence.tokens[: position + 1], sequence.root) if ready else GARBAGE
+            content = mark(seen(sequence.tokens, sequence.images)[: position + 1], sequence.root) if ready else GARBAGE
             self.kv[sequence.blocks[position // size], position % size] = content
         event = self.scheduler.remote_ready if ready else self.scheduler.remote_failed
         outputs = event(sequence_id, self.now)
         self._take(outputs)
         return outputs
+
+    def end_load(self, key: str, ready: bool) -> None:
+        """Let a picture's embeddings come, or garbage when they do not, and report it."""
+        load = self.loads.pop(key)
+        entry = self.embeddings.get(key)
+        assert entry is not None and entry.blocks == load.local and not entry.ready
+        for number, block in enumerate(load.local):
+            self.rows[block] = (key if ready else "garbage", number)
+        if ready:
+            self.scheduler.image_ready(key)
+            return
+        for s in self.live():
+            self.tried.setdefault(s.id, set()).add(key)
+        for output in self.scheduler.image_failed(key):
+            self._check_refused(output)
+
+    def encode(self, key: str, tokens: int) -> bool:
+        """Put a picture in the pool as the encode stage would, and lease it; False when there is no room for that."""
+        entry = self.embeddings.get(key)
+        if (entry is not None and not entry.ready) or not self.embeddings.can_lease({key: tokens}):
+            return False
+        if entry is None:
+            entry = self.embeddings.reserve_entry(key, tokens)
+            for number, block in enumerate(entry.blocks):
+                self.rows[block] = (key, number)
+            self.embeddings.loaded(key)
+            self.embeddings.lease(key)
+            self.embeddings.unpin(key)
+        else:
+            self.embeddings.lease(key)
+        self.leases.append(key)
+        return True
+
+    def end_leases(self) -> None:
+        """End what `encode` leased."""
+        while self.leases:
+            self.embeddings.unlease(self.leases.pop())
 
     def cancel(self, sequence_id: str) -> None:
         """Cancel; known sequences answer with an abort, others with nothing."""
@@ -160,7 +224,7 @@ class ToyEngine:
         for _ in range(k):
             plan = single.schedule(self.now)
             assert not plan.fetches and len(plan.batch.chunks) == len(running)
-            tokens = [SampledToken(next_token(c.sequence.tokens)) for c in plan.batch.chunks]
+            tokens = [SampledToken(next_token(seen(c.sequence.tokens, c.sequence.images))) for c in plan.batch.chunks]
             outputs = single.step_done(plan.batch, tokens, self.now)
             assert all(o.finish_reason is None and o.sequence.state is State.RUNNING for o in outputs)
         before = {s.id: s.computed for s in running}
@@ -177,14 +241,21 @@ class ToyEngine:
         steps = 0
         while True:
             live = [s for s in self.live() if s.state is not State.HELD]
-            if not live and not self.fetches and self.executing is None:
-                return steps
+            if not live and not self.fetches and not self.loads and self.executing is None:
+                self.begin_step()  # a load of a sequence that has ended may still be due
+                if not self.loads:
+                    return steps
+            ended = len(self.reasons)
             worked = self.executing is not None or bool(self.begin_step().chunks)
             if worked:
                 self.end_step()
                 steps += 1
+            worked |= len(self.reasons) > ended
             for sequence_id in list(self.fetches):
                 self.end_fetch(sequence_id, ready=steps % 3 != 0)
+                worked = True
+            for key in list(self.loads):
+                self.end_load(key, ready=steps % 4 != 0)
                 worked = True
             if not worked and live:
                 held = [s for s in self.live() if s.state is State.HELD]
@@ -195,6 +266,7 @@ class ToyEngine:
 
     def check(self) -> None:
         """Check what holds at any moment."""
+        self._check_embeddings()
         stats = self.scheduler.stats()
         owners = Counter(block for s in self.sequences.values() for block in s.blocks)
         assert stats.blocks_in_use == len(owners)
@@ -214,7 +286,7 @@ class ToyEngine:
 
     def expected(self, sequence: Sequence) -> tuple[list[int], str]:
         """Return the whole answer that a sequence must get whatever happens to it, and how it ends."""
-        tokens = list(sequence.tokens[: sequence.prompt_len])
+        tokens = seen(sequence.tokens, sequence.images)[: sequence.prompt_len]
         stops = sequence.sampling.stop_token_ids | (set() if sequence.sampling.ignore_eos else {EOS})
         while True:
             tokens.append(next_token(tokens))
@@ -228,7 +300,7 @@ class ToyEngine:
         """Check every answer, whole or as far as it got."""
         for s in self.sequences.values():
             answer, reason = self.expected(s)
-            if s.id in self.reasons and self.reasons[s.id] != "abort":
+            if s.id in self.reasons and self.reasons[s.id] not in ("abort", "error"):
                 assert (self.answers[s.id], self.reasons[s.id]) == (answer, reason)
             else:
                 assert self.answers[s.id] == answer[: len(self.answers[s.id])]
@@ -244,6 +316,30 @@ class ToyEngine:
             elif sequence.hold:
                 assert sequence.state is State.HELD
                 assert sequence.lease_until == self.now + self.config.lease_s
+
+    def _check_refused(self, output: Output) -> None:
+        """A sequence ends in error only for pictures it came without, or whose loading failed."""
+        s, sampled, reason = output
+        assert s.state is State.DONE and sampled is None and reason == s.finish_reason == "error"
+        assert s.missing and s.id not in self.reasons
+        for index in s.missing:
+            assert s.images[index].key not in s.sources
+        self.reasons[s.id] = "error"
+
+    def _check_embeddings(self) -> None:
+        pool = self.embeddings
+        entries = [entry for key in map(str, range(10)) if (entry := pool.get(key)) is not None]
+        blocks = [block for entry in entries for block in entry.blocks]
+        assert len(blocks) == len(set(blocks)) == pool.occupied <= pool.num_blocks
+        assert pool.in_use == sum(len(e.blocks) for e in entries if e.pins or e.leases)
+        assert sum(len(e.blocks) for e in entries if e.leases) <= pool.num_blocks - pool.reserve
+        assert all(e.ready or e.pins or e.leases for e in entries), "nobody loads it, nobody has it"
+        for e in entries:
+            owners = sum(e.key in s.owned for s in self.sequences.values())
+            assert e.leases == owners + self.leases.count(e.key)
+            if e.ready:
+                assert [self.rows[block] for block in e.blocks] == [(e.key, i) for i in range(len(e.blocks))]
+        assert pool.keep or pool.available == pool.num_blocks - pool.occupied
 
     def _check_batch(self, batch: Batch) -> None:
         assert batch.num_tokens <= self.config.max_num_batched_tokens
@@ -272,18 +368,24 @@ class ToyEngine:
         s, end = chunk.sequence, chunk.start + chunk.length
         self._check_private(s, self._written(chunk))
         self._check_read(s, chunk.start)
+        for image in s.images:
+            if image.start < end and chunk.start < image.end:
+                entry = self.embeddings.get(image.key)
+                assert entry is not None and entry.ready and entry.pins + entry.leases, f"{s.id} reads {image}"
+                assert entry.tokens == image.length
         self._write(s, chunk.start, end)
-        return SampledToken(next_token(s.tokens[:end])) if chunk.samples else None
+        return SampledToken(next_token(seen(s.tokens, s.images)[:end])) if chunk.samples else None
 
     def _write(self, sequence: Sequence, start: int, end: int) -> None:
         size = self.config.block_size
         for p in range(start, end):
-            self.kv[sequence.blocks[p // size], p % size] = mark(sequence.tokens[: p + 1], sequence.root)
+            shown = seen(sequence.tokens, sequence.images)
+            self.kv[sequence.blocks[p // size], p % size] = mark(shown[: p + 1], sequence.root)
 
     def _check_read(self, sequence: Sequence, end: int) -> None:
         size = self.config.block_size
         for p in range(end):
-            want = mark(sequence.tokens[: p + 1], sequence.root)
+            want = mark(seen(sequence.tokens, sequence.images)[: p + 1], sequence.root)
             assert self.kv[sequence.blocks[p // size], p % size] == want, f"{sequence.id} reads wrong KV at {p}"
 
     def _check_private(self, sequence: Sequence, blocks: Seq[int]) -> None:
@@ -298,12 +400,12 @@ class ToyEngine:
             if block in s.blocks:
                 end = (s.blocks.index(block) + 1) * self.config.block_size
                 assert s.computed >= end or s.state is State.WAITING_REMOTE or s.state is State.DONE
-                prefixes.add((s.root, tuple(s.tokens[:end])))
+                prefixes.add((s.root, tuple(seen(s.tokens, s.images)[:end])))
                 assert s.blocks.count(block) == 1
         assert len(prefixes) == 1
 
     def _future(self, sequence: Sequence, k: int) -> list[int]:
-        tokens = list(sequence.tokens)
+        tokens = seen(sequence.tokens, sequence.images)
         for _ in range(k):
             tokens.append(next_token(tokens))
         return tokens[len(sequence.tokens) :]
@@ -323,5 +425,6 @@ def portrait(scheduler: Scheduler) -> dict[str, Any]:
         "pool": {name: list(v.items()) if isinstance(v, dict) else v for name, v in vars(pool).items()},
         "found": (allocation.prefix_queries, allocation.prefix_hits),
         "stuck": queue["_stuck"],
+        "embeddings": vars(inside["_pictures"].pool),
         "stats": scheduler.stats(),
     }
