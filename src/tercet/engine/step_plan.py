@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Protocol
 
 import torch
 
@@ -13,8 +14,18 @@ from tercet.engine.encoder import EmbeddingError
 from tercet.engine.sequence import Batch, Chunk
 
 GROUP_TOKENS = 4096  # padded context tokens gathered at once in decode: bounds the staging buffer
-_NO_EMBEDDINGS: Mapping[str, torch.Tensor] = MappingProxyType({})
 SPLIT_TOKENS = 256  # padding that costs as much as the fixed cost of one more decode group
+
+
+class RowSource(Protocol):
+    """Where pictures' rows are kept. Implementations: StoredRows (an engine's embedding pool), a dictionary."""
+
+    def get(self, key: str, /) -> torch.Tensor | None:
+        """Return a picture's rows [tokens, hidden], or None when they are not here."""
+        ...
+
+
+_NO_ROWS: RowSource = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +88,11 @@ def make_plan(
     device: torch.device,
     *,
     grouped: bool,
-    embeddings: Mapping[str, torch.Tensor] = _NO_EMBEDDINGS,
+    embeddings: RowSource = _NO_ROWS,
 ) -> StepPlan:
     """Lay out a batch. Every chunk's sequence must own blocks for all of its positions.
 
-    `embeddings` holds those of the chunks' pictures by key; raises EmbeddingError where one is missing.
+    `embeddings` has the rows of the chunks' pictures by key; raises EmbeddingError where one is missing.
     `grouped` splits decode rows into groups of similar length, for attention that pays for padding.
     """
     chunks = batch.chunks
@@ -123,9 +134,7 @@ def make_plan(
     )
 
 
-def _overrides(
-    chunk: Chunk, row: int, embeddings: Mapping[str, torch.Tensor], device: torch.device
-) -> Iterator[Override]:
+def _overrides(chunk: Chunk, row: int, embeddings: RowSource, device: torch.device) -> Iterator[Override]:
     """Yield the parts of a chunk's pictures that it computes; its first token is the plan's row `row`."""
     start, end = chunk.start, chunk.start + chunk.length
     for image in chunk.sequence.images:

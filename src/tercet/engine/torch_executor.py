@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tercet.engine.loader import LoadedModel, load_model
 from tercet.engine.sampler import SampleRequest, sample
 from tercet.engine.sequence import Batch, Chunk
 from tercet.engine.staging import Staging
-from tercet.engine.step_plan import make_plan
+from tercet.engine.step_plan import RowSource, make_plan
 
 
 class TorchExecutor:
@@ -30,7 +30,7 @@ class TorchExecutor:
         backend: DeviceBackend,
         num_blocks: int,
         memory: memoryview,
-        embeddings: Mapping[str, torch.Tensor] | None = None,
+        embeddings: RowSource | None = None,
     ) -> None:
         """`memory` holds num_blocks blocks and stays the caller's to free, after close().
 
@@ -40,7 +40,7 @@ class TorchExecutor:
         self._backend = backend
         self._loaded = loaded
         self._memory = memory
-        self._embeddings: Mapping[str, torch.Tensor] = {} if embeddings is None else embeddings
+        self._embeddings: RowSource = {} if embeddings is None else embeddings
         self._pool = KVPool(loaded.kv, num_blocks, memory, backend.device, backend.staged)
         self._staging = Staging(self._pool) if backend.staged else None
         self._attention = PagedAttention(
@@ -139,7 +139,7 @@ def build_torch_executor(
     pool_factory: Callable[[int], memoryview],
     random_weights: bool = False,
     seed: int = 0,
-    embeddings: Mapping[str, torch.Tensor] | None = None,
+    embeddings: RowSource | None = None,
 ) -> TorchExecutor:
     """Load a model folder (of a model that sees: its language model) and allocate its pool.
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tercet.core.errors import MissingExtraError, RequestError, UsageError
-from tercet.engine.backend import DeviceBackend, make_backend
+from tercet.engine.backend import DeviceBackend, make_backend, require_dtype
 from tercet.engine.encoder import EmbeddingLayout, Picture, Pixels
 from tercet.engine.llava import is_llava, vision_weights
 from tercet.engine.vision_tower import VisionTower
@@ -96,9 +96,25 @@ def build_vision_executor(
     config = _config(model_dir)
     weights = _random_weights(config, seed) if random_weights else vision_weights(model_dir)
     tower = VisionTower(config, weights, backend)
-    origin = f"random:{seed}:{torch.__version__}" if random_weights else _weights_hash(weights)
+    origin = _origin(seed) if random_weights else _weights_hash(weights)
     hidden = int(config.text_config.hidden_size)
     return VisionExecutor(tower, backend, hidden, _fingerprint(model_dir, config, origin, dtype))
+
+
+def vision_layout(model_dir: Path, *, dtype: str, random_weights: bool = False, seed: int = 0) -> EmbeddingLayout:
+    """Return the layout that `build_vision_executor` would, for an engine that only reads embeddings.
+
+    Reads the weights, to name them, and keeps none. Raises as that does.
+    """
+    require_dtype(dtype)
+    config = _config(model_dir)
+    origin = _origin(seed) if random_weights else _weights_hash(vision_weights(model_dir))
+    size = (torch.bfloat16 if dtype == "bf16" else torch.float32).itemsize
+    return EmbeddingLayout(int(config.text_config.hidden_size) * size, _fingerprint(model_dir, config, origin, dtype))
+
+
+def _origin(seed: int) -> str:
+    return f"random:{seed}:{torch.__version__}"
 
 
 def _config(folder: Path) -> Any:

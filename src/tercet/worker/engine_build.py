@@ -100,12 +100,34 @@ def _blind(folder: Path) -> UsageError:
 
 
 def _torch_parts(config: EngineConfig, device: Device, threads: int, allocate: Allocate) -> EngineParts:
+    from tercet.engine.models.folder import read_config
+    from tercet.engine.stored_rows import StoredRows
     from tercet.engine.torch_executor import build_torch_executor
+    from tercet.engine.vision import build_vision_executor, vision_layout
 
+    folder = Path(config.model_dir)
+    place = device.name if device.kind == "cuda" else "cpu"
+    model = read_config(folder / "config.json")
+    store = encoder = rows = None
+    if "vision_config" in model:
+        random = config.random_weights
+        if config.encodes:
+            encoder = build_vision_executor(
+                folder, dtype=config.dtype, device=place, threads=threads, random_weights=random
+            )
+            layout = encoder.layout
+        else:
+            layout = vision_layout(folder, dtype=config.dtype, random_weights=random)
+        store = make_store(config, layout, config.max_model_len, allocate)
+        rows = StoredRows(store, config.dtype)
+    elif config.encodes:
+        raise _blind(folder)
+    if not config.generates:
+        return EngineParts(None, encoder, store)
     executor = build_torch_executor(
-        Path(config.model_dir),
+        folder,
         dtype=config.dtype,
-        device=device.name if device.kind == "cuda" else "cpu",
+        device=place,
         block_size=config.block_size,
         num_blocks=config.kv_blocks,
         kv_bytes=CPU_KV_BYTES if device.kind == "cpu" else 0,
@@ -115,5 +137,6 @@ def _torch_parts(config: EngineConfig, device: Device, threads: int, allocate: A
         threads=threads,
         pool_factory=lambda nbytes: allocate(nbytes, KV),
         random_weights=config.random_weights,
+        embeddings=rows,
     )
-    return EngineParts(executor)
+    return EngineParts(executor, encoder, store)

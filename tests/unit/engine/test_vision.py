@@ -16,7 +16,7 @@ from tercet.engine.backend import CpuBackend
 from tercet.engine.encoder import Picture
 from tercet.engine.llava import language_weights, vision_weights
 from tercet.engine.models.random_model import random_model_folder
-from tercet.engine.vision import VisionExecutor, build_vision_executor
+from tercet.engine.vision import VisionExecutor, build_vision_executor, vision_layout
 from tercet.engine.vision_tower import VisionTower
 from tests.unit.engine.model_lab import write_config
 
@@ -108,6 +108,12 @@ def test_all_forms_are_close(folder: Path, choices: dict[str, bool]) -> None:
 def test_the_fingerprint_names_weights_preprocessing_and_type(folder: Path, plain: Path, tmp_path: Path) -> None:
     first = build(folder).layout.fingerprint
     assert first == build(folder).layout.fingerprint
+    for dtype in ("fp32", "bf16"):
+        assert vision_layout(folder, dtype=dtype) == build(folder, dtype=dtype).layout
+    assert (
+        vision_layout(plain, dtype="bf16", random_weights=True)
+        == build(plain, dtype="bf16", random_weights=True).layout
+    )
     other = shutil.copytree(folder, tmp_path / "other")
     settings = json.loads((other / "preprocessor_config.json").read_text())
     (other / "preprocessor_config.json").write_text(json.dumps({**settings, "resample": 2}))
