@@ -101,6 +101,29 @@ def test_what_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert not journal.exists()
 
 
+def test_a_slower_device_is_named_the_loser(tmp_path: Path) -> None:
+    """The slow one takes three times as long: far beyond the noise of a loaded machine, in five blocks."""
+    archs = []
+    for name, slowdown in (("fast", 10), ("slow", 30)):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(
+            f"{{workers: 1A, mode: aggregated, devices: ['cpu:0'],"
+            f" engine: {{engine: virtual, random_weights: tiny, gpu_slowdown: {slowdown}}}}}"
+        )
+        archs.append(f"--arch={name}={path}")
+    output = tmp_path / "out"
+    line = [*archs, "--workload=64/8", "--scale=1", "--turns=1", "--concurrency=2", "--num-requests=6", "--keep=warm"]
+    command = [sys.executable, "-m", "tercet", "compare", *line, "--no-probe", "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (path,) = output.glob("*.json")
+    results = read(path)
+    winners = {verdict.metric: verdict.winner for verdict in results.verdicts if verdict.primary}
+    assert winners == {"ttft": "fast", "throughput": "fast"}
+    assert results.answers is not None
+    assert (results.answers.must_agree, results.answers.compared, results.answers.equal) == (True, 30, 30)
+
+
 def _plan_in(journal: Path) -> dict[str, Any]:
     plan: dict[str, Any] = json.loads(journal.read_text().splitlines()[0])["plan"]
     return plan

@@ -11,6 +11,7 @@ import psutil
 from tercet.bench.server import TargetServer
 from tercet.compare import admin
 from tercet.compare.architecture import UNKNOWN_MODE, Architecture
+from tercet.compare.busy import read_busy
 from tercet.compare.plan import place
 from tercet.compare.seams import Deploy, Deployment
 from tercet.compare.spec import WARM
@@ -96,6 +97,9 @@ class Fleet:
                     f"how many devices are behind {url} is not known: say --url-devices {architecture.label}=N"
                 )
             urls = {f"worker-{i}": worker for i, worker in enumerate(workers)}
+            # Behind a router elsewhere they may be out of reach: those are not asked again.
+            counting = {worker for worker, _, _ in (await read_busy(self._client, urls)).seconds}
+            urls = {name: worker for name, worker in urls.items() if name in counting}
             self._remote[architecture.label] = Endpoint(url, str(mode or UNKNOWN_MODE), urls, devices, ours=False)
         return self._remote[architecture.label]
 

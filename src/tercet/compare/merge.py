@@ -49,13 +49,13 @@ def load(paths: Sequence[Path]) -> list[Part]:
 
 
 def find_latest(folder: Path) -> list[Path]:
-    """Return the newest file of each architecture in `folder`, as far as it can be compared with the newest of all."""
+    """Return the newest whole file of each architecture in `folder` that can be compared with the newest of all."""
     files = sorted(folder.glob("tercet-compare-*.json"), reverse=True)
     chosen: list[Path] = []
     parts: list[Part] = []
     for path in files:
         part = load_one(path)
-        if part is None or part.results.sources:
+        if part is None or part.results.sources or part.results.interrupted:
             continue
         if any(set(part.labels) & set(other.labels) for other in parts) or (parts and obstacle([*parts, part])):
             continue

@@ -83,6 +83,7 @@ class Comparison:
         steps = plan(self.spec, str(self.journal.header["nonce"]))
         done = {(r.architecture, r.workload, r.load_kind, r.load, r.block) for r in self.journal.kept.runs}
         try:
+            await self._meet_servers()
             for step in steps:
                 if step.key not in done:
                     await self._step(step, len(steps))
@@ -90,10 +91,20 @@ class Comparison:
             await self._fleet.stop()
             await self._client.close()
 
+    async def _meet_servers(self) -> None:
+        """Learn what runs behind the URLs. Raises UsageError when their devices aren't equal, or not known."""
+        for architecture in self.spec.architectures:
+            if architecture.url is not None:
+                endpoint = await self._fleet.serve(architecture)
+                self._records[architecture.label] = architecture.record(endpoint.mode, endpoint.devices)
+        counts = {label: record.devices for label, record in self._records.items() if record is not None}
+        if not self.spec.allow_unequal and len(set(counts.values())) > 1:
+            listing = ", ".join(f"{label} {count}" for label, count in counts.items())
+            raise UsageError(f"unequal numbers of devices ({listing}): pass --allow-unequal for figures per device")
+
     async def _step(self, step: Step, total: int) -> None:
         architecture = step.architecture
         endpoint = await self._fleet.serve(architecture)
-        self._records[architecture.label] = architecture.record(endpoint.mode, endpoint.devices)
         if self._fleet.unprepared(architecture):
             await self._prepare(architecture, endpoint)
         if endpoint.ours:
@@ -127,14 +138,16 @@ class Comparison:
     async def _prepare(self, architecture: Architecture, endpoint: Endpoint) -> None:
         """Warm an architecture up down every path, and ask it what is asked once. Raises TercetError on failure."""
         server = TargetServer(self._client, endpoint.url, salt=f"{self.journal.header['nonce']}-{architecture.label}")
-        self._model = await server.model("")
+        model = await server.model("")
+        if self._model.id and architecture.url is not None and model.id != self._model.id:
+            self.journal.note(f"{architecture.label} serves {model.id}, others {self._model.id}.")
+        self._model = model
         for traffic in self.spec.traffics:
             require_room(self._model, traffic)
         if self._prompts is None and any(traffic.workload.pictures is not None for traffic in self.spec.traffics):
             # Found out once: every architecture gets the same prompts.
             turns = max(traffic.turns for traffic in self.spec.traffics)
             self._prompts = await server.prompts(self._model, PromptForm.CHAT, turns=turns, exact=True, extra={})
-        self._require_equal_devices()
         await self._warm_up(architecture, endpoint)
         kept = self.journal.kept
         if _knows_the_capital(architecture) and architecture.label not in kept.capital:
@@ -143,14 +156,6 @@ class Comparison:
             )
         if self.spec.probe and architecture.label not in {found.architecture for found in kept.interference}:
             await self._probe(architecture, endpoint)
-
-    def _require_equal_devices(self) -> None:
-        """Raise UsageError when servers turn out to have unequal devices."""
-        counts = {label: record.devices for label, record in self._records.items() if record is not None}
-        if self.spec.allow_unequal or len(set(counts.values())) < 2:
-            return
-        listing = ", ".join(f"{label} {count}" for label, count in counts.items())
-        raise UsageError(f"unequal numbers of devices ({listing}): pass --allow-unequal for figures per device")
 
     async def _warm_up(self, architecture: Architecture, endpoint: Endpoint) -> None:
         """Send short conversations of the shortest workload down every path."""
@@ -183,7 +188,7 @@ class Comparison:
     async def _probe(self, architecture: Architecture, endpoint: Endpoint) -> None:
         longest = max(LONG_PROMPT, *(traffic.workload.input_tokens for traffic in self.spec.traffics))
         if self._model.max_model_len is not None:
-            longest = min(longest, self._model.max_model_len - interference.STREAM_TOKENS)
+            longest = max(1, min(longest, self._model.max_model_len - interference.STREAM_TOKENS))
         with self._narrator.task(
             f"{architecture.label}: a prompt of {longest} tokens amid running answers", 1
         ) as advance:
