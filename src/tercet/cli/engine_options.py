@@ -68,6 +68,26 @@ Lease = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", help="How long P keeps the blocks of a ticket nobody has read.  [default: 30]"),
 ]
+AllowLocalMedia = Annotated[
+    bool,
+    typer.Option(
+        "--allow-local-media",
+        help="Let image_url name local files and private addresses: only for clients as trusted as this machine.",
+    ),
+]
+MaxImages = Annotated[int | None, typer.Option(metavar="N", help="Pictures in one request.  [default: 32]")]
+MaxImageBytes = Annotated[int | None, typer.Option(metavar="N", help="Size of a picture's file.  [default: 16777216]")]
+MaxImagePixels = Annotated[int | None, typer.Option(metavar="N", help="Pixels of a picture.  [default: 36000000]")]
+MediaTimeout = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="How long fetching a picture may take.  [default: 10]")
+]
+BlockingImageLoading = Annotated[
+    bool,
+    typer.Option(
+        "--blocking-image-loading",
+        help="Fetch and decode pictures on the event loop, as some servers do: only to measure what that costs.",
+    ),
+]
 
 
 def read_keys(path: Path | None) -> tuple[str, ...]:

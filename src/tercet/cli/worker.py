@@ -15,7 +15,12 @@ from tercet.core.stage import Stage
 def worker(
     name: Annotated[str, typer.Option(metavar="NAME", help="What logs and metrics call it.")] = "worker-0",
     stages: Annotated[
-        str, typer.Option(metavar="STAGE[,STAGE]", help="prefill, decode, or both: then it serves whole requests.")
+        str,
+        typer.Option(
+            metavar="STAGE[,STAGE]",
+            help="encode (pictures), prefill, decode; with the last two it serves whole requests, with all three "
+            "those with pictures too.",
+        ),
     ] = "prefill,decode",
     model: flags.Model = None,
     served_model_name: Annotated[
@@ -40,6 +45,12 @@ def worker(
     embedding_cache_bytes: flags.EmbeddingCacheBytes = None,
     transport: flags.Transport = None,
     lease: flags.Lease = None,
+    allow_local_media: flags.AllowLocalMedia = False,
+    max_images: flags.MaxImages = None,
+    max_image_bytes: flags.MaxImageBytes = None,
+    max_image_pixels: flags.MaxImagePixels = None,
+    media_timeout: flags.MediaTimeout = None,
+    blocking_image_loading: flags.BlockingImageLoading = False,
     topology_id: Annotated[
         str, typer.Option(metavar="ID", help="P and D must agree on it, and on the secret in TERCET_TOPOLOGY_SECRET.")
     ] = "default",
@@ -57,6 +68,7 @@ def worker(
       tercet worker --port 8001                                        the whole of smollm2-135m on core 0
       tercet worker --stages prefill --port 8001 --devices cpu:0
       tercet worker --stages decode --port 8002 --devices cpu:1
+      tercet worker --stages encode --model smollm2-vision --port 8003   only tower and projector, for POST /v1/encode
       tercet router --mode pd --prefill http://127.0.0.1:8001 --decode http://127.0.0.1:8002
     """
     from tercet.worker.config import WorkerConfig
@@ -75,6 +87,10 @@ def worker(
         "embedding_cache_bytes": embedding_cache_bytes,
         "transport": transport,
         "lease_s": lease,
+        "max_images": max_images,
+        "max_image_bytes": max_image_bytes,
+        "max_image_pixels": max_image_pixels,
+        "media_timeout_s": media_timeout,
     }
     config = WorkerConfig(
         name=name,
@@ -86,6 +102,8 @@ def worker(
         host=host,
         port=port,
         devices=tuple(text.strip() for text in devices.split(",")),
+        allow_local_media=allow_local_media,
+        blocking_image_loading=blocking_image_loading,
         topology_id=topology_id,
         api_keys=flags.read_keys(api_key_file),
         **{field: value for field, value in given.items() if value is not None},

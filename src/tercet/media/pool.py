@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 from typing import ParamSpec, TypeVar
 
@@ -54,7 +55,7 @@ class MediaPool:
                 raise _busy()
             self._under_way += 1
         future: Future[T] = Future()
-        self._jobs.put(lambda: self._do(future, lambda: job(*args, **kwargs)))
+        self._jobs.put(partial(self._do, future, partial(job, *args, **kwargs)))
         done = asyncio.wrap_future(future)
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -65,6 +66,7 @@ class MediaPool:
             raise PictureError(f"not loaded within {self._timeout_s:g} s") from None
         finally:
             done.cancel()  # and with it a job that waits
+            del future, done  # they lead to the error whose traceback leads here, and holds the picture
 
     def close(self) -> None:
         """Let the threads end, each after the job it is at."""
@@ -85,11 +87,15 @@ class MediaPool:
             if future.set_running_or_notify_cancel():
                 try:
                     result = job()
+                except PictureError as error:
+                    # A new one: the frames that this one came through hold the picture.
+                    future.set_exception(PictureError(str(error)))
                 except BaseException as error:  # noqa: BLE001 - the waiter judges it
                     future.set_exception(error)
                 else:
                     future.set_result(result)
         finally:
+            del future, job  # as above
             with self._lock:
                 self._under_way -= 1
 

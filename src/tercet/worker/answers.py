@@ -47,11 +47,14 @@ class AnswerWriter:
         prompts = {choice.index // self._generation.n: choice.prompt for choice in choices}
         prompt = sum(len(tokens) for tokens in prompts.values())
         completion = sum(len(choice.tokens) for choice in choices)
+        details = {"cached_tokens": sum(self._cached.get(prompt, 0) for prompt in prompts)}
+        if self._generation.images:
+            details["image_tokens"] = self._generation.image_tokens
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": sum(self._cached.get(prompt, 0) for prompt in prompts)},
+            "prompt_tokens_details": details,
         }
 
     def whole(self, choices: Sequence[Choice], ticket: dict[str, Any] | None = None) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tercet.core.errors import UsageError
 from tercet.core.stage import Stage
+from tercet.media.limits import MediaLimits
 from tercet.transfer.registry import AUTO, automatic
 from tercet.transfer.registry import check as check_transport
 
@@ -45,6 +46,12 @@ class WorkerConfig:
     topology_id: str = "default"
     max_body_bytes: int = 32 * 1024 * 1024
     api_keys: tuple[str, ...] = ()
+    allow_local_media: bool = False
+    blocking_image_loading: bool = False
+    max_images: int = 32
+    max_image_bytes: int = 16 * 1024 * 1024
+    max_image_pixels: int = 36_000_000
+    media_timeout_s: float = 10.0
 
     def __post_init__(self) -> None:
         """Refuse settings that can't work. Raises UsageError."""
@@ -61,13 +68,28 @@ class WorkerConfig:
         check_transport(self.transport)
         if self.embedding_cache_bytes < 0:
             raise UsageError("--embedding-cache-bytes can't be negative; 0 keeps no embeddings")
-        for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len"):
+        for name in (
+            *("block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len"),
+            *("max_images", "max_image_bytes", "max_image_pixels"),
+        ):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.media_timeout_s <= 0:
+            raise UsageError("--media-timeout must be more than 0 seconds")
 
     def transports(self) -> tuple[str, ...]:
         """Return the transports this worker offers and accepts, best first."""
         return automatic(self.host) if self.transport == AUTO else (self.transport,)
+
+    def media_limits(self) -> MediaLimits:
+        """Return the bounds on clients' pictures."""
+        return MediaLimits(
+            max_bytes=self.max_image_bytes,
+            max_pixels=self.max_image_pixels,
+            max_images=self.max_images,
+            timeout_s=self.media_timeout_s,
+            allow_local=self.allow_local_media,
+        )
 
 
 @dataclass(frozen=True, slots=True)

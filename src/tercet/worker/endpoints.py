@@ -7,7 +7,9 @@ import hmac
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from tercet.core.errors import RequestError
 from tercet.core.ids import new_id
@@ -16,10 +18,13 @@ from tercet.http.server import Request, Responder
 from tercet.text.tokenizer import Tokenizer
 from tercet.worker.answers import AnswerWriter
 from tercet.worker.config import WorkerConfig
+from tercet.worker.encode_request import EncodeRequest, cache_header, encode_answer, encode_timing, parse_encode
+from tercet.worker.encoded_picture import EncodedPicture, PictureEncoder, PictureSource
 from tercet.worker.engine_client import EngineClient
 from tercet.worker.generation_run import GenerationRun
-from tercet.worker.metrics import WorkerMetrics
+from tercet.worker.metrics import PictureFigures, WorkerMetrics
 from tercet.worker.openai_request import Generation, parse_body, parse_generation
+from tercet.worker.prompt_pictures import prompt_images
 
 LARGE_BODY_BYTES = 32 * 1024
 """Bodies from this size on are read and tokenised in a thread: 10 ms in which other streams would stand still."""
@@ -29,13 +34,17 @@ _METHODS = {
     "/v1/chat/completions": "POST",
     "/v1/completions": "POST",
     "/cache/reset": "POST",
+    "/v1/encode": "POST",
     "/kv/release": "POST",
+    "/ec/release": "POST",
     "/health": "GET",
     "/ready": "GET",
     "/metrics": "GET",
 }
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _RANK = re.compile(r"[0-9]{1,4}")
+
+T = TypeVar("T")
 
 
 class Endpoints:
@@ -49,11 +58,15 @@ class Endpoints:
         *,
         model: str,
         max_model_len: int,
+        pictures: PictureEncoder | None = None,
+        picture_figures: PictureFigures | None = None,
     ) -> None:
+        """`pictures` and their figures are there when this worker encodes."""
         self._config, self._engines, self._tokenizer = config, engines, tokenizer
         self._model, self._max_model_len = model, max_model_len
         self._created = int(time.time())
-        self._metrics = WorkerMetrics(engines)
+        self._metrics = WorkerMetrics(engines, picture_figures)
+        self._pictures = pictures
         self._next_rank = 0
 
     async def handle(self, request: Request, responder: Responder) -> None:
@@ -87,28 +100,94 @@ class Endpoints:
             for engine in self._engines:
                 engine.release(ticket_id)
             await _send(responder, 200, {"released": ticket_id})
+        elif route == ("POST", "/v1/encode"):
+            await self._encode(request, responder)
+        elif route == ("POST", "/ec/release"):
+            ids = parse_body(request.body).get("ticket_ids")
+            if not isinstance(ids, list) or not all(isinstance(ticket_id, str) for ticket_id in ids):
+                raise RequestError(400, 'name the tickets to release: {"ticket_ids": [...]}', param="ticket_ids")
+            for engine in self._engines:
+                for ticket_id in ids:
+                    engine.release_image(ticket_id)
+            await _send(responder, 200, {"released": ids})
         elif request.path in _METHODS:
             raise RequestError(405, f"{request.method} {request.path}: use {_METHODS[request.path]}")
         else:
             raise RequestError(404, f"no such path: {request.path}")
 
     async def _generate(self, request: Request, responder: Responder, *, chat: bool) -> None:
-        if len(request.body) < LARGE_BODY_BYTES:
-            generation = self._read(request.body, chat)
-        else:
-            generation = await asyncio.to_thread(self._read, request.body, chat)
+        started = time.perf_counter()
+        generation = await self._parsed(request, lambda data: self._read(data, chat))
         rank = self._pick_rank(request.headers.get("x-data-parallel-rank"))
+        engine = self._engines[rank]
         asked = request.headers.get("x-request-id", "")
         request_id = asked if _REQUEST_ID.fullmatch(asked) else new_id("request")
         answer_id = f"{'chatcmpl' if chat else 'cmpl'}-{request_id}"
+        encoded = await self._encode_own(generation, engine)
+        generation = replace(generation, pictures=(), images=prompt_images(generation.pictures, encoded))
         writer = AnswerWriter(answer_id, self._model, generation, self._tokenizer)
         run = GenerationRun(
-            generation, self._engines[rank], self._tokenizer, request_id, writer, self._metrics.ranks[rank]
+            generation,
+            engine,
+            self._tokenizer,
+            request_id,
+            writer,
+            self._metrics.ranks[rank],
+            started=started,
+            encoded=encoded,
         )
         await run.run(responder)
 
-    def _read(self, data: bytes, chat: bool) -> Generation:
+    async def _encode_own(self, generation: Generation, engine: EngineClient) -> tuple[EncodedPicture, ...]:
+        """Encode the pictures that came as they are."""
+        sources = [
+            PictureSource(index, picture.url, picture.where)
+            for index, picture in enumerate(generation.pictures)
+            if picture.url is not None
+        ]
+        if not sources:
+            return ()
+        # A held prompt's pictures are read here, and may be again where it is decoded.
+        return await self._encoder(sources[0].where).encode(engine, sources, 2 if generation.hold else 1)
+
+    async def _encode(self, request: Request, responder: Responder) -> None:
+        pictures = self._encoder("images")
+        asked = await self._parsed(request, self._read_encode)
+        engine = self._engines[self._pick_rank(request.headers.get("x-data-parallel-rank"))]
+        encoded = await pictures.encode(engine, asked.sources, asked.readers)
+        sent = False
+        try:
+            if responder.gone:
+                responder.abort()
+            else:
+                headers = [cache_header(encoded), ("Server-Timing", encode_timing(encoded))]
+                await responder.send(200, encode_answer(asked, encoded), headers=headers)
+                sent = True
+        finally:
+            if not sent:
+                for picture in encoded:
+                    engine.release_image(picture.answer.ticket.id)
+
+    def _encoder(self, where: str) -> PictureEncoder:
+        if self._pictures is None:
+            why = (
+                "this worker does not encode: send image_ref with ec_transfer_params, or ask one with stage encode"
+                if self._tokenizer.image is not None
+                else "this worker's model takes text only"
+            )
+            raise RequestError(400, why, code="encodes_not", param=where)
+        return self._pictures
+
+    async def _parsed(self, request: Request, read: Callable[[bytes], T]) -> T:
+        data, request.body = request.body, b""  # pictures in it need not outlive their encoding
+        return read(data) if len(data) < LARGE_BODY_BYTES else await asyncio.to_thread(read, data)
+
+    def _read_encode(self, data: bytes) -> EncodeRequest:
         body = parse_body(data)
+        self._check_model(body)
+        return parse_encode(body)
+
+    def _check_model(self, body: dict[str, Any]) -> None:
         model = body.get("model", self._model)
         if model != self._model:
             raise RequestError(
@@ -117,6 +196,12 @@ class Endpoints:
                 code="model_not_found",
                 param="model",
             )
+
+    def _read(self, data: bytes, chat: bool) -> Generation:
+        if self._config.stages == {Stage.ENCODE}:
+            raise RequestError(400, "this worker only encodes pictures: send them to /v1/encode")
+        body = parse_body(data)
+        self._check_model(body)
         generation = parse_generation(body, chat=chat, tokenizer=self._tokenizer, max_model_len=self._max_model_len)
         if not generation.hold and Stage.DECODE not in self._config.stages:
             raise RequestError(

@@ -9,20 +9,25 @@ import secrets
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import uvloop
 from setproctitle import setproctitle
 
-from tercet.core.errors import TercetError, UsageError
+from tercet.core.errors import MissingExtraError, TercetError, UsageError
 from tercet.core.stage import Stage
 from tercet.engine.models.store import ModelFolder, random_model_folder, resolve
 from tercet.http.server import Server
+from tercet.text.image_token import image_token
 from tercet.text.tokenizer import Tokenizer, load_tokenizer
 from tercet.worker.config import SECRET_VARIABLE, EngineConfig, WorkerConfig
 from tercet.worker.endpoints import Endpoints
 from tercet.worker.engine_child import ENGINE_COMMAND
 from tercet.worker.engine_client import EngineClient
 from tercet.worker.process import parse_device
+
+if TYPE_CHECKING:
+    from tercet.worker.pictures import Pictures
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +74,22 @@ def engine_configs(config: WorkerConfig, folder: ModelFolder, tokenizer: Tokeniz
 
 def max_model_len(config: WorkerConfig, folder: ModelFolder) -> int:
     """Return the longest sequence in tokens: what was asked for, cut to what the model's positions allow."""
-    return min(config.max_model_len, int(folder.config.get("max_position_embeddings", config.max_model_len)))
+    text = folder.config.get("text_config", folder.config)
+    return min(config.max_model_len, int(text.get("max_position_embeddings", config.max_model_len)))
+
+
+def load_pictures(config: WorkerConfig, folder: ModelFolder) -> Pictures | None:
+    """Return what loads clients' pictures, when this worker encodes. Raises UsageError, MissingExtraError."""
+    if Stage.ENCODE not in config.stages:
+        return None
+    if image_token(folder.config) is None:
+        raise UsageError(f"the encode stage needs a model that sees; {folder.name} takes text only")
+    try:
+        from tercet.media.preprocess import load_preprocessing
+        from tercet.worker.pictures import Pictures
+    except ImportError as error:
+        raise MissingExtraError("vision", "the encode stage") from error
+    return Pictures(config.media_limits(), load_preprocessing(folder.path), blocking=config.blocking_image_loading)
 
 
 async def serve(
@@ -81,12 +101,15 @@ async def serve(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     tokenizer = load_tokenizer(folder.path)
     engines = [EngineClient(c, secret, command=command) for c in engine_configs(config, folder, tokenizer)]
+    pictures = load_pictures(config, folder)
     endpoints = Endpoints(
         config,
         engines,
         tokenizer,
         model=config.served_model_name or folder.name,
         max_model_len=max_model_len(config, folder),
+        pictures=pictures,
+        picture_figures=pictures.figures if pictures is not None else None,
     )
     server = Server(endpoints.handle, host=config.host, port=config.port, max_body_bytes=config.max_body_bytes)
     try:
@@ -102,6 +125,8 @@ async def serve(
         return await _watch(config, engines, stop)
     finally:
         await _end(config, server, engines, grace_s)
+        if pictures is not None:
+            pictures.close()
 
 
 async def _watch(config: WorkerConfig, engines: Sequence[EngineClient], stop: asyncio.Event) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from tercet.http.responder import Responder
 from tercet.text.tokenizer import Tokenizer
 from tercet.worker.answers import DONE, AnswerWriter
 from tercet.worker.choice import Choice
+from tercet.worker.encode_request import cache_header, encode_timing
+from tercet.worker.encoded_picture import EncodedPicture
 from tercet.worker.engine_client import EngineClient
 from tercet.worker.metrics import RankFigures
 from tercet.worker.openai_request import Generation
@@ -35,9 +38,14 @@ class GenerationRun:
         request_id: str,
         writer: AnswerWriter,
         figures: RankFigures,
+        *,
+        started: float,
+        encoded: Sequence[EncodedPicture] = (),
     ) -> None:
+        """`started` is when the request came, on perf_counter's clock; `encoded` are the pictures encoded here."""
         self.generation, self.engine, self.figures = generation, engine, figures
-        self.started = time.perf_counter()
+        self.started = started
+        self._encoded = encoded
         self._request_id, self._writer = request_id, writer
         self._sequences = [_Sequence(self, Choice(i, generation, tokenizer)) for i in range(generation.choices)]
         self._unfinished = generation.choices
@@ -57,8 +65,9 @@ class GenerationRun:
             self._responder = responder
             responder.attach(self)
         try:
-            # A ticket's blocks are fetched once: the other choices start when the first has them in this rank's cache.
-            ahead = 1 if self.generation.ticket is not None else len(self._sequences)
+            # What a ticket names is fetched once: the other choices start when the first has it in this rank's cache.
+            g = self.generation
+            ahead = 1 if g.ticket is not None or g.images else len(self._sequences)
             for sequence in self._sequences[:ahead]:
                 await self._submit(sequence)
             if ahead < len(self._sequences):
@@ -75,6 +84,9 @@ class GenerationRun:
                     self.figures.finished("abort" if self._refusal is None else "error", now - self.started)
             if self._ticket is not None:
                 self.engine.release(str(self._ticket["ticket_id"]))
+            # Tickets that were handed on with the KV are for the decode worker too, and end with it or their lease.
+            for picture in self._encoded:
+                self.engine.release_image(picture.answer.ticket.id)
 
     async def _submit(self, sequence: _Sequence) -> None:
         g, choice = self.generation, sequence.choice
@@ -86,6 +98,7 @@ class GenerationRun:
             root=root_hash(self.engine.fingerprint, cache_salt=g.cache_salt),
             hold=g.hold,
             ticket=g.ticket if choice.index == 0 else None,
+            images=g.images,
         )
         await self.engine.submit(item, sequence)
 
@@ -104,8 +117,11 @@ class GenerationRun:
         elif responder.gone:
             responder.abort()
         else:
+            handed_on = self._ticket is not None
             await responder.send(200, self._writer.whole(choices, self._ticket), headers=self._headers())
             self._ticket = None
+            if handed_on:
+                self._encoded = ()
 
     # --- news of the sequences, in the event loop's callbacks ---
 
@@ -174,12 +190,15 @@ class GenerationRun:
                 ("X-Tercet-Prompt-Tokens", str(sum(map(len, self.generation.prompts)))),
                 ("X-Tercet-Cached-Tokens", str(o.cached_tokens)),
                 ("X-Tercet-External-Tokens", str(o.external_tokens)),
-                (
-                    "Server-Timing",
-                    f"queue;dur={o.queue_s * 1e3:.2f}, transfer;dur={o.transfer_s * 1e3:.2f}, "
-                    f"prefill;dur={o.prefill_s * 1e3:.2f}",
-                ),
             ]
+            timing = (
+                f"queue;dur={o.queue_s * 1e3:.2f}, transfer;dur={o.transfer_s * 1e3:.2f}, "
+                f"prefill;dur={o.prefill_s * 1e3:.2f}"
+            )
+            if self._encoded:
+                headers.append(cache_header(self._encoded))
+                timing = f"{encode_timing(self._encoded, 'image-')}, {timing}"
+            headers.append(("Server-Timing", timing))
             if o.recomputed:
                 headers.append(("X-Tercet-Recomputed", "1"))
         return headers

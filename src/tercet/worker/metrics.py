@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tercet.worker.encoded_picture import EncodedPicture
 from tercet.worker.engine_client import EngineClient
 from tercet.worker.wire import Origin
 
@@ -28,6 +29,7 @@ E2E_BOUNDS = (
     *(0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0),
     *(60.0, 120.0, 240.0, 480.0, 960.0, 1920.0),
 )
+PICTURE_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SOURCES = ("local_compute", "local_cache_hit", "external_kv_transfer")
 REASONS = ("stop", "length", "abort", "error")
 
@@ -45,6 +47,19 @@ _COUNTERS = (
     ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache", "prefix_hits"),
     ("vllm:num_preemptions", "Preemptions by recompute", "preemptions"),
     ("tercet:remote_recomputes", "Tickets that could not be used; the prompt was computed again", "remote_recomputes"),
+)
+_IMAGE_GAUGES = (
+    ("tercet:embedding_cache_bytes", "Bytes of embeddings that are kept or in use", "bytes"),
+    ("tercet:num_images_waiting", "Pictures that wait to be encoded", "waiting"),
+    ("tercet:num_images_held", "Image tickets that are out", "held"),
+)
+_IMAGE_COUNTERS = (
+    ("tercet:embedding_cache_hits", "Pictures whose embeddings were kept", "hits"),
+    ("tercet:embedding_cache_misses", "Pictures that had to be encoded", "misses"),
+    ("tercet:embedding_cache_joined", "Pictures that were being encoded for another request", "joined"),
+    ("tercet:embedding_cache_evictions", "Embeddings given up for others", "evictions"),
+    ("tercet:encoder_forward_images", "Pictures the encoder ran for", "encoded"),
+    ("tercet:encoder_batches", "Batches the encoder ran", "batches"),
 )
 
 
@@ -110,14 +125,31 @@ class RankFigures:
             yield "vllm:request_success", "Choices by how they ended", {"finished_reason": reason}, count
 
 
+class PictureFigures:
+    """How long pictures took on their way through this front."""
+
+    __slots__ = ("decode", "encode", "fetch")
+
+    def __init__(self) -> None:
+        self.fetch, self.decode, self.encode = (Histogram(PICTURE_BOUNDS) for _ in range(3))
+
+    def picture(self, encoded: EncodedPicture) -> None:
+        """Record one picture; it was decoded and encoded only when the engine did not have it."""
+        self.fetch.observe(encoded.fetch_s)
+        if encoded.decode_s:
+            self.decode.observe(encoded.decode_s)
+        if encoded.answer.cache == "miss":
+            self.encode.observe(encoded.answer.encode_s)
+
+
 class WorkerMetrics:
     """The metrics of one worker: its engines' last statistics and the front's own observations."""
 
-    def __init__(self, engines: Sequence[EngineClient]) -> None:
+    def __init__(self, engines: Sequence[EngineClient], pictures: PictureFigures | None = None) -> None:
         self.ranks = [RankFigures() for _ in engines]
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(engines))
-        self._registry.register(_FrontCollector(self.ranks))
+        self._registry.register(_FrontCollector(self.ranks, pictures))
 
     def render(self) -> bytes:
         """Return the text exposition."""
@@ -125,8 +157,8 @@ class WorkerMetrics:
 
 
 class _FrontCollector(Collector):
-    def __init__(self, ranks: Sequence[RankFigures]) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: Sequence[RankFigures], pictures: PictureFigures | None) -> None:
+        self._ranks, self._pictures = ranks, pictures
 
     def collect(self) -> Iterator[Metric]:
         families: dict[str, CounterMetricFamily] = {}
@@ -146,6 +178,17 @@ class _FrontCollector(Collector):
                 histogram: Histogram = getattr(figures, field)
                 family.add_metric([str(rank)], histogram.buckets(), histogram.total)
             yield family
+        if self._pictures is not None:
+            yield from self._picture_times(self._pictures)
+
+    @staticmethod
+    def _picture_times(pictures: PictureFigures) -> Iterator[Metric]:
+        for name, meaning, histogram in (
+            ("tercet:image_fetch_seconds", "Fetching or reading a picture", pictures.fetch),
+            ("tercet:image_decode_seconds", "Unpacking and resizing a picture", pictures.decode),
+            ("tercet:image_encode_seconds", "The encoder's batch that a picture was in", pictures.encode),
+        ):
+            yield HistogramMetricFamily(name, meaning, histogram.buckets(), histogram.total)
 
 
 class _EngineCollector(Collector):
@@ -176,8 +219,34 @@ class _EngineCollector(Collector):
         yield handoffs
         yield busy
         yield restarts
+        yield from self._pictures()
+
+    def _pictures(self) -> Iterator[Metric]:
+        """Yield the figures of ranks whose model sees."""
+        ranks = [(str(rank), engine.stats["images"]) for rank, engine in enumerate(self._engines) if _sees(engine)]
+        if not ranks:
+            return
+        kinds: list[tuple[type[GaugeMetricFamily] | type[CounterMetricFamily], Iterable[tuple[str, str, str]]]]
+        kinds = [(GaugeMetricFamily, _IMAGE_GAUGES), (CounterMetricFamily, _IMAGE_COUNTERS)]
+        for kind, names in kinds:
+            for name, meaning, key in names:
+                family = kind(name, meaning, labels=["rank"])
+                for rank, figures in ranks:
+                    family.add_metric([rank], figures[key])
+                yield family
+        handoffs = CounterMetricFamily(
+            "tercet:image_handoffs", "Image tickets by how they ended", labels=["rank", "result"]
+        )
+        for rank, figures in ranks:
+            for result, count in figures["handoffs"].items():
+                handoffs.add_metric([rank, result], count)
+        yield handoffs
 
     def _family(self, family: Family, keys: Iterable[str]) -> Family:
         for rank, engine in enumerate(self._engines):
             family.add_metric([str(rank)], sum(engine.stats.get(key, 0) for key in keys))
         return family
+
+
+def _sees(engine: EngineClient) -> bool:
+    return "images" in engine.stats

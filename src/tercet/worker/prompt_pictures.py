@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tercet.core.errors import RequestError, TicketError
+from tercet.core.image import ImageInput, ImageSpan
 from tercet.core.image_ticket import ImageTicket
 from tercet.core.ticket import Ticket
 from tercet.text.image_token import ImageToken
 from tercet.text.tokenizer import ChatPrompt
+from tercet.worker.encoded_picture import EncodedPicture
 from tercet.worker.fields import bad, mapping
 
 
@@ -66,6 +69,19 @@ def ticket_pictures(body: dict[str, Any], ticket: Ticket, token: ImageToken | No
         where = f"kv_transfer_params.images[{number}]"
         found.append(PromptPicture(where, span.start, span.length, key=span.key, ticket=newer or image.ticket))
     return tuple(found)
+
+
+def prompt_images(pictures: Sequence[PromptPicture], encoded: Sequence[EncodedPicture]) -> tuple[ImageInput, ...]:
+    """Return the pictures as the engine takes them; `encoded` are those that had to be encoded first, in order."""
+    made = iter(encoded)
+    images = []
+    for picture in pictures:
+        key, ticket = picture.key, picture.ticket
+        if picture.url is not None:
+            own = next(made)
+            key, ticket = own.key, own.answer.ticket
+        images.append(ImageInput(ImageSpan(key, picture.start, picture.length), ticket))
+    return tuple(images)
 
 
 def _image_tickets(body: dict[str, Any], pictures: int) -> list[ImageTicket | None]:

@@ -125,12 +125,13 @@ class Worker:
     def wait_idle(self) -> None:
         wait_until(lambda: self.metric("tercet:kv_blocks_in_use") == 0, 5, "KV blocks in use never returned to zero")
 
-    def open(self, body: dict[str, Any]) -> socket.socket:
-        """Send a request to /v1/completions by hand; close the socket to leave."""
+    def open(self, body: dict[str, Any], path: str = "/v1/completions") -> socket.socket:
+        """Send a request by hand; close the socket to leave."""
         host, port = self.url.removeprefix("http://").split(":")
         data = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: w\r\nContent-Length: {len(data)}\r\n\r\n"
         connection = socket.create_connection((host, int(port)), 10)
-        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: w\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+        connection.sendall(head.encode() + data)
         return connection
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:

@@ -20,7 +20,7 @@ def test_every_setting_has_its_flag() -> None:
     from tercet.cli.worker import worker
 
     flags = set(signature(worker).parameters)
-    named = {"lease_s": "lease", "api_keys": "api_key_file"}
+    named = {"lease_s": "lease", "api_keys": "api_key_file", "media_timeout_s": "media_timeout"}
     missing = {field.name for field in fields(WorkerConfig) if named.get(field.name, field.name) not in flags}
     assert missing <= {"max_body_bytes"}
 

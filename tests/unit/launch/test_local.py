@@ -95,7 +95,7 @@ async def test_it_starts_serves_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(local.worker_urls) == ["prefill-0", "decode-0"]
     (state,) = running(tmp_path / "run")
     assert state.phase == "ready"
-    assert list(Path("/dev/shm").glob(f"tercet.{state.topology_id}.*"))
+    await eventually(lambda: list(Path("/dev/shm").glob(f"tercet.{state.topology_id}.*")))
     groups = [process for process in psutil.process_iter() if os.getpgid(process.pid) in pids]
     assert len(groups) == 4, "three parts and the engine of one"
     await local.stop()

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
+from tercet.core.image_ticket import ImageTicket
+from tercet.worker.encoded_picture import EncodedPicture
 from tercet.worker.engine_client import EngineClient
-from tercet.worker.metrics import Histogram, WorkerMetrics
-from tercet.worker.wire import Origin
+from tercet.worker.metrics import Histogram, PictureFigures, WorkerMetrics
+from tercet.worker.wire import ImageAnswer, Origin
 
 
 class Rank:
@@ -56,6 +59,37 @@ def test_what_the_contract_names_is_there_with_its_rank() -> None:
     }.items():
         assert got[name] == value, name
     assert not any("_created" in name for name in got)
+    assert not any("image" in name or "embedding" in name for name in got), "these ranks see nothing"
+
+
+def test_a_rank_that_sees_says_what_its_embeddings_do() -> None:
+    images = {
+        **{"hits": 1, "misses": 2, "joined": 3, "evictions": 4, "bytes": 5, "encoded": 6, "batches": 7},
+        **{"waiting": 8, "held": 9, "handoffs": {"accepted": 10}},
+    }
+    figures = PictureFigures()
+    metrics = WorkerMetrics(cast("list[EngineClient]", [Rank({"images": images}, 0), Rank({}, 0)]), figures)
+    hit = EncodedPicture("k", ImageAnswer(cast(ImageTicket, None), "hit", 0, 0), 0.02, 0)
+    figures.picture(hit)
+    figures.picture(replace(hit, decode_s=0.03, answer=replace(hit.answer, cache="miss", encode_s=0.3)))
+    got = render(metrics)
+    for name, value in {
+        'tercet:embedding_cache_hits_total{rank="0"}': 1,
+        'tercet:embedding_cache_misses_total{rank="0"}': 2,
+        'tercet:embedding_cache_joined_total{rank="0"}': 3,
+        'tercet:embedding_cache_evictions_total{rank="0"}': 4,
+        'tercet:embedding_cache_bytes{rank="0"}': 5,
+        'tercet:encoder_forward_images_total{rank="0"}': 6,
+        'tercet:encoder_batches_total{rank="0"}': 7,
+        'tercet:num_images_waiting{rank="0"}': 8,
+        'tercet:num_images_held{rank="0"}': 9,
+        'tercet:image_handoffs_total{rank="0",result="accepted"}': 10,
+        "tercet:image_fetch_seconds_count": 2,
+        "tercet:image_decode_seconds_sum": 0.03,
+        "tercet:image_encode_seconds_sum": 0.3,
+    }.items():
+        assert got[name] == value, name
+    assert not any("embedding" in name and 'rank="1"' in name for name in got)
 
 
 def test_bounds_are_inclusive() -> None:

@@ -13,7 +13,7 @@ from tercet.engine.models.byte_tokenizer import MIN_VOCAB_SIZE, special_ids, wri
 from tercet.engine.models.cache import cache_root, exclusive, explain_os_error, new_folder, publish
 from tercet.engine.models.folder import ModelFolder, open_folder, read_config
 
-_FORMAT = "2"
+_FORMAT = "3"
 """Goes into the folder's name: a newer layout gets a new folder."""
 
 

@@ -1,0 +1,158 @@
+"""The front's pictures: fetched, looked up by content, and decoded only when the engine does not hold them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+
+from tercet.core.errors import RequestError
+from tercet.core.image import image_key
+from tercet.media.decode import decode
+from tercet.media.errors import PictureError
+from tercet.media.limits import MediaLimits
+from tercet.media.pool import MediaPool
+from tercet.media.source import Sources
+from tercet.worker.encoded_picture import EncodedPicture, ImageEngine, PictureSource, Pixels
+from tercet.worker.metrics import PictureFigures
+
+Preprocess = Callable[[Image.Image], Pixels]
+
+FETCH_THREADS = 16
+"""They wait most of the time; a few slow servers must not hold up everybody's pictures."""
+QUEUE = 256
+MAX_HELD_BYTES = 256 * 1024 * 1024
+"""Files that are here and not decoded yet, of all requests together."""
+
+
+class Pictures:
+    """One worker's way from a picture's source to a ticket, for all of its ranks.
+
+    A picture is known by the hash of its bytes alone. Those of a request go side by side; the same picture in several
+    requests at once is decoded once.
+    """
+
+    def __init__(self, limits: MediaLimits, preprocess: Preprocess, *, blocking: bool = False) -> None:
+        self._limits, self._preprocess = limits, preprocess
+        self.figures = PictureFigures()
+        self._sources = Sources(limits)
+        # A picture may wait its turn for as long as fetching it may take.
+        patience_s = 2 * limits.timeout_s
+        cores = min(len(os.sched_getaffinity(0)), 4)
+        self._fetching = MediaPool("fetch", FETCH_THREADS, QUEUE, patience_s, blocking=blocking)
+        self._unpacking = MediaPool("decode", cores, QUEUE, patience_s, blocking=blocking)
+        self._decoding: dict[str, asyncio.Task[Pixels]] = {}
+        self._held_bytes = 0
+
+    async def encode(
+        self, engine: ImageEngine, sources: Sequence[PictureSource], readers: int
+    ) -> tuple[EncodedPicture, ...]:
+        """Return a ticket for each picture, in order; each for so many readers.
+
+        Raises RequestError: 400 that names the picture's index and what is wrong with it, 503 when the worker has too
+        much to do. The first failure ends the others, and whatever tickets there were are given back.
+        """
+        if len(sources) > self._limits.max_images:
+            first = sources[self._limits.max_images]
+            raise RequestError(
+                400,
+                f"picture {first.index}: a request may hold {self._limits.max_images} pictures, this one holds "
+                f"{len(sources)}",
+                code="too_many_pictures",
+                param=first.where,
+            )
+        tasks = [asyncio.create_task(self._one(engine, source, readers)) for source in sources]
+        failure: BaseException | None = None
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            failure = _first_failure(tasks)
+            if failure is not None:
+                raise failure
+            encoded = tuple(task.result() for task in tasks)
+            tasks.clear()
+            return encoded
+        finally:
+            await self._give_up(engine, tasks)
+            # An error's traceback leads here: from here nothing may lead to the error, or both would keep the picture
+            # until the garbage is collected.
+            tasks.clear()
+            failure = None
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._fetching.close()
+        self._unpacking.close()
+
+    async def _give_up(self, engine: ImageEngine, tasks: Sequence[asyncio.Task[EncodedPicture]]) -> None:
+        """End what is not done, and release what is."""
+        for task in tasks:
+            task.cancel()
+        for got in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(got, EncodedPicture):
+                engine.release_image(got.answer.ticket.id)
+
+    async def _one(self, engine: ImageEngine, source: PictureSource, readers: int) -> EncodedPicture:
+        try:
+            encoded = await self._encoded(engine, source.url, readers)
+        except PictureError as error:
+            text = f"picture {source.index}: {error}"
+            raise RequestError(400, text, code="bad_picture", param=source.where) from error
+        self.figures.picture(encoded)
+        return encoded
+
+    async def _encoded(self, engine: ImageEngine, url: str, readers: int) -> EncodedPicture:
+        started = time.perf_counter()
+        data, key = await self._fetching.run(self._read, url)
+        fetch_s = time.perf_counter() - started
+        if self._held_bytes + len(data) > MAX_HELD_BYTES:
+            raise RequestError(503, "too many pictures wait to be encoded; try again", code="media_busy")
+        self._held_bytes += len(data)
+        try:
+            answer, decode_s = await engine.lookup_image(key, readers), 0.0
+            if answer is None:
+                started = time.perf_counter()
+                pixels, others = await self._pixels(key, data)
+                decode_s = time.perf_counter() - started
+                # Whoever decoded it first has sent its pixels by now.
+                answer = await engine.lookup_image(key, readers) if others else None
+                answer = answer or await engine.encode_image(key, pixels, readers)
+        finally:
+            self._held_bytes -= len(data)
+        return EncodedPicture(key, answer, fetch_s, decode_s)
+
+    async def _pixels(self, key: str, data: bytes) -> tuple[Pixels, bool]:
+        """Return the picture as the model wants it, and whether it is being decoded for another request as well."""
+        task = self._decoding.get(key)
+        others = task is not None
+        if task is None:
+            task = self._decoding[key] = asyncio.create_task(self._unpacking.run(self._unpack, data))
+            task.add_done_callback(lambda done: self._decoded(key, done))
+        try:
+            # Whoever waits may leave: the others still want it.
+            return await asyncio.shield(task), others
+        finally:
+            del task  # see `encode`
+
+    def _decoded(self, key: str, task: asyncio.Task[Pixels]) -> None:
+        del self._decoding[key]
+        if not task.cancelled():
+            task.exception()  # when all have left, nobody else asks for it
+
+    # --- in the threads ---
+
+    def _read(self, url: str) -> tuple[bytes, str]:
+        data = self._sources.read(url)
+        return data, image_key(data)
+
+    def _unpack(self, data: bytes) -> Pixels:
+        return self._preprocess(decode(data, self._limits.max_pixels))
+
+
+def _first_failure(tasks: Sequence[asyncio.Task[EncodedPicture]]) -> BaseException | None:
+    for task in tasks:
+        if task.done() and (error := task.exception()) is not None:
+            return error
+    return None
