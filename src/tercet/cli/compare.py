@@ -74,7 +74,7 @@ def compare(
         typer.Option(
             metavar="NAME[,NAME...]",
             help="W1 (512 tokens in / 256 out), W2 (4096/128), W3 (256/1024), W4 (8192/64), 'all' of these, or your "
-            f"own such as 2048/32; per turn, before --scale.  [default: {DEFAULT_WORKLOAD}]",
+            "own such as 2048/32; per turn, before --scale.",
         ),
     ] = DEFAULT_WORKLOAD,
     qps: Annotated[

@@ -47,7 +47,7 @@ ENTRIES = (
     Entry("status", "status", "Show what is running: workers, ranks, load, cache, counts per mode."),
     Entry("logs", "logs", "Show or follow the log of a worker or of the router."),
     Entry("stop", "stop", "Stop a deployment and wait until nothing of it is left."),
-    Entry("compare", "compare", "Measure modes against each other, and say which wins."),
+    Entry("compare", "compare", "Measure architectures against each other, and say which wins."),
     Entry("bench", "bench", "Send measured traffic to any OpenAI-compatible server."),
     Entry("report", "report", "Turn results into one page: pictures, crossovers, a recommendation."),
     Entry("model", "model", "List the known models, or fetch one."),

@@ -125,6 +125,7 @@ def test_files_are_read_by_name_or_the_latest_of_each_architecture(tmp_path: Pat
     }
     paths = {key: write(document, tmp_path) for key, document in days.items()}
     (tmp_path / "tercet-compare-20270101T000000Z.json").write_text("{}")
+    write(measured("pd", 0.5, created="2026-01-06T00:00:00+00:00", interrupted=True), tmp_path)
     chosen = find_latest(tmp_path)
     assert chosen == [paths["ppd", "04"], paths["pd", "03"]]
     assert [part.labels for part in load(chosen)] == [("ppd",), ("pd",)]
