@@ -20,7 +20,7 @@ STREAMS = 4
 STREAM_PROMPT = 16
 STREAM_TOKENS = 64
 SETTLED_CHUNKS = 6
-"""Pieces of each stream, on average, before the long prompt is sent: all of them are being written by then."""
+"""Pieces of each stream before the long prompt is sent: enough to know their pace without it."""
 REPEATS = 3
 START_TIMEOUT_S = 120.0
 POLL_S = 0.002
@@ -86,20 +86,17 @@ def sort_gaps(streams: Sequence[RequestResult], prompt: RequestResult) -> Gaps:
 async def _once(
     sender: MakeSender, model: str, salt: str, tokens: TokenRange, prompt_tokens: int, seed: int
 ) -> tuple[list[RequestResult], RequestResult]:
-    tally = Tally()
-    streaming, prompting = sender(tally), sender(Tally())
+    tallies = [Tally() for _ in range(STREAMS)]
     async with asyncio.TaskGroup() as group:
-        streams = [
-            group.create_task(
-                _send(streaming, _talk(f"{salt}-s{i}", STREAM_PROMPT, STREAM_TOKENS, tokens, seed), model)
-            )
-            for i in range(STREAMS)
-        ]
+        streams = []
+        for i, tally in enumerate(tallies):
+            talk = _talk(f"{salt}-s{i}", STREAM_PROMPT, STREAM_TOKENS, tokens, seed)
+            streams.append(group.create_task(_send(sender(tally), talk, model)))
         deadline = monotonic() + START_TIMEOUT_S
-        # The tally is a plain count, kept where every piece is read: nothing tells of its changes.
-        while tally.chunks < STREAMS * SETTLED_CHUNKS and tally.done < STREAMS and monotonic() < deadline:  # noqa: ASYNC110
+        # The tallies are plain counts, kept where every piece is read: nothing tells of their changes.
+        while not all(t.chunks >= SETTLED_CHUNKS or t.done for t in tallies) and monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(POLL_S)
-        prompt = await _send(prompting, _talk(f"{salt}-p", prompt_tokens, 1, tokens, seed), model)
+        prompt = await _send(sender(Tally()), _talk(f"{salt}-p", prompt_tokens, 1, tokens, seed), model)
     results = [task.result() for task in streams]
     if failed := [result.error for result in (*results, prompt) if not result.ok]:
         raise TercetError(f"a request failed: {failed[0]}")
