@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +17,15 @@ from tercet.compare.architecture import Architecture, of_mode
 from tercet.compare.journal import Journal
 from tercet.compare.request import Settings, ready
 from tercet.compare.run import Comparison, plan_of
+from tercet.compare.seams import Drive
 from tercet.compare.spec import WARM, CompareSpec
 from tercet.core.errors import TercetError, UsageError
 from tercet.core.stage import Mode
 from tercet.core.topology import Topology, parse_short_form
 from tercet.report.progress import PlainNarrator
 from tercet.results.file import to_json, validate
-from tercet.traffic.spec import LoadKind, TrafficSpec
+from tercet.results.record import ClientHealth
+from tercet.traffic.spec import LoadKind, Talk, TrafficSpec
 from tercet.traffic.workload import Workload
 
 from .fakes import Behaviour, FakeDeployment, punctual_drive
@@ -52,7 +54,13 @@ class Lab:
     """A comparison with fakes, and what they saw and said."""
 
     def __init__(
-        self, wanted: CompareSpec, behaviour: Behaviour | None = None, *, journal: Journal | None = None, folder: Path
+        self,
+        wanted: CompareSpec,
+        behaviour: Behaviour | None = None,
+        *,
+        journal: Journal | None = None,
+        folder: Path,
+        drive: Drive = punctual_drive,
     ) -> None:
         self.log: list[str] = []
         self.out = io.StringIO()
@@ -66,7 +74,7 @@ class Lab:
         self.comparison = Comparison(
             wanted,
             deploy=deploy,
-            drive=punctual_drive,
+            drive=drive,
             narrator=PlainNarrator(Console(file=self.out, width=200)),
             journal=self.journal,
             command=("tercet", "compare"),
@@ -118,6 +126,23 @@ async def test_kept_warm_everything_starts_once_and_takes_turns_at_every_load(tm
     by_threes = [lab.comparison.runs[i : i + 3] for i in range(0, 12, 3)]
     assert all(len({run.salt for run in three}) == 1 for three in by_threes)
     assert len({run.salt for run in lab.comparison.runs}) == 4
+
+
+async def test_a_late_client_measures_again_and_at_last_says_so(tmp_path: Path) -> None:
+    late = [True, False, True, True, True]
+
+    async def drive(url: str, conversations: Iterable[Talk], **options: Any) -> ClientHealth:
+        health = await punctual_drive(url, conversations, **options)
+        if "warm" in str(options["cache_salt"]) or not late.pop(0):
+            return health
+        return replace(health, saturated=True, reasons=("late",))
+
+    lab = Lab(spec(Mode.PD, blocks=2), folder=tmp_path, drive=drive)
+    await lab.comparison.run()
+    first, second = lab.comparison.runs
+    assert (first.invalid, second.invalid, late) == (False, True, [])
+    assert second.invalid_reasons == ("late",), "its first turns found empty caches every time"
+    assert len(first.requests) == len(second.requests) == 4
 
 
 async def test_a_closed_loop_keeps_so_many_under_way(tmp_path: Path) -> None:
