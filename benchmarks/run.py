@@ -14,6 +14,7 @@ BENCHMARKS = [
     ["-m", "benchmarks.handoff.ttft", "--transport", "shm"],
     ["benchmarks/worker/front_overhead.py"],
     ["benchmarks/router/router_cost.py"],
+    ["-m", "benchmarks.media.blocking"],
 ]
 
 
