@@ -52,9 +52,10 @@ def report(
       tercet report results/*.json -o out/ --slo ttft:500 --slo tpot:30
       tercet report vllm-bench.json aiperf.json -o out/ --no-tables
     """
+    from tercet.compare.tables import print_comparison
     from tercet.report.folder import require_extra, write_report
     from tercet.report.several import together
-    from tercet.report.terminal import console_for_output, print_results
+    from tercet.report.terminal import console_for_output
     from tercet.results.slo import slo_from_flags
 
     asked = slo_from_flags(slo or [])
@@ -62,7 +63,7 @@ def report(
     require_extra()
     console = console_for_output()
     if tables:
-        print_results(results, console)
+        print_comparison(results, console)
     written: list[Path] = []
     page = write_report(results, output, slo=asked, warnings=warnings, wrote=written.append)
     for warning in warnings:

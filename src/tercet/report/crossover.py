@@ -8,7 +8,14 @@ from tercet.report.evidence import Evidence
 from tercet.report.headline import headline
 from tercet.report.recommend import recommendations
 from tercet.results.codec import encode
+from tercet.results.curve import RatioCurve
 from tercet.results.document import Results
+
+
+def primary_curves(results: Results) -> tuple[RatioCurve, ...]:
+    """Return the curves of the metrics that a winner may be named for; all of them where results name none."""
+    primary = results.method.primary if results.method is not None else ()
+    return tuple(curve for curve in results.curves if not primary or curve.metric in primary)
 
 
 def crossover_analysis(results: Results, evidence: Evidence, load_kind: str) -> dict[str, Any]:

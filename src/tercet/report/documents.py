@@ -8,12 +8,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tercet.report.crossover import primary_curves
 from tercet.report.estimate import value_text
 from tercet.report.evidence import Cell, Evidence, Group, complexity
 from tercet.report.metric import REQUESTS, TTFT_P50, Metric
 from tercet.report.place import Place
 from tercet.report.recommend import recommendations
-from tercet.report.spans import THROUGHPUT, TTFT, Span, outcome, pick, spans
+from tercet.report.spans import THROUGHPUT, TTFT, Span, outcome, pick, short_reason, spans
 from tercet.results.curve import Improvement, RatioCurve
 from tercet.results.document import Results
 from tercet.results.verdict import Verdict
@@ -28,8 +29,11 @@ def print_documents(results: Results, evidence: Evidence, console: Console) -> N
         if len(evidence.loads(group)) > 1:
             for metric, names in ((TTFT_P50, TTFT), (REQUESTS, THROUGHPUT)):
                 console.print(by_load_table(evidence, pick(results.verdicts, names), group, metric))
-            curves = [c for c in results.curves if (c.workload, c.load_kind) == (group.workload, group.load_kind)]
-            console.print(crossover_table(pick(results.verdicts, TTFT), group))
+            curves = [
+                c for c in primary_curves(results) if (c.workload, c.load_kind) == (group.workload, group.load_kind)
+            ]
+            if (table := crossover_table(pick(results.verdicts, TTFT), group)) is not None:
+                console.print(table)
             for line in crossover_lines(curves):
                 console.print(line, markup=False)
             console.print(recommendation_table(results, evidence, group))
@@ -62,7 +66,7 @@ def winner_text(verdict: Verdict | None, cells: Sequence[Cell], metric: Metric) 
         return "not judged"
     ended = outcome(verdict)
     if not ended.leaders:
-        return f"no verdict: {verdict.reason}"
+        return f"no verdict: {short_reason(verdict)}"
     if len(ended.leaders) > 1:
         return f"{ended.word}: {', '.join(ended.leaders)}"
     values = {cell.architecture: found.value for cell in cells if (found := cell.get(metric)) is not None}
@@ -75,15 +79,16 @@ def winner_text(verdict: Verdict | None, cells: Sequence[Cell], metric: Metric) 
     return f"{ended.leaders[0]} ✓ ({abs(gain):.0%} {better if gain >= 0 else worse} than {rival})"
 
 
-def crossover_table(verdicts: Sequence[Verdict], group: Group) -> Table:
-    """Return who answers first in which range of loads: one column a range."""
+def crossover_table(verdicts: Sequence[Verdict], group: Group) -> Table | None:
+    """Return who answers first in which range of loads, one column a range; None where nobody can be named."""
     mine = [v for v in verdicts if (v.workload, v.load_kind) == (group.workload, group.load_kind)]
     found = spans(mine)
+    if not any(span.outcome.leaders for span in found):
+        return None
     table = _table(f"{group.workload}: the crossover in time to first token")
     for span in found:
         table.add_column(span.where, justify="center")
-    if found:
-        table.add_row(*(_leader_text(span) for span in found))
+    table.add_row(*(_leader_text(span) for span in found))
     return table
 
 

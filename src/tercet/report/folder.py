@@ -14,6 +14,8 @@ from tercet.results.document import Results
 from tercet.results.slo import Slo
 
 PAGE = "index.html"
+MAX_PAGE_BYTES = 2_000_000
+"""A larger page is drawn again with fewer pictures a section; the PNG files still hold all of them."""
 
 
 def require_extra() -> None:
@@ -41,7 +43,7 @@ def write_report(
     """
     require_extra()
     from tercet.report.charts.files import pictures
-    from tercet.report.page.compose import compose
+    from tercet.report.page.compose import MAX_PANELS, compose
     from tercet.report.page.html import to_html
 
     if not results.runs:
@@ -64,7 +66,13 @@ def write_report(
             write(f"{kind}_crossover_analysis.json", (json.dumps(analysis, indent=1) + "\n").encode())
         for name, png in pictures(results, evidence):
             write(name, png)
-        write(PAGE, to_html(compose(results, evidence, warnings), tuple(names)).encode())
+        max_panels = MAX_PANELS
+        while True:
+            page = to_html(compose(results, evidence, warnings, max_panels=max_panels), tuple(names)).encode()
+            if len(page) <= MAX_PAGE_BYTES or max_panels == 1:
+                break
+            max_panels //= 2
+        write(PAGE, page)
     except OSError as error:
         raise UsageError(f"can't write the report into {folder}: {error.strerror}; give another --output") from error
     return folder / PAGE

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tercet.report.evidence import Evidence
 from tercet.report.figures import milliseconds, percent
 from tercet.report.metric import TTFT_P50
-from tercet.report.spans import THROUGHPUT, TTFT, Outcome, Span, listed, pick, spans
+from tercet.report.spans import THROUGHPUT, TTFT, Outcome, Span, listed, pick, short_reason, spans
 from tercet.results.document import Results
 from tercet.results.verdict import Verdict
 
@@ -25,7 +25,7 @@ def headline(results: Results, evidence: Evidence) -> str:
     if not first:
         return _seen(evidence)
     if not any(verdict.leaders for verdict in first):
-        reason = Counter(verdict.reason for verdict in first).most_common(1)[0][0]
+        reason = Counter(short_reason(verdict) for verdict in first).most_common(1)[0][0]
         return f"No verdict: {reason}."
     work = pick(results.verdicts, THROUGHPUT)
     throughput = f"; in throughput {_judged(work, details=False)}" if work else ""

@@ -9,7 +9,7 @@ from tercet.report.estimate import Estimate
 from tercet.report.evidence import Evidence, Group, complexity
 from tercet.report.metric import REQUESTS, TOKENS, TTFT_P50
 from tercet.report.place import Place
-from tercet.report.spans import THROUGHPUT, TTFT, listed, outcome, pick
+from tercet.report.spans import THROUGHPUT, TTFT, listed, outcome, pick, short_reason
 from tercet.results.document import Results
 from tercet.results.verdict import Verdict
 
@@ -71,7 +71,7 @@ def _choose(first: Sequence[Verdict], work: Sequence[Verdict], evidence: Evidenc
     verdict = first[0]
     ended = outcome(verdict)
     if not ended.leaders:
-        return "-", f"no verdict: {verdict.reason}"
+        return "-", f"no verdict: {short_reason(verdict)}"
     if len(ended.leaders) == 1:
         return ended.leaders[0], f"{ended.word} on TTFT"
     equal = "tie" if ended.word == "tie" else "undecided"

@@ -58,6 +58,11 @@ def outcome(verdict: Verdict) -> Outcome:
     return Outcome(tuple(sorted(verdict.leaders)), "tie" if verdict.tied else "undecided")
 
 
+def short_reason(verdict: Verdict) -> str:
+    """Return why there is no verdict, without the details that follow its first clause."""
+    return verdict.reason.partition(": ")[0]
+
+
 def pick(verdicts: Sequence[Verdict], names: Sequence[str]) -> list[Verdict]:
     """Return the verdicts of the first of `names` that was judged at all."""
     for name in names:

@@ -11,6 +11,9 @@ from tercet.report.spans import Span, spans
 from tercet.results.document import Results
 from tercet.results.verdict import BEATEN, DROPPED, Margin, Verdict
 
+ALSO = ("ttft_later", "tpot")
+"""Metrics that say something of an architecture even where no winner may be named for them."""
+
 IDLE = 0.15
 """A stage that computes for less than this share of the time at the highest load is called nearly idle."""
 
@@ -28,7 +31,7 @@ class Usefulness:
 def usefulness(results: Results, evidence: Evidence) -> tuple[Usefulness, ...]:
     """Return what can be said of every architecture: one line a metric, one a kind of reaction."""
     several = len(evidence.groups) > 1
-    judged = [verdict for verdict in results.verdicts if verdict.leaders]
+    judged = [v for v in results.verdicts if v.leaders and (v.primary or v.metric in ALSO)]
     by_metric = {
         metric: spans([verdict for verdict in judged if verdict.metric == metric])
         for metric in dict.fromkeys(verdict.metric for verdict in judged)

@@ -14,6 +14,7 @@ from tercet.report.documents import (
     print_documents,
     recommendation_table,
     resource_table,
+    winner_text,
 )
 from tercet.report.evidence import Group
 from tercet.report.gather import gather
@@ -57,9 +58,17 @@ def test_a_table_by_load_has_a_row_a_load_a_column_an_architecture_and_the_winne
 
 def test_the_crossover_has_a_column_a_range() -> None:
     verdicts = [judged(1, ["replicated"]), judged(2, ["ppd"]), judged(4, ["ppd"])]
-    lines = text(crossover_table(verdicts, Group("W1", "qps")))
+    table = crossover_table(verdicts, Group("W1", "qps"))
+    assert table is not None
+    lines = text(table)
     assert "at 1 requests/s │ from 2 requests/s" in lines[2]
     assert "replicated best │ ppd best" in lines[4]
+
+
+def test_without_a_verdict_there_is_no_crossover_and_a_short_reason() -> None:
+    verdict = replace(judged(1, []), reason="needs at least 3 blocks, there are 0: block 1 of pd is invalid: late")
+    assert crossover_table([verdict], Group("W1", "qps")) is None
+    assert winner_text(verdict, [], TTFT_P50) == "no verdict: needs at least 3 blocks, there are 0"
 
 
 def test_recommendations_and_resources() -> None:

@@ -16,6 +16,7 @@ from tercet.report.charts.pareto import pareto
 from tercet.report.charts.ratio import ratio
 from tercet.report.charts.render import to_png
 from tercet.report.charts.turns import turns
+from tercet.report.crossover import primary_curves
 from tercet.report.evidence import Cell, Evidence, Group
 from tercet.report.metric import (
     DEVICE_RATE,
@@ -65,7 +66,9 @@ def pictures(results: Results, evidence: Evidence) -> Iterator[tuple[str, bytes]
             charts = [(group.workload, chart) for group in groups if (chart := draw(frame, evidence.of(group)))]
             if charts:
                 yield f"{kind}_{name}.png", to_png(_side_by_side(charts))
-        charts = _ratios(frame, [curve for curve in results.curves if curve.load_kind == kind], evidence, groups)
+        charts = _ratios(
+            frame, [curve for curve in primary_curves(results) if curve.load_kind == kind], evidence, groups
+        )
         if charts:
             yield f"{kind}_ratio_crossover.png", to_png(_side_by_side(charts))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from tercet.report.conclusion import conclusions
+from tercet.report.crossover import primary_curves
 from tercet.report.evidence import Evidence, complexity
 from tercet.report.headline import headline
 from tercet.report.metric import (
@@ -27,12 +28,17 @@ from tercet.report.recommend import recommendations
 from tercet.report.usefulness import usefulness
 from tercet.results.document import Results
 
+MAX_PANELS = 24
+"""Pictures of one section."""
+
 WARNING_WORDS = ("WARNING", "WRONG")
 
 
-def compose(results: Results, evidence: Evidence, extra_warnings: tuple[str, ...] = ()) -> Document:
-    """Return the page's content. Draws every picture, which takes seconds."""
-    gallery = Gallery(evidence)
+def compose(
+    results: Results, evidence: Evidence, extra_warnings: tuple[str, ...] = (), *, max_panels: int = MAX_PANELS
+) -> Document:
+    """Return the page's content. Draws every picture, at most `max_panels` a section, which takes seconds."""
+    gallery = Gallery(evidence, max_panels)
     said = conclusions(results)
     settings = settings_grid(evidence)
     return Document(
@@ -81,7 +87,7 @@ def _sections(results: Results, evidence: Evidence, gallery: Gallery) -> tuple[S
             "Requests answered whole, with exactly the asked length.",
             (SUCCESS,),
         ),
-        gallery.ratios(results.curves),
+        gallery.ratios(primary_curves(results)),
         gallery.turns(results.improvements),
         gallery.pareto(),
         gallery.hops(),

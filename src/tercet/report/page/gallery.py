@@ -23,17 +23,18 @@ from tercet.report.page.parts import Grid, Key, Panel, Section
 from tercet.results.curve import Improvement, RatioCurve
 from tercet.results.slo import Slo
 
-MAX_PANELS = 24
-"""Pictures of one section. Beyond it the figures are in tables and CSV files alone: the page stays small."""
-
 Draw = Callable[[Frame, Sequence[Cell]], Any]
 
 
 class Gallery:
-    """Draws sections; each of them is None where there is nothing to draw."""
+    """Draws sections; each of them is None where there is nothing to draw.
 
-    def __init__(self, evidence: Evidence) -> None:
+    `max_panels` bounds the pictures of a section: further figures are in its tables and the CSV files alone.
+    """
+
+    def __init__(self, evidence: Evidence, max_panels: int) -> None:
         self._evidence = evidence
+        self._max_panels = max_panels
         self._looks = looks(evidence.labels)
         self.keys = tuple(_key(look) for look in self._looks)
 
@@ -63,7 +64,7 @@ class Gallery:
             "Shaded from top to bottom: loads at which neither is better beyond chance. The band around 1× is a tie "
             f"(within {self._evidence.tie_margin:.0%}).",
         )
-        panels = tuple(islice(self._ratio_panels(curves), MAX_PANELS))
+        panels = tuple(islice(self._ratio_panels(curves), self._max_panels))
         grids = (ratio_grid(curves),)
         return Section("crossover", "Who takes over where", "Crossover", words, self.keys, panels, grids=grids)
 
@@ -123,7 +124,7 @@ class Gallery:
         for group in self._evidence.groups:
             frame = Frame(self._looks, group.load_kind)
             for title, draw in draws:
-                chart = draw(frame, self._evidence.of(group)) if len(found) < MAX_PANELS else None
+                chart = draw(frame, self._evidence.of(group)) if len(found) < self._max_panels else None
                 if chart is not None:
                     caption = f"{group.workload}: {title}" if several else title
                     found.append(Panel(caption, to_svg(chart, caption)))
