@@ -25,7 +25,7 @@ class Group:
 class Cell:
     """One architecture in one place. `estimates` are by metric key, over valid runs (over all when none is valid).
 
-    `phases_ms` are mean milliseconds a request spent in each hop; `busy` the busy fraction of each stage, the mean of
+    `hops_ms` are mean milliseconds a request spent in each hop; `busy` the busy fraction of each stage, the mean of
     its workers; `health` the worst of its runs' clients.
     """
 
@@ -37,7 +37,7 @@ class Cell:
     requests: int
     ok: int
     estimates: Mapping[str, Estimate]
-    phases_ms: Mapping[str, float]
+    hops_ms: Mapping[str, float]
     busy: Mapping[str, float]
     health: ClientHealth
     foreign_cores: float | None

@@ -9,6 +9,7 @@ import numpy as np
 
 from tercet.report.estimate import estimate
 from tercet.report.evidence import Cell, Evidence, Group
+from tercet.report.hop import HOPS, hops_of
 from tercet.report.metric import METRICS
 from tercet.report.place import Place
 from tercet.results.document import ArchitectureRecord, Results
@@ -142,7 +143,7 @@ def _cell(place: Place, label: str, devices: int, runs: Sequence[RunRecord], slo
         requests=sum(len(run.requests) for run in runs),
         ok=sum(len(run.finished) for run in runs),
         estimates=estimates,
-        phases_ms=_phases(valid),
+        hops_ms=_hops(valid),
         busy=_busy(valid),
         health=_worst([run.client for run in runs]),
         foreign_cores=max(foreign, default=None),
@@ -150,15 +151,11 @@ def _cell(place: Place, label: str, devices: int, runs: Sequence[RunRecord], slo
     )
 
 
-def _phases(runs: Sequence[RunRecord]) -> dict[str, float]:
-    """Return the mean milliseconds of every hop, and as `other` what of the mean E2E no hop accounts for."""
-    told = [request for run in runs for request in run.finished if request.phases_ms]
-    if not told:
-        return {}
-    names = dict.fromkeys(name for request in told for name in request.phases_ms)
-    means = {name: sum(request.phases_ms.get(name, 0.0) for request in told) / len(told) for name in names}
-    rest = sum(request.e2e_ms for request in told) / len(told) - sum(means.values())
-    return {**means, "other": rest} if rest > 0 else means
+def _hops(runs: Sequence[RunRecord]) -> dict[str, float]:
+    """Return the mean milliseconds of every hop that took any time, over the requests whose servers told."""
+    told = [hops for run in runs for request in run.finished if (hops := hops_of(request))]
+    means = {hop: sum(hops[hop] for hops in told) / len(told) for hop in HOPS} if told else {}
+    return {hop: mean for hop, mean in means.items() if mean > 0}
 
 
 def _busy(runs: Sequence[RunRecord]) -> dict[str, float]:

@@ -105,7 +105,7 @@ def test_one_load_is_drawn_too() -> None:
 def test_nothing_to_draw_is_none() -> None:
     evidence, frame = one_group(turns=1)
     assert turns(frame, evidence.cells) is None
-    bare = [replace(cell, phases_ms={}, estimates={}) for cell in evidence.cells]
+    bare = [replace(cell, hops_ms={}, estimates={}) for cell in evidence.cells]
     assert hops(frame, bare, before_first_token=True) is None
     assert lines(frame, bare, TTFT_P50) is None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tercet.core.errors import MissingExtraError, UsageError
+from tercet.report.crossover import drawn_curves
 from tercet.report.csv_files import csv_files
 from tercet.report.folder import write_report
 from tercet.report.gather import gather
@@ -38,6 +39,19 @@ def test_the_reference_file_names_are_kept(folder: Path) -> None:
     for name in KEPT:
         content = (folder / name).read_bytes()
         assert content.startswith(b"\x89PNG" if name.endswith("png") else b"{")
+
+
+def test_without_a_verdict_ratios_are_drawn_and_nothing_is_decided() -> None:
+    results = replace(comparison(workloads=("W1",), loads=(1, 4), blocks=1), curves=(), verdicts=())
+    curves = drawn_curves(results, gather(results))
+    assert {(curve.first, curve.second) for curve in curves} == {
+        ("replicated", "pd"),
+        ("replicated", "ppd"),
+        ("pd", "ppd"),
+    }
+    assert all(region.better is None for curve in curves for region in curve.regions)
+    judged = comparison(workloads=("W1",), loads=(1, 4), blocks=3)
+    assert drawn_curves(judged, gather(judged)) == judged.curves
 
 
 def test_the_page_is_whole_in_itself(folder: Path) -> None:

@@ -89,12 +89,18 @@ def test_cells_are_in_order_and_the_slo_is_derived_from_the_lowest_load() -> Non
     assert given.slos[Group("W1", "qps")].ttft_ms == 7.0
 
 
-def test_hops_and_what_they_leave_unexplained() -> None:
-    told = replace(request("a", 1, 0.5, 0.01), phases_ms={"queue": 100.0, "prefill": 300.0})
+def test_hops_are_summed_over_workers_and_the_rest_is_other() -> None:
+    phases = {
+        "router": 3.0, "encode-leg": 40.0, "e-fetch": 10.0, "e-decode": 5.0, "e-encode": 25.0, "prefill-leg": 300.0,
+        "p-queue": 20.0, "p-prefill": 200.0, "queue": 10.0, "transfer": 30.0, "prefill": 0.0,
+    }  # fmt: skip
+    told = replace(request("a", 1, 0.5, 0.01), phases_ms=phases)
     silent = request("b", 1, 0.5, 0.01)
     cell = gather(replace(results(), runs=(run("pd", (told, silent)),))).cells[0]
-    assert cell.phases_ms == {"queue": 100.0, "prefill": 300.0, "other": pytest.approx(140.0)}
-    assert gather(replace(results(), runs=(run("pd", (silent,)),))).cells[0].phases_ms == {}
+    assert cell.hops_ms == pytest.approx(
+        {"queue": 30.0, "encode": 40.0, "prefill": 200.0, "handoff": 30.0, "other": 200.0, "decode": 40.0}
+    )
+    assert gather(replace(results(), runs=(run("pd", (silent,)),))).cells[0].hops_ms == {}
 
 
 def test_missing_places_and_metrics_are_none() -> None:

@@ -16,7 +16,7 @@ from tercet.report.charts.pareto import pareto
 from tercet.report.charts.ratio import ratio
 from tercet.report.charts.render import to_png
 from tercet.report.charts.turns import turns
-from tercet.report.crossover import primary_curves
+from tercet.report.crossover import drawn_curves
 from tercet.report.evidence import Cell, Evidence, Group
 from tercet.report.metric import (
     DEVICE_RATE,
@@ -67,7 +67,7 @@ def pictures(results: Results, evidence: Evidence) -> Iterator[tuple[str, bytes]
             if charts:
                 yield f"{kind}_{name}.png", to_png(_side_by_side(charts))
         charts = _ratios(
-            frame, [curve for curve in primary_curves(results) if curve.load_kind == kind], evidence, groups
+            frame, [curve for curve in drawn_curves(results, evidence) if curve.load_kind == kind], evidence, groups
         )
         if charts:
             yield f"{kind}_ratio_crossover.png", to_png(_side_by_side(charts))

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import altair as alt
 
 from tercet.report.charts.frame import WIDTH, Frame, Picture, Row, inline
-from tercet.report.charts.palette import HOPS, OTHER_HOP, Ink
+from tercet.report.charts.palette import HOPS as INKS
 from tercet.report.evidence import Cell
 from tercet.report.figures import milliseconds
-
-AFTER_FIRST_TOKEN = ("decode", "other")
+from tercet.report.hop import DECODE, HOPS
 
 STEP = 17
 """Height of one bar."""
@@ -19,13 +18,7 @@ STEP = 17
 
 def hop_order(cells: Sequence[Cell]) -> list[str]:
     """Return the hops that occur, in the order a request meets them."""
-    present = dict.fromkeys(phase for cell in cells for phase in cell.phases_ms)
-    return [*(hop for hop in HOPS if hop in present), *(hop for hop in present if hop not in HOPS)]
-
-
-def hop_ink(hop: str) -> Ink:
-    """Return a hop's colour."""
-    return HOPS.get(hop, OTHER_HOP)
+    return [hop for hop in HOPS if any(hop in cell.hops_ms for cell in cells)]
 
 
 def hops(frame: Frame, cells: Sequence[Cell], *, before_first_token: bool) -> Picture | None:
@@ -33,7 +26,7 @@ def hops(frame: Frame, cells: Sequence[Cell], *, before_first_token: bool) -> Pi
 
     `before_first_token` leaves out decoding, beside which the rest is often too small to see.
     """
-    order = [hop for hop in hop_order(cells) if not before_first_token or hop not in AFTER_FIRST_TOKEN]
+    order = [hop for hop in hop_order(cells) if not (before_first_token and hop == DECODE)]
     rows: list[Row] = [
         {
             "architecture": cell.architecture,
@@ -44,14 +37,14 @@ def hops(frame: Frame, cells: Sequence[Cell], *, before_first_token: bool) -> Pi
             "tip": f"{cell.architecture}, {cell.place.title(False)}: {hop} {milliseconds(value)} ms",
         }
         for cell in cells
-        for hop, value in cell.phases_ms.items()
+        for hop, value in cell.hops_ms.items()
         if hop in order
     ]
     if not rows:
         return None
-    scale = alt.Scale(domain=order, range=[hop_ink(hop).light for hop in order])
+    scale = alt.Scale(domain=order, range=[INKS[hop].light for hop in order])
     legend = alt.Legend(orient="top", title=None) if frame.legend else None
-    title = "Mean time before decoding (ms)" if before_first_token else "Mean time per request (ms)"
+    title = "Mean TTFT by hop (ms)" if before_first_token else "Mean E2E by hop (ms)"
     chart = (
         alt.Chart(inline(rows))
         .mark_bar(height=STEP - 5)

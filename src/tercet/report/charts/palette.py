@@ -43,11 +43,11 @@ HOPS = {
     "encode": Ink("h1", "#b7589a", "#d983bf"),
     "prefill": Ink("h2", "#2f7fc0", "#5fa9e6"),
     "handoff": Ink("h3", "#d99a00", "#f2bf45"),
+    "other": Ink("h5", "#74685f", "#b5a79b"),
     "decode": Ink("h4", "#3f9f79", "#57c79a"),
 }
-OTHER_HOP = Ink("h5", "#74685f", "#b5a79b")
 
-INKS = (TEXT, MUTED, GRID, AXIS, SURFACE, BAD, ZONE, FRONT, *SERIES, *HOPS.values(), OTHER_HOP)
+INKS = (TEXT, MUTED, GRID, AXIS, SURFACE, BAD, ZONE, FRONT, *SERIES, *HOPS.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,9 @@ def _zones(curve: RatioCurve) -> list[Row]:
 def _row(curve: RatioCurve, i: int) -> Row:
     point = curve.points[i]
     sure = point.low > 1 or point.high < 1
+    outcome = "decided" if sure else "undecided"
+    if point.low == point.high:
+        outcome = "not judged"
     return {
         "architecture": curve.first,
         "load": point.load,
@@ -87,5 +90,5 @@ def _row(curve: RatioCurve, i: int) -> Row:
         "low": max(point.low, 1e-6),
         "high": point.high,
         "tip": f"{curve.first} / {curve.second} at {point.load:g}: {point.ratio:.2f}× "
-        f"({point.low:.2f} to {point.high:.2f}), {'decided' if sure else 'undecided'}",
+        f"({point.low:.2f} to {point.high:.2f}), {outcome}",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from tercet.report.conclusion import conclusions
-from tercet.report.crossover import primary_curves
+from tercet.report.crossover import drawn_curves
 from tercet.report.evidence import Evidence, complexity
 from tercet.report.headline import headline
 from tercet.report.metric import (
@@ -87,7 +87,7 @@ def _sections(results: Results, evidence: Evidence, gallery: Gallery) -> tuple[S
             "Requests answered whole, with exactly the asked length.",
             (SUCCESS,),
         ),
-        gallery.ratios(primary_curves(results)),
+        gallery.ratios(drawn_curves(results, evidence)),
         gallery.turns(results.improvements),
         gallery.pareto(),
         gallery.hops(),

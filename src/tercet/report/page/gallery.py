@@ -8,8 +8,9 @@ from typing import Any
 
 from tercet.report.charts.bars import bars
 from tercet.report.charts.frame import Frame
-from tercet.report.charts.hops import hop_ink, hop_order, hops
+from tercet.report.charts.hops import hop_order, hops
 from tercet.report.charts.lines import lines
+from tercet.report.charts.palette import HOPS as HOP_INKS
 from tercet.report.charts.palette import Look, looks
 from tercet.report.charts.pareto import pareto
 from tercet.report.charts.ratio import ratio
@@ -93,14 +94,17 @@ class Gallery:
     def hops(self) -> Section | None:
         """Return where a request's time goes."""
         draws: list[tuple[str, Draw]] = [
-            ("Before decoding", lambda frame, cells: hops(frame, cells, before_first_token=True)),
+            ("Until the first token", lambda frame, cells: hops(frame, cells, before_first_token=True)),
             ("Whole request", lambda frame, cells: hops(frame, cells, before_first_token=False)),
         ]
         panels = self._panels(draws)
         if not panels:
             return None
-        keys = tuple(Key(hop, hop_ink(hop).name, "bar") for hop in hop_order(self._evidence.cells))
-        words = ("Mean time in each hop, as the servers' timelines tell. 'other' is what no hop accounts for.",)
+        keys = tuple(Key(hop, HOP_INKS[hop].name, "bar") for hop in hop_order(self._evidence.cells))
+        words = (
+            "Mean time in each hop, as the servers tell; 'other' is what none of them accounts for before the first "
+            "token, such as the network and the router. Decoding is from the first token to the last.",
+        )
         return Section("hops", "Where the time goes", "Hops", words, keys, panels)
 
     def goodput(self) -> Section | None:
