@@ -43,6 +43,7 @@ async def drive(
     was over was told.
     """
     records: list[RequestRecord] = []
+    gc.collect()
     origin_ns = perf_counter_ns() + LEAD_NS
 
     def tell(result: RequestResult) -> None:
@@ -110,8 +111,10 @@ async def send_all(
 
 @contextmanager
 def quiet_memory() -> Iterator[None]:
-    """Keep what exists already out of the garbage collector's sight: its pauses would be measured."""
-    gc.collect()
+    """Keep what exists already out of the garbage collector's sight: its pauses would be measured.
+
+    What is garbage by then stays: collecting it takes longer the more is kept, so it is done before a start is decided.
+    """
     gc.freeze()
     try:
         yield
