@@ -10,6 +10,7 @@ import sys
 
 BENCHMARKS = [
     ["-m", "benchmarks.engine.steps"],
+    ["-m", "benchmarks.vision.encode"],
     ["-m", "benchmarks.transports.reads"],
     ["-m", "benchmarks.handoff.ttft", "--transport", "shm"],
     ["benchmarks/worker/front_overhead.py"],

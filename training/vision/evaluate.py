@@ -81,8 +81,8 @@ class Seer:
         """Return a picture's rows."""
         return self._store[key]
 
-    def ask(self, questions: Iterable[tuple[str, str]], max_tokens: int = 16) -> list[str]:
-        """Answer (key of a picture, question) pairs, greedily."""
+    def ask(self, questions: Iterable[tuple[str | None, str]], max_tokens: int = 10) -> list[str]:
+        """Answer (key of a picture or None, question) pairs, greedily."""
         talks = [self._talk(i, key, question) for i, (key, question) in enumerate(questions)]
         for first in range(0, len(talks), _TOGETHER):
             some = talks[first : first + _TOGETHER]
@@ -106,8 +106,11 @@ class Seer:
         self._engine.close()
         self.vision.close()
 
-    def _talk(self, number: int, key: str, question: str) -> Talk:
-        parts = [{"type": "image_url", "image_url": {"url": key}}, {"type": "text", "text": question}]
+    def _talk(self, number: int, key: str | None, question: str) -> Talk:
+        parts: list[dict[str, object]] = []
+        if key is not None:
+            parts.append({"type": "image_url", "image_url": {"url": key}})
+        parts.append({"type": "text", "text": question})
         prompt = self._tokenizer.encode_chat([{"role": "user", "content": parts}])
         return Talk(
             id=f"q{number}",
@@ -116,7 +119,7 @@ class Seer:
             sampling=SamplingParams(max_tokens=_BLOCK, temperature=0.0),
             arrival=0.0,
             root=b"",
-            images=(ImageSpan(key, prompt.starts[0], self.vision.tokens_per_picture),),
+            images=tuple(ImageSpan(str(key), start, self.vision.tokens_per_picture) for start in prompt.starts),
         )
 
 

