@@ -12,7 +12,7 @@ from tercet.core.errors import UsageError
 from tercet.media.errors import PictureError
 from tercet.media.preprocess import load_preprocessing, parse_preprocessing
 
-SIZES = [(100, 100), (63, 150), (151, 62), (480, 640), (97, 64), (1, 30)]
+SIZES = [(100, 100), (63, 150), (151, 62), (480, 640), (97, 64), (3, 20)]
 
 SETTINGS: list[dict[str, Any]] = [
     {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,15 @@ from training.vision.train import Recipe, TowerShape, Trainer
 
 SHAPE = TowerShape(image=28, patch=14, width=16, layers=1, heads=2)
 RECIPE = Recipe(seed=7, steps=8, batch=4, warmup=2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices this small gain nothing from a second thread, and lose much on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def words() -> Tokenizer:
