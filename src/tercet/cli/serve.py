@@ -103,6 +103,13 @@ def serve(
     max_num_seqs: flags.MaxNumSeqs = None,
     max_num_batched_tokens: flags.MaxNumBatchedTokens = None,
     max_model_len: flags.MaxModelLen = None,
+    embedding_cache_bytes: flags.EmbeddingCacheBytes = None,
+    allow_local_media: flags.AllowLocalMedia = False,
+    max_images: flags.MaxImages = None,
+    max_image_bytes: flags.MaxImageBytes = None,
+    max_image_pixels: flags.MaxImagePixels = None,
+    media_timeout: flags.MediaTimeout = None,
+    blocking_image_loading: flags.BlockingImageLoading = False,
     cache_dir: flags.CacheDir = None,
 ) -> None:
     """Start a topology on this machine: its workers, and an OpenAI-compatible router in front of them.
@@ -151,6 +158,13 @@ def serve(
         "max_num_seqs": max_num_seqs,
         "max_num_batched_tokens": max_num_batched_tokens,
         "max_model_len": max_model_len,
+        "embedding_cache_bytes": embedding_cache_bytes,
+        "allow_local_media": allow_local_media or None,
+        "max_images": max_images,
+        "max_image_bytes": max_image_bytes,
+        "max_image_pixels": max_image_pixels,
+        "media_timeout_s": media_timeout,
+        "blocking_image_loading": blocking_image_loading or None,
     }
     built = with_settings(topology_from(topology, asked), settings)
     _serve(built, detach, restart == "on-failure", log_dir, cache_dir, start_timeout)

@@ -44,6 +44,13 @@ class EngineSpec:
     max_model_len: int = 4096
     transport: str = "auto"
     lease_s: float = 30.0
+    embedding_cache_bytes: int = 64 * 1024 * 1024
+    allow_local_media: bool = False
+    blocking_image_loading: bool = False
+    max_images: int = 32
+    max_image_bytes: int = 16 * 1024 * 1024
+    max_image_pixels: int = 36_000_000
+    media_timeout_s: float = 10.0
     random_weights: str | None = None
 
 

@@ -154,4 +154,4 @@ class EngineState:
     engine_id: str | None
     ready: bool
     kv_tokens: int | None = None
-    picture_tokens: int | None = None
+    embedding_tokens: int | None = None

@@ -45,13 +45,17 @@ class TercetDialect:
 
 
 def _state(engine: dict[str, Any]) -> EngineState:
-    engine_id, kv_tokens, picture_tokens = engine["engine_id"], engine.get("kv_tokens"), engine.get("picture_tokens")
+    engine_id, kv_tokens, embedding_tokens = (
+        engine["engine_id"],
+        engine.get("kv_tokens"),
+        engine.get("embedding_tokens"),
+    )
     return EngineState(
         int(engine["rank"]),
         None if engine_id is None else str(engine_id),
         bool(engine["ready"]),
         kv_tokens if isinstance(kv_tokens, int) and kv_tokens > 0 else None,
-        picture_tokens if isinstance(picture_tokens, int) and picture_tokens >= 0 else None,
+        embedding_tokens if isinstance(embedding_tokens, int) and embedding_tokens >= 0 else None,
     )
 
 

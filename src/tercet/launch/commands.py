@@ -81,6 +81,13 @@ def worker_config(placement: Placement, worker: WorkerSpec) -> WorkerConfig:
         max_model_len=engine.max_model_len,
         transport=engine.transport,
         lease_s=engine.lease_s,
+        embedding_cache_bytes=engine.embedding_cache_bytes,
+        allow_local_media=engine.allow_local_media,
+        blocking_image_loading=engine.blocking_image_loading,
+        max_images=engine.max_images,
+        max_image_bytes=engine.max_image_bytes,
+        max_image_pixels=engine.max_image_pixels,
+        media_timeout_s=engine.media_timeout_s,
         topology_id=placement.topology_id,
     )
 
@@ -115,6 +122,13 @@ class TercetCommands:
             "--max-model-len": config.max_model_len,
             "--transport": config.transport,
             "--lease": config.lease_s,
+            "--embedding-cache-bytes": config.embedding_cache_bytes,
+            "--allow-local-media": config.allow_local_media,
+            "--blocking-image-loading": config.blocking_image_loading,
+            "--max-images": config.max_images,
+            "--max-image-bytes": config.max_image_bytes,
+            "--max-image-pixels": config.max_image_pixels,
+            "--media-timeout": config.media_timeout_s,
             "--topology-id": config.topology_id,
         }
         return [*_tercet("worker"), *_flags(flags)]
@@ -131,6 +145,7 @@ class TercetCommands:
             "--ppd-threshold": router.ppd_threshold,
             "--prefill-fallback": router.prefill_fallback,
             "--encode-fallback": router.encode_fallback,
+            "--max-images": topology.engine.max_images,
             "--api-key-file": router.api_key_file,
             "--shutdown-grace": ROUTER_GRACE_S,
         }
@@ -151,7 +166,13 @@ def _tercet(command: str) -> list[str]:
 
 
 def _flags(flags: Mapping[str, object]) -> list[str]:
-    return [text for flag, value in flags.items() if value is not None for text in (flag, str(value))]
+    given: list[str] = []
+    for flag, value in flags.items():
+        if value is True:
+            given.append(flag)
+        elif value is not None and value is not False:
+            given += [flag, str(value)]
+    return given
 
 
 def _said(worker: WorkerSpec) -> str:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
 MAX_COMPLAINTS = 8
+_SECONDS = {"lease": "lease_s", "media_timeout": "media_timeout_s"}
+"""Settings in seconds, whose unit the file and the flags leave out."""
 
 
 @cache
@@ -112,8 +114,9 @@ def _build(data: dict[str, Any]) -> Topology:
     except UsageError as error:
         raise _PlacedError(("engine", "gpu"), str(error)) from error
     engine = dict(data.get("engine", {}))
-    if "lease" in engine:
-        engine["lease_s"] = float(engine.pop("lease"))
+    for name, field in _SECONDS.items():
+        if name in engine:
+            engine[field] = float(engine.pop(name))
     topology = Topology(
         name=data.get("name", ""),
         model=data.get("model", default_model(specs)),
@@ -168,7 +171,7 @@ def topology_to_dict(topology: Topology) -> dict[str, Any]:
             for worker in topology.workers
         ],
         "engine": {
-            "lease" if field == "lease_s" else field: getattr(engine, field)
+            field.removesuffix("_s") if field in _SECONDS.values() else field: getattr(engine, field)
             for field in EngineSpec.__dataclass_fields__
         },
         "router": {field: getattr(router, field) for field in RouterSpec.__dataclass_fields__},

@@ -130,8 +130,8 @@ class Prober:
                 ready = state.ready and state.engine_id is not None
                 if state.engine_id is not None and (restarted or known is None):
                     self._engines[rank.address] = state.engine_id
-                    if state.kv_tokens is not None:
-                        self._parts.fleet.apply(CacheSized(rank.address, state.kv_tokens))
+                    if state.kv_tokens is not None or state.embedding_tokens is not None:
+                        self._parts.fleet.apply(CacheSized(rank.address, state.kv_tokens, state.embedding_tokens))
             if restarted:
                 log.warning(
                     "%s (%s) was restarted: its cache and conversations are forgotten", rank.label, rank.address

@@ -47,11 +47,11 @@ class RankHealth:
 @dataclass(frozen=True, slots=True)
 class CacheSized:
     """A rank said how many tokens its cache can hold, and of how many tokens the embeddings it keeps can be: what is
-    believed of it shall be no more than that."""
+    believed of it shall be no more than that. None: it did not say."""
 
     address: str
-    tokens: int
-    picture_tokens: int | None = None
+    tokens: int | None
+    embedding_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,10 +190,12 @@ class FleetState:
 
     def _cache_sized(self, event: e.CacheSized) -> None:
         index = self._indexes.get(event.address)
-        if index is not None:
+        if index is None:
+            return
+        if event.tokens is not None:
             index.resize(max(1, min(self._index_chunks, event.tokens // CHUNK_IDS)))
-            if event.picture_tokens is not None:
-                self._pictures[event.address].resize(event.picture_tokens)
+        if event.embedding_tokens is not None:
+            self._pictures[event.address].resize(event.embedding_tokens)
 
     def _forget_rank(self, address: str) -> None:
         self._ready.discard(address)

@@ -236,6 +236,7 @@ class Endpoints:
                 "engine_id": e.engine_id,
                 "ready": e.ready,
                 "kv_tokens": e.kv_tokens,
+                "embedding_tokens": e.embedding_tokens,
                 "pid": e.pid,
                 "restarts": e.restarts,
             }

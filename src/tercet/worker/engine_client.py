@@ -61,6 +61,7 @@ class EngineClient:
         self.engine_id: str | None = None
         self.fingerprint = self.image_fingerprint = ""
         self.kv_tokens = 0
+        self.embedding_tokens: int | None = None
         self.stats: dict[str, Any] = {}
         self.restarts = 0
         self.pid: int | None = None
@@ -212,7 +213,8 @@ class EngineClient:
                 served = True
                 hello = self._hello.result()
                 self.fingerprint, self.engine_id = hello["fingerprint"], hello["engine_id"]
-                self.kv_tokens, self.image_fingerprint = hello["kv_tokens"], hello["image_fingerprint"]
+                self.kv_tokens, self.embedding_tokens = hello["kv_tokens"], hello["embedding_tokens"]
+                self.image_fingerprint = hello["image_fingerprint"]
                 self._channel = child.channel
                 await self._serve(child)
         except TimeoutError:

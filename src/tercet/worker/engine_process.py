@@ -18,6 +18,7 @@ from setproctitle import setproctitle
 
 from tercet.core.errors import TercetError
 from tercet.core.ids import new_id
+from tercet.core.image_ticket import BLOCK_ROWS
 from tercet.engine.executor import KVLayout
 from tercet.engine.scheduler import Scheduler, SchedulerConfig
 from tercet.transfer.client import HandoffClient
@@ -163,6 +164,7 @@ def _assemble(
         "engine_id": engine_id,
         "fingerprint": "" if executor is None else executor.layout.fingerprint,
         "image_fingerprint": "" if store is None else store.layout.fingerprint,
+        "embedding_tokens": None if store is None else store.pool.num_blocks * BLOCK_ROWS if store.pool.keep else 0,
         "kv_tokens": 0 if executor is None else executor.layout.num_blocks * executor.layout.block_size,
     }
     return loop, hello

@@ -50,6 +50,7 @@ _COUNTERS = (
 )
 _IMAGE_GAUGES = (
     ("tercet:embedding_cache_bytes", "Bytes of embeddings that are kept or in use", "bytes"),
+    ("tercet:embedding_blocks_in_use", "Blocks of embeddings that a ticket or a sequence needs", "blocks_in_use"),
     ("tercet:num_images_waiting", "Pictures that wait to be encoded", "waiting"),
     ("tercet:num_images_held", "Image tickets that are out", "held"),
 )

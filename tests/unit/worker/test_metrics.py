@@ -65,6 +65,7 @@ def test_what_the_contract_names_is_there_with_its_rank() -> None:
 def test_a_rank_that_sees_says_what_its_embeddings_do() -> None:
     images = {
         **{"hits": 1, "misses": 2, "joined": 3, "evictions": 4, "bytes": 5, "encoded": 6, "batches": 7},
+        "blocks_in_use": 11,
         **{"waiting": 8, "held": 9, "handoffs": {"accepted": 10}},
     }
     figures = PictureFigures()
@@ -81,6 +82,7 @@ def test_a_rank_that_sees_says_what_its_embeddings_do() -> None:
         'tercet:embedding_cache_bytes{rank="0"}': 5,
         'tercet:encoder_forward_images_total{rank="0"}': 6,
         'tercet:encoder_batches_total{rank="0"}': 7,
+        'tercet:embedding_blocks_in_use{rank="0"}': 11,
         'tercet:num_images_waiting{rank="0"}': 8,
         'tercet:num_images_held{rank="0"}': 9,
         'tercet:image_handoffs_total{rank="0",result="accepted"}': 10,
