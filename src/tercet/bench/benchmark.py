@@ -121,6 +121,7 @@ class Benchmark:
                     started=started,
                     records=self._counted(records, texts),
                     health=health,
+                    overhead=self._prompts.first_overhead,
                 )
                 self.runs.append(record)
                 for reason in record.invalid_reasons:

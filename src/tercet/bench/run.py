@@ -28,11 +28,17 @@ def run_record(
     started: datetime,
     records: Sequence[RequestRecord],
     health: ClientHealth | None,
+    overhead: int = 0,
 ) -> RunRecord:
-    """Return a run's record; `health` None says that it was cut short. `records` must not be empty."""
+    """Return a run's record; `health` None says that it was cut short. `records` must not be empty.
+
+    `overhead` are the tokens that the server adds to a first turn (a chat template's): they may come from a cache.
+    """
     ordered = tuple(sorted(records, key=lambda record: record.sent_s))
     reasons = list(health.reasons or ("the client was saturated",)) if health is not None and health.saturated else []
-    warm = 0 if traffic.shares_prefixes else sum(r.cached_tokens or 0 for r in ordered if r.turn == 1)
+    warm = (
+        0 if traffic.shares_prefixes else sum(max(0, (r.cached_tokens or 0) - overhead) for r in ordered if r.turn == 1)
+    )
     if warm:
         reasons.append(f"first turns found {warm} tokens in a cache that should have been empty")
     return RunRecord(

@@ -21,7 +21,6 @@ from tercet.traffic.spec import LoadKind, TrafficSpec
 
 DEFAULT_QPS = "1"
 DEFAULT_REQUESTS = 64
-IMAGE_LOADS = "1,8,16,32,64"
 """What the workload `images` is sent at when no load is named."""
 
 
@@ -235,7 +234,7 @@ def _loads(
     if concurrency or (pictures and not qps):
         if arrivals:
             raise UsageError("--arrivals has no meaning with --concurrency: a conversation starts when another ends")
-        return LoadKind.CONCURRENCY, flags.parse_counts(concurrency or IMAGE_LOADS, "--concurrency"), pattern
+        return LoadKind.CONCURRENCY, flags.parse_counts(concurrency or flags.IMAGE_LOADS, "--concurrency"), pattern
     if data is not None and data.timed and not qps and pattern in (Arrivals.TRACE, Arrivals.POISSON):
         if not 0 < speed < float("inf"):
             raise UsageError(f"--trace-speed {speed} is out of range: give a number above 0, where 1 is real time")

@@ -16,6 +16,8 @@ from tercet.core.topology import mode_from_name
 
 DEFAULT_MODES = "replicated,pd,ppd"
 DEFAULT_WORKLOAD = "W1"
+DEFAULT_TURNS = 2
+DEFAULT_REQUESTS = 16
 ALL_WORKLOADS = "W1,W2,W3,W4"
 
 PRESETS: dict[str, dict[str, object]] = {
@@ -74,7 +76,7 @@ def compare(
         typer.Option(
             metavar="NAME[,NAME...]",
             help="W1 (512 tokens in / 256 out), W2 (4096/128), W3 (256/1024), W4 (8192/64), 'all' of these, or your "
-            "own such as 2048/32; per turn, before --scale.",
+            "own such as 2048/32; per turn, before --scale. images (64/500): one of 3 pictures with each.",
         ),
     ] = DEFAULT_WORKLOAD,
     qps: Annotated[
@@ -85,10 +87,27 @@ def compare(
         ),
     ] = "",
     concurrency: Annotated[
-        str, typer.Option(metavar="N[,N...]", help="Closed loop instead: so many conversations at a time.")
+        str,
+        typer.Option(
+            metavar="N[,N...]",
+            help="Closed loop instead: so many conversations at a time.  "
+            f"[default, with pictures: {flags.IMAGE_LOADS}]",
+        ),
     ] = "",
-    turns: flags.Turns = 2,
-    num_requests: flags.NumRequests = 16,
+    turns: Annotated[
+        int | None,
+        typer.Option(
+            help="Turns of a conversation. Each adds the workload's input tokens to all that was said before.  "
+            f"[default: {DEFAULT_TURNS}, with pictures 1]"
+        ),
+    ] = None,
+    num_requests: Annotated[
+        int | None,
+        typer.Option(
+            help="Requests (turns) per run and load; rounded up to whole conversations.  "
+            f"[default: {DEFAULT_REQUESTS}, images 200]"
+        ),
+    ] = None,
     duration: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="Start conversations for so long at each load, not --num-requests."),
@@ -141,7 +160,10 @@ def compare(
     ] = "",
     allow_unequal: Annotated[
         bool,
-        typer.Option("--allow-unequal", help="Allow unequal devices; throughput is then per device."),
+        typer.Option(
+            "--allow-unequal",
+            help="Allow unequal devices; throughput is then per device. --modes aggregated is then one worker (1A).",
+        ),
     ] = False,
     ppd_threshold: Annotated[
         int | None,
@@ -186,6 +208,7 @@ def compare(
       tercet compare --arch pd=1P1D --arch replicated=2A --arch tuned=topology.yaml --concurrency 1,4,16
       tercet compare --engine virtual --gpu h100 --scale 1 --workload all --qps 1,2,4,8,16 --keep warm
       tercet compare --arch old=http://10.0.0.1:8000 --arch new=http://10.0.0.2:8000 --url-devices old=8,new=8
+      tercet compare --modes aggregated,pd,epd --workload images --allow-unequal --num-requests 24 --concurrency 1,4
       tercet compare --resume auto --preset demo
       tercet compare --merge results/monday.json results/tuesday.json
     """
@@ -202,13 +225,26 @@ def compare(
         flags.shaped(name, scale, images=images, image_size=image_size, image_pool=image_pool)
         for name in split(ALL_WORKLOADS if workload == "all" else workload)
     ]
-    count = 0 if duration is not None else num_requests
+    pictures = any(shape.pictures is not None for shape in shapes)
+    turns = (1 if pictures else DEFAULT_TURNS) if turns is None else turns
     pattern = flags.arrival_pattern(arrivals)
     traffics = tuple(
-        TrafficSpec(shape, 1.0, count, turns, think, pattern, seed, duration_s=duration) for shape in shapes
+        TrafficSpec(
+            shape,
+            1.0,
+            0 if duration is not None else num_requests or shape.requests or DEFAULT_REQUESTS,
+            turns,
+            think,
+            pattern,
+            seed,
+            duration_s=duration,
+        )
+        for shape in shapes
     )
-    kind, loads = comparing.parse_loads(qps, concurrency)
-    wanted = [of_mode(mode_from_name(name)) for name in split(modes or ("" if arch else DEFAULT_MODES))]
+    kind, loads = comparing.parse_loads(qps, concurrency, pictures=pictures)
+    wanted = [
+        of_mode(mode_from_name(name), alone=allow_unequal) for name in split(modes or ("" if arch else DEFAULT_MODES))
+    ]
     wanted += [parse_architecture(text) for text in arch or ()]
     settings = {
         "model": model,
@@ -225,7 +261,8 @@ def compare(
     longest = max(traffic.longest for traffic in traffics)
     spec = CompareSpec(
         architectures=ready(
-            wanted, Settings(settings, longest, comparing.parse_url_devices(url_devices), allow_unequal)
+            wanted,
+            Settings(settings, longest, comparing.parse_url_devices(url_devices), allow_unequal, pictures),
         ),
         traffics=traffics,
         load_kind=kind,

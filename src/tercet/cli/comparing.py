@@ -107,10 +107,12 @@ def _models(architectures: Sequence[Architecture]) -> list[Topology]:
     return list(found.values())
 
 
-def parse_loads(qps: str, concurrency: str) -> tuple[LoadKind, tuple[float, ...]]:
+def parse_loads(qps: str, concurrency: str, *, pictures: bool) -> tuple[LoadKind, tuple[float, ...]]:
     """Read --qps and --concurrency: what the loads count, and they, ascending. Raises UsageError."""
     from tercet.traffic.spec import LoadKind
 
+    if pictures and not qps and not concurrency:
+        concurrency = flags.IMAGE_LOADS
     if not concurrency:
         rates = flags.parse_rates(qps or DEFAULT_QPS)
         if any(not 0 < rate < float("inf") for rate in rates):

@@ -32,11 +32,13 @@ Qps = Annotated[
         "arrive at RATE / turns, and no arrival waits for an answer.",
     ),
 ]
+IMAGE_LOADS = "1,8,16,32,64"
+"""Requests at once that traffic with pictures is measured under when nobody names a load."""
+
 Turns = Annotated[
     int,
     typer.Option(help="Turns of a conversation. Each adds the workload's input tokens to all that was said before."),
 ]
-NumRequests = Annotated[int, typer.Option(help="Requests (turns) per run and rate; rounded up to whole conversations.")]
 Scale = Annotated[float, typer.Option(help="Multiply the workload's lengths: 0.125 makes W1 64/32, fit for a CPU.")]
 Think = Annotated[float, typer.Option(help="Seconds between an answer and the conversation's next turn.")]
 ArrivalPattern = Annotated[str, typer.Option("--arrivals", help="poisson or constant.")]

@@ -65,9 +65,9 @@ class Architecture:
         )
 
 
-def of_mode(mode: Mode) -> Architecture:
-    """Return a mode on two workers, named after it: 2A, or 1P1D for the modes that split."""
-    form = "2A" if mode is Mode.AGGREGATED else PRESETS[mode]
+def of_mode(mode: Mode, *, alone: bool = False) -> Architecture:
+    """Return a mode on its preset, named after it: 2A, or 1P1D for the modes that split; `alone` aggregates on 1A."""
+    form = "2A" if mode is Mode.AGGREGATED and not alone else PRESETS[mode]
     return Architecture(str(mode), mode, topology_from(form, mode))
 
 

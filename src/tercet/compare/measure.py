@@ -86,6 +86,7 @@ async def measure(
                 started=started,
                 records=records,
                 health=health,
+                overhead=run.prompts.first_overhead,
             )
             record = replace(record, foreign_cores=neighbours.cores() if neighbours else None)
             if health is not None:

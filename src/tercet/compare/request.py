@@ -9,7 +9,7 @@ from typing import Any
 from tercet.compare.architecture import DEFAULT_GPU, Architecture, check_devices
 from tercet.compare.fleet import named
 from tercet.core.errors import UsageError
-from tercet.core.topology import Topology
+from tercet.core.topology import TEXT_MODEL, VISION_MODEL, Topology
 from tercet.launch.devices import resolve_devices
 from tercet.launch.source import with_settings
 from tercet.worker.config import WorkerConfig
@@ -22,13 +22,15 @@ LENGTH_STEP = 256
 class Settings:
     """Flags that hold for every topology started here, by the field they set; those that are None don't.
 
-    `longest` is how long conversations grow, `url_devices` how many devices are behind each server's label.
+    `longest` is how long conversations grow, `url_devices` how many devices are behind each server's label. With
+    `pictures` the bundled model is the one that sees.
     """
 
     fields: Mapping[str, Any]
     longest: int
     url_devices: Mapping[str, int] = field(default_factory=dict)
     allow_unequal: bool = False
+    pictures: bool = False
 
 
 def ready(architectures: Sequence[Architecture], settings: Settings) -> tuple[Architecture, ...]:
@@ -50,6 +52,8 @@ def _ready(architecture: Architecture, settings: Settings) -> Architecture:
     fields = dict(settings.fields)
     if fields.get("max_model_len") is None:
         fields["max_model_len"] = max(topology.engine.max_model_len, _round_up(settings.longest + 1))
+    if settings.pictures and fields.get("model") is None and topology.model == TEXT_MODEL:
+        fields["model"] = VISION_MODEL
     topology = with_settings(named(topology, architecture.label), fields)
     engine = topology.engine
     if engine.engine == "virtual" and engine.gpu is None:

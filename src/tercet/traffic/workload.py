@@ -76,7 +76,7 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("W4", 8192, 64, "extreme context"),
     Workload("random", 1024, 128, "what vllm bench serve's random data set sends"),
     Workload("prefix", 1280, 128, "one of 8 system prompts of 1024 tokens", prefix_tokens=1024, prefix_groups=8),
-    Workload("images", 64, 500, "a new picture with each request", pictures=Pictures(), requests=200),
+    Workload("images", 64, 500, "one of 3 pictures with each request", pictures=Pictures(pool=3), requests=200),
 )
 
 
