@@ -33,6 +33,10 @@ GRACE_S = 1.0
 CLOSE_TIMEOUT_S = 5.0
 
 
+class PeerGone(TransferError):
+    """A read failed: what the library knows of its peer is of no more use."""
+
+
 class Fate(Enum):
     """What became of a remote read. The library may write into the buffer of one that is FLYING, or LOST."""
 
@@ -80,8 +84,9 @@ class Landing:
     ) -> None:
         """Move `runs` into `pool`. `start` begins to read the runs of one piece, one after the other, into a buffer.
 
-        Raises TransferError: a read failed, the deadline, this landing is closed, or `peer` did not answer an earlier
-        read in time and for another second: what hangs is not asked again and again, so it can't use up the buffers.
+        Raises PeerGone when a read failed; TransferError: the deadline, this landing is closed, or `peer` did not
+        answer an earlier read in time and for another second: what hangs is not asked again and again, so it can't use
+        up the buffers.
         """
         todo = pieces(runs, BUFFER_BYTES, MAX_RUNS)
         under_way: deque[tuple[list[Run], Buffer, Flight]] = deque()
@@ -89,6 +94,7 @@ class Landing:
         try:
             while True:
                 while len(under_way) < IN_FLIGHT and (piece := next(todo, None)):
+                    _in_time(peer, deadline)
                     buffer = self._take(peer)
                     try:
                         flight = start(buffer, piece)
@@ -165,8 +171,7 @@ class Landing:
         while (fate := flight.poll()) is Fate.FLYING:
             if self._closed:
                 raise TransferError("this handoff client is closed")
-            if not deadline.remaining_s:
-                raise TransferError(f"{peer} did not answer in time")
+            _in_time(peer, deadline)
             polls += 1
             if polls > EAGER_POLLS:
                 time.sleep(pause_s)
@@ -174,7 +179,12 @@ class Landing:
             else:
                 time.sleep(0)
         if fate is not Fate.LANDED:
-            raise TransferError(f"{peer} is gone, or refused the read: reading its memory failed")
+            raise PeerGone(f"{peer} is gone, or refused the read: reading its memory failed")
+
+
+def _in_time(peer: str, deadline: Deadline) -> None:
+    if not deadline.remaining_s:
+        raise TransferError(f"{peer} did not answer in time")
 
 
 def _place(piece: list[Run], buffer: Buffer, pool: memoryview) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from tercet.core.errors import TransferError, UsageError
 from tercet.transfer.deadline import Deadline
-from tercet.transfer.landing import Buffer, Fate, Landing
+from tercet.transfer.landing import Buffer, Fate, Landing, PeerGone
 from tercet.transfer.mooncake_engine import Engine, Engines, Read
 from tercet.transfer.pool import DATA_OFFSET, SHM_DIR
 from tercet.transfer.responder import advertised
@@ -111,15 +111,14 @@ class MooncakeReader:
             raise
 
         def start(buffer: Buffer, piece: list[Run]) -> Read:
-            deadline.check("reading by mooncake")
             runs = [(base + run.source, run.nbytes) for run in piece]
             return peer.engine.read(session, buffer.address, runs)
 
         try:
             self._landing.read(f"engine {engine_id}", coalesce(remote, local, block_bytes), pool, deadline, start)
-        except TransferError:
-            # Whatever it was: the library keeps what it once learnt of a peer, so the next read begins with another
-            # engine of ours and a new handshake.
+        except PeerGone:
+            # The library keeps what it once learnt of a peer: the next read begins with another engine of ours, and a
+            # new handshake.
             self._drop(peer)
             raise
 

@@ -21,7 +21,7 @@ from typing import Any
 from tercet.core.errors import TransferError
 from tercet.core.ids import new_id
 from tercet.transfer.deadline import Deadline
-from tercet.transfer.landing import Buffer, Landing
+from tercet.transfer.landing import Buffer, Landing, PeerGone
 from tercet.transfer.nixl_agent import Agent, AgentError, Read
 from tercet.transfer.runs import Run, coalesce
 from tercet.transfer.transport import Export, Import, Transport
@@ -92,7 +92,6 @@ class NixlReader:
         self._meet(name, metadata)
 
         def start(buffer: Buffer, piece: list[Run]) -> Read:
-            deadline.check("reading by nixl")
             return self._agent.read(name, buffer.address, [(base + run.source, run.nbytes) for run in piece])
 
         try:
@@ -100,9 +99,8 @@ class NixlReader:
         except AgentError as error:
             self._forget(name, metadata)
             raise TransferError(f"agent {name} is gone: {error}") from error
-        except TransferError:
-            if self._agent.failed(name):
-                self._forget(name, metadata)
+        except PeerGone:
+            self._forget(name, metadata)
             raise
 
     def close(self) -> None:

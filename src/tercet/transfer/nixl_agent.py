@@ -50,7 +50,7 @@ class Agent:
         self._lock = threading.Lock()
         self._registered: list[tuple[Any, Any]] = []
         self._reads: set[Read] = set()
-        self._failed: set[str] = set()
+        self._closed = False
 
     def register(self, memory: memoryview) -> int:
         """Let the library read and write `memory`, which stays alive until `close`; return where it begins."""
@@ -79,10 +79,7 @@ class Agent:
             told = self._agent.loadRemoteMD(metadata)
         except self._errors as error:
             raise AgentError(str(error)) from error
-        name = str(told.decode())
-        with self._lock:
-            self._failed.discard(name)
-        return name
+        return str(told.decode())
 
     def forget(self, name: str) -> None:
         """Disconnect from another agent. Reads of it that are FLYING now will be LOST."""
@@ -93,11 +90,6 @@ class Agent:
                 self._agent.invalidateRemoteMD(name)
             except self._errors as error:
                 log.info("agent %s was unknown to the library: %s", name, error)
-
-    def failed(self, name: str) -> bool:
-        """Return whether a read of this agent failed since it was met."""
-        with self._lock:
-            return name in self._failed
 
     def read(self, name: str, into: int, runs: list[tuple[int, int]]) -> Read:
         """Begin to read (address, bytes) pairs of a known agent, one after the other into local address `into`.
@@ -133,7 +125,10 @@ class Agent:
     def close(self) -> None:
         """Disconnect, and let go of all memory. No thread may be in another call, nor come later."""
         with self._lock:
+            closed, self._closed = self._closed, True
             reads, self._reads = self._reads, set()
+        if closed:
+            return
         for read in reads:
             self._agent.releaseXferReq(read.handle)
         for descriptors, _ in self._registered:
@@ -151,7 +146,6 @@ class Agent:
             read.fate = Fate.LOST
         except self._errors as error:
             log.info("reading from agent %s failed: %s", read.peer, error)
-            self._failed.add(read.peer)
             self._end(read, Fate.FAILED)
 
     def _note(self, read: Read, status: Any) -> None:
