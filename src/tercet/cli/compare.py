@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, object]] = {
     "demo": {
         "modes": DEFAULT_MODES,
         "workload": "64/64",
-        "qps": "0.75",
+        "qps": "1",
         "turns": 3,
         "num_requests": 9,
         "blocks": 3,
