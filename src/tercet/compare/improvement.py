@@ -14,7 +14,7 @@ from tercet.compare.statistics import log_ratios
 from tercet.core.stage import Mode
 from tercet.results.curve import Improvement
 from tercet.results.document import ArchitectureRecord
-from tercet.results.student import mean_interval
+from tercet.results.student import t_975
 
 SHOWN = (LATER, "e2e")
 PAIRS = ((Mode.PPD, Mode.PD), (Mode.PPD, Mode.REPLICATED))
@@ -23,8 +23,8 @@ PAIRS = ((Mode.PPD, Mode.PD), (Mode.PPD, Mode.REPLICATED))
 def improvements(cells: Sequence[Cell], architectures: Sequence[ArchitectureRecord]) -> tuple[Improvement, ...]:
     """Return by how much every ppd betters every pd and every replicated architecture, per workload.
 
-    1 - ratio at each load, averaged over the loads within each block; the interval is over the blocks. Only blocks that
-    count at every load take part; those loads at which no block counts are left out.
+    1 - ratio of every paired run, averaged at each load and then over the loads. Loads at which only one block counts
+    take part where no load has more.
     """
     found = []
     for better, base in PAIRS:
@@ -38,17 +38,17 @@ def improvements(cells: Sequence[Cell], architectures: Sequence[ArchitectureReco
 
 
 def _improvement(row: Sequence[Cell], metric: Metric, first: str, second: str) -> Improvement | None:
-    by_load: list[dict[int, float]] = []
+    by_load = []
     for cell in row:
-        figures = cell.figures(metric)
-        logs = log_ratios([f[first] for f in figures.values()], [f[second] for f in figures.values()])
-        if logs:
-            by_load.append({block: -math.expm1(log) for block, log in zip(figures, logs, strict=True)})
-    common = sorted(set.intersection(*(set(shares) for shares in by_load))) if by_load else []
-    if not common:
+        figures = cell.figures(metric).values()
+        logs = log_ratios([f[first] for f in figures], [f[second] for f in figures])
+        by_load.append([-math.expm1(log) for log in logs])
+    most = max((len(shares) for shares in by_load), default=0)
+    if not most:
         return None
-    mean, low, high = mean_interval([float(np.mean([shares[block] for shares in by_load])) for block in common])
-    levels = [float(np.mean([shares[block] for block in common])) for shares in by_load]
+    by_load = [shares for shares in by_load if len(shares) >= min(most, 2)]
+    mean, half = stratified(by_load)
+    levels = [float(np.mean(shares)) for shares in by_load]
     cell = row[0]
     return Improvement(
         cell.workload,
@@ -58,10 +58,26 @@ def _improvement(row: Sequence[Cell], metric: Metric, first: str, second: str) -
         first,
         second,
         mean,
-        low,
-        high,
+        None if half is None else mean - half,
+        None if half is None else mean + half,
         min(levels),
         max(levels),
         len(by_load),
-        len(common),
+        most,
     )
+
+
+def stratified(by_load: Sequence[Sequence[float]]) -> tuple[float, float | None]:
+    """Return the mean of the loads' means and half its 95% interval; None below two degrees of freedom.
+
+    Runs at different loads are independent: the variances of the means add up, with Satterthwaite's degrees of freedom.
+    """
+    mean = float(np.mean([np.mean(shares) for shares in by_load]))
+    if min(len(shares) for shares in by_load) < 2:
+        return mean, None
+    parts = [float(np.var(shares, ddof=1)) / len(shares) / len(by_load) ** 2 for shares in by_load]
+    total = sum(parts)
+    if total == 0.0:
+        return mean, 0.0
+    freedom = total**2 / sum(part**2 / (len(shares) - 1) for part, shares in zip(parts, by_load, strict=True))
+    return mean, None if freedom < 2 else t_975(int(freedom)) * math.sqrt(total)

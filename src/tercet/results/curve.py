@@ -29,9 +29,10 @@ class Region:
 class RatioCurve:
     """`first` against `second` in one metric over the loads of one workload.
 
-    Between measured loads each block's log-ratio is interpolated over the load's logarithm; `regions` are where the
-    interval of those excludes 1. `outcome`: "crossover" (the better one changes), "none" (it doesn't), "beyond" (it
-    doesn't, and the trend leads to a change beyond the highest load) or "undecided". `sentence` says it in words.
+    Between measured loads the log-ratio and its interval are interpolated over the load's logarithm; `regions` are
+    where that interval excludes 1 and the ratio is beyond the tie margin. `outcome`: "crossover" (the better one
+    changes), "none" (it doesn't), "beyond" (it doesn't, and the trend leads to a change beyond the loads) or
+    "undecided". `sentence` says it in words.
     """
 
     workload: str
@@ -51,8 +52,8 @@ class RatioCurve:
 class Improvement:
     """By which share of `second`'s value `first` betters it in one workload: 0.7 is a 70% shorter time.
 
-    `mean` is over the loads, with its 95% interval over the blocks; `minimum` and `maximum` are those of single loads.
-    `blocks` is how many it rests on; with fewer than three there is no interval (None).
+    `mean` is over the loads, with its 95% interval over all paired runs; `minimum` and `maximum` are those of single
+    loads. `blocks` is the most that count at a load; with too few there is no interval (None).
     """
 
     workload: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -20,13 +19,13 @@ NAMES = ("A", "B")
 LIMIT = math.log(1.03)
 
 
-def points(levels: dict[float, float], scatter: Sequence[float] = (-0.01, 0.0, 0.01)) -> list[LogRatio]:
-    """Return a log-ratio per load; blocks scatter around it by `scatter`."""
-    return [LogRatio(load, {i: level + s for i, s in enumerate(scatter)}) for load, level in levels.items()]
+def points(levels: dict[float, float], half: float = 0.025) -> list[LogRatio]:
+    """Return a log-ratio per load, each with an interval of `half` to both sides."""
+    return [LogRatio(load, level, half) for load, level in levels.items()]
 
 
-def concluded(levels: dict[float, float], scatter: Sequence[float] = (-0.01, 0.0, 0.01)) -> tuple[str, str]:
-    ratios = points(levels, scatter)
+def concluded(levels: dict[float, float], half: float = 0.025) -> tuple[str, str]:
+    ratios = points(levels, half)
     return conclude(invert(ratios, NAMES, LIMIT), ratios)
 
 
@@ -44,19 +43,19 @@ def test_a_crossover_is_bracketed() -> None:
 
 
 def test_the_regions_end_where_the_interval_reaches_zero() -> None:
-    ratios = points({1: -0.4, 10: 0.6}, scatter=(-0.1, 0.02, 0.07, 0.01))
-    ratios[1] = LogRatio(10, {block: log * 1.5 for block, log in ratios[1].blocks.items()})
+    ratios = [LogRatio(1, -0.4, 0.1), LogRatio(10, 0.6, 0.3)]
     first, _, last = invert(ratios, NAMES, LIMIT)
     for edge in (first.end, last.start):
         t = math.log(edge) / math.log(10)
-        logs = [(1 - t) * ratios[0].blocks[i] + t * ratios[1].blocks[i] for i in range(4)]
-        found = paired_logs(logs)
-        assert found is not None
-        assert abs(found.mean) == pytest.approx(found.half, rel=1e-6)
+        assert abs(-0.4 + t) == pytest.approx(0.1 + 0.2 * t)
+
+
+def test_between_two_undecided_loads_nothing_is_decided() -> None:
+    assert [region.better for region in invert(points({1: -0.2, 2: -0.2}, half=0.3), NAMES, LIMIT)] == [None]
 
 
 def test_the_tie_margin_widens_what_is_undecided() -> None:
-    ratios = points({1: -0.4, 2: 0.4}, scatter=(-1e-6, 0.0, 1e-6))
+    ratios = points({1: -0.4, 2: 0.4}, half=1e-6)
     first, _, last = invert(ratios, NAMES, LIMIT)
     for edge, level in ((first.end, -LIMIT), (last.start, LIMIT)):
         assert 0.8 * math.log2(edge) - 0.4 == pytest.approx(level, abs=1e-4)
@@ -76,7 +75,7 @@ def test_a_crossover_beyond_the_grid_is_told_where_the_trend_leads_there() -> No
 
 
 def test_too_noisy_to_tell() -> None:
-    assert concluded({1: -0.3, 2: 0.3}, scatter=(-1.0, 0.0, 1.0)) == ("undecided", "undecided from 1 to 2")
+    assert concluded({1: -0.3, 2: 0.3}, half=2.0) == ("undecided", "undecided from 1 to 2")
 
 
 def test_one_sided_evidence_is_no_crossover() -> None:
@@ -97,24 +96,15 @@ def test_a_single_load_is_a_region_of_its_own() -> None:
     assert conclude(invert(ratios, NAMES, LIMIT), ratios) == ("none", "none in this range: A better at 2")
 
 
-def test_blocks_missing_at_one_end_of_a_segment_are_left_out_there() -> None:
-    ratios = points({1: -0.5, 2: 0.5}, scatter=(-0.01, 0.0, 0.01, 0.0))
-    ratios[1] = LogRatio(2, {block: log for block, log in ratios[1].blocks.items() if block != 3})
-    assert [region.better for region in invert(ratios, NAMES, LIMIT)] == ["A", None, "B"]
-
-
 def test_the_interval_covers_the_true_crossover_nineteen_times_in_twenty() -> None:
     rng = np.random.default_rng(3)
     missed = 0
     for _ in range(400):
-        ratios = [
-            LogRatio(load, {i: level + float(rng.normal(0, 0.1)) for i in range(5)})
-            for load, level in ((1.0, -0.3), (4.0, 0.3))
-        ]
-        regions = invert(ratios, NAMES, 0.0)
-        (here,) = {region.better for region in regions if region.start <= 2.0 <= region.end} or {None}
-        missed += here is not None
-    assert missed <= 35
+        found = [paired_logs(list(rng.normal(level, 0.1, 5))) for level in (-0.3, 0.3)]
+        ratios = [LogRatio(load, p.mean, p.half) for load, p in zip((1.0, 4.0), found, strict=True) if p is not None]
+        here = [region.better for region in invert(ratios, NAMES, 0.0) if region.start <= 2.0 <= region.end]
+        missed += here != [None]
+    assert missed <= 30
 
 
 def sweep(ttfts: dict[str, dict[float, float]]) -> list[RunRecord]:

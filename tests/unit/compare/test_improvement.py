@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from tercet.compare.cell import cells
-from tercet.compare.improvement import improvements
+from tercet.compare.improvement import improvements, stratified
 from tercet.results.document import TrafficRecord
 
 from ..results.samples import architecture, request, run
@@ -38,15 +41,16 @@ def test_savings_are_averaged_over_loads_within_blocks() -> None:
     assert (saved.minimum, saved.maximum) == pytest.approx((0.495, 0.7475))
     assert saved.low is not None and saved.high is not None
     assert saved.low < saved.mean < saved.high
+    assert saved.high - saved.low < 0.02
     assert (saved.loads, saved.blocks) == (2, 3)
 
 
-def test_two_blocks_have_no_interval_and_losses_are_negative() -> None:
+def test_one_block_has_no_interval_and_losses_are_negative() -> None:
     ttfts = {"ppd": 0.3, "replicated": 0.2}
     runs = [
         run(label, (request("c0", 1, 0.5, 0.01), request("c0", 2, ttft, 0.01)), number=block)
         for label, ttft in ttfts.items()
-        for block in range(2)
+        for block in range(1)
     ]
     records = [architecture(label) for label in ttfts]
     (later, _) = improvements(cells(runs, TRAFFIC, records), records)
@@ -58,3 +62,39 @@ def test_nothing_is_said_of_other_modes() -> None:
     runs = [run(label, (request("c0", 1, 0.5, 0.01),), number=0) for label in ("pd", "replicated")]
     records = [architecture("pd"), architecture("replicated")]
     assert improvements(cells(runs, TRAFFIC, records), records) == ()
+
+
+def test_loads_have_equal_weight_whatever_their_blocks() -> None:
+    mean, half = stratified([[0.1, 0.3], [0.5, 0.5, 0.5, 0.5, 0.5]])
+    assert mean == pytest.approx(0.35)
+    assert half is None, "one degree of freedom tells nothing"
+    assert stratified([[0.25, 0.25], [0.5, 0.5]]) == (0.375, 0.0)
+    assert stratified([[0.25], [0.5, 0.5]]) == (0.375, None)
+
+
+def test_the_interval_covers_the_truth_nineteen_times_in_twenty() -> None:
+    rng = np.random.default_rng(5)
+    missed = 0
+    for _ in range(1000):
+        mean, half = stratified([list(rng.normal(level, 0.1, 4)) for level in (0.2, 0.4, 0.6)])
+        assert half is not None
+        missed += abs(mean - 0.4) > half
+    assert 25 <= missed <= 80
+
+
+def test_blocks_that_count_at_some_loads_alone_count_there() -> None:
+    runs = [
+        replace(
+            run(
+                label, (request("c0", 1, 0.5, 0.01), request("c0", 2, ttft + 0.01 * block, 0.01)), qps=qps, number=block
+            ),
+            invalid_reasons=("late",) if (qps, block) == (2.0, 1) else (),
+        )
+        for label, ttft in (("pd", 0.4), ("ppd", 0.1))
+        for qps in (1.0, 2.0)
+        for block in range(4)
+    ]
+    records = [architecture(label) for label in ("pd", "ppd")]
+    (later, _) = improvements(cells(runs, TRAFFIC, records), records)
+    assert (later.loads, later.blocks) == (2, 4)
+    assert later.low is not None
