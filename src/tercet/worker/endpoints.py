@@ -147,8 +147,9 @@ class Endpoints:
         ]
         if not sources:
             return ()
-        # A held prompt's pictures are read here, and may be again where it is decoded.
-        return await self._encoder(sources[0].where).encode(engine, sources, 2 if generation.hold else 1)
+        # Every choice reads them; those of a held prompt may be read again where it is decoded.
+        readers = 2 if generation.hold else generation.choices
+        return await self._encoder(sources[0].where).encode(engine, sources, readers)
 
     async def _encode(self, request: Request, responder: Responder) -> None:
         pictures = self._encoder("images")
