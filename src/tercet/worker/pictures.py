@@ -18,6 +18,7 @@ from tercet.media.pool import MediaPool
 from tercet.media.source import Sources
 from tercet.worker.encoded_picture import EncodedPicture, ImageEngine, PictureSource, Pixels
 from tercet.worker.metrics import PictureFigures
+from tercet.worker.wire import ImageAnswer
 
 Preprocess = Callable[[Image.Image], Pixels]
 
@@ -113,33 +114,32 @@ class Pictures:
         try:
             answer, decode_s = await engine.lookup_image(key, readers), 0.0
             if answer is None:
-                started = time.perf_counter()
-                pixels, others = await self._pixels(key, data)
-                decode_s = time.perf_counter() - started
-                # Whoever decoded it first has sent its pixels by now.
-                answer = await engine.lookup_image(key, readers) if others else None
-                answer = answer or await engine.encode_image(key, pixels, readers)
+                answer, decode_s = await self._unpacked(engine, key, data, readers)
         finally:
             self._held_bytes -= len(data)
         return EncodedPicture(key, answer, fetch_s, decode_s)
 
-    async def _pixels(self, key: str, data: bytes) -> tuple[Pixels, bool]:
-        """Return the picture as the model wants it, and whether it is being decoded for another request as well."""
-        task = self._decoding.get(key)
-        others = task is not None
-        if task is None:
-            task = self._decoding[key] = asyncio.create_task(self._unpacking.run(self._unpack, data))
-            task.add_done_callback(lambda done: self._decoded(key, done))
+    async def _unpacked(self, engine: ImageEngine, key: str, data: bytes, readers: int) -> tuple[ImageAnswer, float]:
+        """Unpack a picture and have it encoded; return also the seconds until it was unpacked."""
+        started = time.perf_counter()
+        others = self._decoding.get(key)
+        task = others or asyncio.create_task(self._unpacking.run(self._unpack, data))
+        if others is None:
+            self._decoding[key] = task
+            task.add_done_callback(_heard)
+        first = others is None
         try:
             # Whoever waits may leave: the others still want it.
-            return await asyncio.shield(task), others
+            pixels = await asyncio.shield(task)
+            decode_s = time.perf_counter() - started
+            # Whoever came first sends the pixels.
+            answer = None if first else await engine.lookup_image(key, readers)
+            return answer or await engine.encode_image(key, pixels, readers), decode_s
         finally:
-            del task  # see `encode`
-
-    def _decoded(self, key: str, task: asyncio.Task[Pixels]) -> None:
-        del self._decoding[key]
-        if not task.cancelled():
-            task.exception()  # when all have left, nobody else asks for it
+            if first:
+                # Not before the engine has it: in between, the next request would find it nowhere.
+                del self._decoding[key]
+            del task, others  # see `encode`
 
     # --- in the threads ---
 
@@ -156,3 +156,9 @@ def _first_failure(tasks: Sequence[asyncio.Task[EncodedPicture]]) -> BaseExcepti
         if task.done() and (error := task.exception()) is not None:
             return error
     return None
+
+
+def _heard(task: asyncio.Task[Pixels]) -> None:
+    """Take note of how a task ended, in case all who waited have left."""
+    if not task.cancelled():
+        task.exception()
