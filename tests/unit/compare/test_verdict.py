@@ -187,11 +187,11 @@ def named(slowdown: float, comparisons: int, seed: int, *, noise: float) -> dict
 
 
 def test_the_same_against_itself_hardly_ever_names_a_winner() -> None:
-    count = named(1.0, 200, seed=1, noise=0.1)
-    assert count["a"] + count["b"] <= 20
+    count = named(1.0, 100, seed=1, noise=0.1)
+    assert count["a"] + count["b"] <= 10
 
 
 def test_a_tenth_slower_is_named_the_loser_though_the_machine_drifts() -> None:
-    count = named(1.1, 100, seed=2, noise=0.08)
-    assert count["a"] >= 80
+    count = named(1.1, 50, seed=2, noise=0.08)
+    assert count["a"] >= 40
     assert count["b"] == 0
