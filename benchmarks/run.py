@@ -16,6 +16,9 @@ BENCHMARKS = [
     ["benchmarks/worker/front_overhead.py"],
     ["benchmarks/router/router_cost.py"],
     ["-m", "benchmarks.media.blocking"],
+    ["-m", "benchmarks.encode.fanout"],
+    ["-m", "benchmarks.encode.cache"],
+    ["-m", "benchmarks.encode.accuracy"],
 ]
 
 

@@ -23,6 +23,7 @@ from tests.e2e.looking import (
     url_of,
     wait_nothing_held,
 )
+from tests.unit.transfer.transports import usable
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +90,21 @@ def test_the_same_tokens(whole: list[Answer], fixture: str, mode: str, request: 
     else:
         assert not any("E" in route for route in routes)
     wait_nothing_held(serve)
+
+
+@pytest.mark.parametrize(("transport", "encoders"), [("nixl", 2), ("mooncake", 1)])
+def test_transports_of_others(logs: Path, whole: list[Answer], transport: str, encoders: int) -> None:
+    usable(transport)
+    serve = start_everything(logs / f"eyes-{transport}", encoders, transport)
+    try:
+        for mode in APART:
+            answers = ask_all(serve, mode)
+            assert [token_ids(answer) for answer in answers] == [token_ids(answer) for answer in whole]
+            many = "E0+E1>P0>D0" if encoders == 2 else "E0>P0>D0"
+            assert answers[7].headers["x-tercet-route"] == many
+        wait_nothing_held(serve)
+    finally:
+        stop_serve(serve)
 
 
 def test_encoding_apart_from_a_whole_worker(expected: list[list[int]], one: Serve) -> None:

@@ -49,7 +49,7 @@ class RouterConfig:
     max_images: int = MediaLimits().max_images
     connect_timeout_s: float = 2.0
     first_byte_timeout_s: float = 60.0
-    encode_timeout_s: float = 20.0
+    encode_timeout_s: float = 60.0
     answer_timeout_s: float = 600.0
     idle_timeout_s: float = 30.0
     max_body_bytes: int = 64 * 1024 * 1024
