@@ -14,9 +14,11 @@ from tercet.core.stage import Mode, Stage
 from tercet.routing.encoding import place_again
 from tercet.routing.events import (
     CacheCleared,
+    CacheSized,
     ConversationRecorded,
     Encoded,
     Finished,
+    FirstToken,
     ModelsListed,
     PicturesHeld,
     PicturesLost,
@@ -110,6 +112,21 @@ def test_what_p_holds_is_named_and_not_encoded_again() -> None:
     assert shares(go(fleet, seeing("[a] [b]"))) == {"E0": (0, 1)}
 
 
+def test_a_rank_is_believed_to_hold_no_more_than_it_can() -> None:
+    fleet = make_fleet("EPD")
+    p = url("P", 0)
+    fleet.apply(PicturesHeld(p, MODEL, (("a", 16), ("b", 16), ("c", 16))))
+    fleet.apply(CacheSized(p, None, 40))
+    assert [key in fleet.pictures(p) for key in "abc"] == [False, True, True]
+    fleet.apply(PicturesHeld(p, MODEL, (("b", 16),)))
+    fleet.apply(PicturesHeld(p, MODEL, (("d", 20),)))
+    assert [key in fleet.pictures(p) for key in "bcd"] == [True, False, True], "the least recently used goes"
+    fleet.apply(CacheSized(p, None, 0))
+    assert len(fleet.pictures(p)) == 0
+    fleet.apply(PicturesHeld(p, MODEL, (("a", 16),)))
+    assert shares(go(fleet, seeing("[a]"))) == {"E0": (0,)}, "it keeps none"
+
+
 def test_a_rank_that_lacks_pictures_gets_them_and_what_was_encoded_before() -> None:
     fleet = make_fleet("EPPD")
     fleet.apply(PicturesHeld(url("P", 0), MODEL, (("a", 16), ("b", 16))))
@@ -197,8 +214,6 @@ def test_tokens_of_pictures_come_where_they_stand() -> None:
     rank = fleet.ranks[url("P", 0)]
     fleet.apply(Routed("1", Route(Mode.PD, rank), facts))
     fleet.apply(PicturesHeld(rank.address, MODEL, ()))
-    from tercet.routing.events import FirstToken
-
     fleet.apply(FirstToken("1", facts.prompt_tokens, 0))
     assert fleet.tokens_per_byte(MODEL) == 0.25, "pictures teach nothing about text"
     begin = seeing(words, tokens=100)
