@@ -64,6 +64,8 @@ class TruthServer:
         if request.path == "/v1/models":
             card = {"id": "truth", "object": "model", "max_model_len": 1_000_000}
             await _json(responder, {"object": "list", "data": [card]})
+        elif request.path == "/health":
+            await responder.send(200, b"")
         elif request.path == "/log":
             log, self._log = self._log, []
             await _json(responder, [asdict(entry) for entry in log])
@@ -96,7 +98,8 @@ class TruthServer:
             sent += count
         usage = {"prompt_tokens": _prompt_tokens(asked), "completion_tokens": tokens}
         usage["total_tokens"] = usage["prompt_tokens"] + tokens
-        responder.write(_event({"choices": [], "usage": {**usage, "prompt_tokens_details": {"cached_tokens": 0}}}))
+        counted = {"usage": {**usage, "prompt_tokens_details": {"cached_tokens": 0}}}
+        responder.write(_event({**_head(chat), "choices": [], **counted}))
         responder.write(b"data: [DONE]\n\n")
         session = request.headers.get("x-session-id", "")
         self._log.append(Entry(session, received_ns, first_ns, last_ns, tokens))
@@ -115,7 +118,12 @@ def _chunk(chat: bool, numbers: range) -> bytes:
     text = " é" * len(numbers)
     choice: dict[str, Any] = {"index": 0, "token_ids": list(numbers), "finish_reason": None}
     choice |= {"delta": {"content": text}} if chat else {"text": text}
-    return _event({"id": "truth", "object": "chunk", "model": "truth", "choices": [choice]})
+    return _event({**_head(chat), "choices": [choice]})
+
+
+def _head(chat: bool) -> dict[str, Any]:
+    kind = "chat.completion.chunk" if chat else "text_completion"
+    return {"id": "truth", "object": kind, "created": 0, "model": "truth"}
 
 
 def _prompt_tokens(asked: dict[str, Any]) -> int:

@@ -18,6 +18,9 @@ from tercet.results.record import ClientHealth, RequestRecord
 LEAD_NS = 100_000_000
 """The run's start lies this far ahead, so that the first requests are as punctual as the others."""
 
+RARELY = 50_000
+"""Objects made between two looks of the garbage collector at the youngest."""
+
 OnRecord = Callable[[RequestRecord], None]
 
 
@@ -43,7 +46,6 @@ async def drive(
     was over was told.
     """
     records: list[RequestRecord] = []
-    gc.collect()
     origin_ns = perf_counter_ns() + LEAD_NS
 
     def tell(result: RequestResult) -> None:
@@ -111,12 +113,13 @@ async def send_all(
 
 @contextmanager
 def quiet_memory() -> Iterator[None]:
-    """Keep what exists already out of the garbage collector's sight: its pauses would be measured.
-
-    What is garbage by then stays: collecting it takes longer the more is kept, so it is done before a start is decided.
-    """
+    """Keep what exists already out of the garbage collector's sight, and let it look seldom: pauses are measured."""
+    usual = gc.get_threshold()
+    gc.collect()
     gc.freeze()
+    gc.set_threshold(RARELY, *usual[1:])
     try:
         yield
     finally:
+        gc.set_threshold(*usual)
         gc.unfreeze()

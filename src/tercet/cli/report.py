@@ -75,8 +75,8 @@ def report(
 
 
 def _read(path: Path) -> Results:
-    from tercet.results.file import read
+    from tercet.results.foreign import read_any
 
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name the results files in it, such as {path}/*.json")
-    return read(path)
+    return read_any(path)

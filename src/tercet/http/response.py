@@ -44,9 +44,13 @@ class Response(Exchange):
                 )
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def chunks(self) -> AsyncIterator[tuple[bytes, int]]:
-        """Yield pieces of the decoded body with the time they were read from the socket. Raises ClientError."""
-        queue = _Queue(self)
+    async def chunks(self, *, at_once: int = 1) -> AsyncIterator[tuple[bytes, int]]:
+        """Yield pieces of the decoded body with the time they were read from the socket. Raises ClientError.
+
+        With `at_once` above 1 they are handed over when so many have gathered, or the body ends: their times are the
+        same, and a taker that needs no piece at once is woken less often.
+        """
+        queue = _Queue(self, at_once)
         try:
             self._flow_to(queue)
             while True:
@@ -115,10 +119,11 @@ class Response(Exchange):
 class _Queue:
     """The sink of `chunks`: pieces with their times, bounded by pausing the socket."""
 
-    __slots__ = ("_response", "_size", "done", "pieces")
+    __slots__ = ("_at_once", "_response", "_size", "done", "pieces")
 
-    def __init__(self, response: Response) -> None:
+    def __init__(self, response: Response, at_once: int) -> None:
         self._response = response
+        self._at_once = at_once
         self._size = 0
         self.pieces: deque[tuple[bytes, int]] = deque()
         self.done = False
@@ -129,7 +134,9 @@ class _Queue:
             self._size += len(piece)
         if self._size > _HIGH_WATER:
             self._response.pause()
-        self._response.wake()
+            self._response.wake()
+        elif len(self.pieces) >= self._at_once:
+            self._response.wake()
 
     def ended(self, error: ClientError | None) -> None:
         self.done = True

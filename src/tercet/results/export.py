@@ -105,7 +105,11 @@ def _aiperf(results: Results, run: RunRecord, slo: Slo | None) -> dict[str, str]
     summary: dict[str, Any] = {
         "schema_version": "1.4",
         "was_cancelled": not run.complete,
-        "input_config": {"model": results.model, "tool": "tercet"},
+        "input_config": {
+            "model": results.model,
+            "tool": "tercet",
+            "request_rate" if run.load_kind == "qps" else "concurrency": run.load,
+        },
         "request_latency": spread("ms", figures.e2e_ms),
         "time_to_first_token": spread("ms", figures.ttft_ms),
         "inter_token_latency": spread("ms", figures.tpot_ms),
