@@ -77,7 +77,7 @@ def measure_ours(server: Server, streams: int, rounds: int, folder: Path) -> Out
         fmean(record.tpot_ms or 0.0 for record in records),
         median(found.ttft),
         max(found.ttft),
-        fmedian(found.tpot),
+        median(found.tpot),
         cpu_s,
         measured.client.cpu_fraction * measured.duration_s,
     )

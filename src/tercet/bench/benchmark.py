@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from time import perf_counter_ns
 
 from tercet.bench.children import Children
-from tercet.bench.drive import LEAD_NS
+from tercet.bench.drive import LEAD_NS, quiet_memory
 from tercet.bench.health import judge
 from tercet.bench.job import Job, prepare, run_job
 from tercet.bench.plan import Display, Plan
@@ -157,12 +157,14 @@ class Benchmark:
             if workers > 1:
                 return judge(records, await Children(job, workers, keep, tally).run(LEAD_NS))
             talks = prepare(job)
-            origin_ns = perf_counter_ns() + LEAD_NS
+            with quiet_memory():
+                origin_ns = perf_counter_ns() + LEAD_NS
 
-            def on_result(result: RequestResult) -> None:
-                keep(result.record(origin_ns), result.text if job.keep_text else "")
+                def on_result(result: RequestResult) -> None:
+                    keep(result.record(origin_ns), result.text if job.keep_text else "")
 
-            return judge(records, (await run_job(job, talks, origin_ns, on_result, tally),))
+                vitals = await run_job(job, talks, origin_ns, on_result, tally)
+            return judge(records, (vitals,))
 
     def _counted(self, records: Sequence[RequestRecord], texts: Sequence[str]) -> list[RequestRecord]:
         """Count the answers' texts with the tokeniser that was named, if one was."""

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import msgpack
 import uvloop
 
+from tercet.bench.drive import quiet_memory
 from tercet.bench.job import Job, prepare, run_job
 from tercet.bench.result import RequestResult
 from tercet.bench.tally import Tally
@@ -30,33 +31,34 @@ async def serve_share(stdin: asyncio.StreamReader, stdout: BinaryIO) -> None:
     job = decode(Job, task["job"])
     place = {"share": task["share"], "shares": task["shares"]}
     talks = prepare(job, **place)
-    _send(stdout, "ready")
-    line = await stdin.readline()
-    if not line:
-        return
-    origin_ns = int(line)
-    tally = Tally()
+    with quiet_memory():
+        _send(stdout, "ready")
+        line = await stdin.readline()
+        if not line:
+            return
+        origin_ns = int(line)
+        tally = Tally()
 
-    def on_result(result: RequestResult) -> None:
-        _send(stdout, "record", encode(result.record(origin_ns)), result.text if job.keep_text else "")
+        def on_result(result: RequestResult) -> None:
+            _send(stdout, "record", encode(result.record(origin_ns)), result.text if job.keep_text else "")
 
-    async def report() -> None:
-        while True:
-            await asyncio.sleep(TALLY_EVERY_S)
+        async def report() -> None:
+            while True:
+                await asyncio.sleep(TALLY_EVERY_S)
+                _send(stdout, "tally", *astuple(tally))
+
+        work = asyncio.create_task(run_job(job, talks, origin_ns, on_result, tally, **place))
+        ended = asyncio.create_task(stdin.read())
+        reporter = asyncio.create_task(report())
+        await asyncio.wait((work, ended), return_when=asyncio.FIRST_COMPLETED)
+        reporter.cancel()
+        if work.done():
+            vitals = work.result()
             _send(stdout, "tally", *astuple(tally))
-
-    work = asyncio.create_task(run_job(job, talks, origin_ns, on_result, tally, **place))
-    ended = asyncio.create_task(stdin.read())
-    reporter = asyncio.create_task(report())
-    await asyncio.wait((work, ended), return_when=asyncio.FIRST_COMPLETED)
-    reporter.cancel()
-    if work.done():
-        vitals = work.result()
-        _send(stdout, "tally", *astuple(tally))
-        _send(stdout, "vitals", vitals.lags_ms, vitals.cpu_s, vitals.wall_s)
-    for rest in (work, ended, reporter):
-        rest.cancel()
-    await asyncio.gather(work, ended, reporter, return_exceptions=True)
+            _send(stdout, "vitals", vitals.lags_ms, vitals.cpu_s, vitals.wall_s)
+        for rest in (work, ended, reporter):
+            rest.cancel()
+        await asyncio.gather(work, ended, reporter, return_exceptions=True)
 
 
 def _send(stdout: BinaryIO, *message: object) -> None:

@@ -46,7 +46,7 @@ async def drive(
     was over was told.
     """
     records: list[RequestRecord] = []
-    origin_ns = perf_counter_ns() + LEAD_NS
+    origin_ns = 0
 
     def tell(result: RequestResult) -> None:
         records.append(result.record(origin_ns))
@@ -54,20 +54,22 @@ async def drive(
         if on_result is not None:
             on_result(result)
 
-    vitals = await send_all(
-        url,
-        conversations,
-        model=model,
-        origin_ns=origin_ns,
-        on_result=tell,
-        cache_salt=cache_salt,
-        concurrency=concurrency,
-        ramp_s=ramp_s,
-        until_s=until_s,
-        headers=headers,
-        timeout_s=timeout_s,
-        idle_timeout_s=idle_timeout_s,
-    )
+    with quiet_memory():
+        origin_ns = perf_counter_ns() + LEAD_NS
+        vitals = await send_all(
+            url,
+            conversations,
+            model=model,
+            origin_ns=origin_ns,
+            on_result=tell,
+            cache_salt=cache_salt,
+            concurrency=concurrency,
+            ramp_s=ramp_s,
+            until_s=until_s,
+            headers=headers,
+            timeout_s=timeout_s,
+            idle_timeout_s=idle_timeout_s,
+        )
     return judge(records, (vitals,))
 
 
@@ -87,33 +89,35 @@ async def send_all(
     idle_timeout_s: float,
     tally: Tally | None = None,
 ) -> Vitals:
-    """Run `run_load` with a client of its own, and the garbage collector's pauses kept out of the measurement.
+    """Run `run_load` with a client of its own; enter `quiet_memory` before the start is named.
 
     The client never sends a request twice: one that the server drops is a failure, and counted. So that no connection
     is found closed by the server's own keep-alive limit, idle ones are dropped after a second.
     """
     client = Client(connect_timeout_s=10.0, max_connections_per_host=16_384, keep_alive_s=1.0, resend=False)
     sender = Sender(client, url, headers=headers, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s, tally=tally)
-    with quiet_memory():
-        try:
-            return await run_load(
-                sender,
-                conversations,
-                model=model,
-                origin_ns=origin_ns,
-                on_result=on_result,
-                cache_salt=cache_salt,
-                concurrency=concurrency,
-                ramp_s=ramp_s,
-                until_s=until_s,
-            )
-        finally:
-            await client.close()
+    try:
+        return await run_load(
+            sender,
+            conversations,
+            model=model,
+            origin_ns=origin_ns,
+            on_result=on_result,
+            cache_salt=cache_salt,
+            concurrency=concurrency,
+            ramp_s=ramp_s,
+            until_s=until_s,
+        )
+    finally:
+        await client.close()
 
 
 @contextmanager
 def quiet_memory() -> Iterator[None]:
-    """Keep what exists already out of the garbage collector's sight, and let it look seldom: pauses are measured."""
+    """Keep what exists already out of the garbage collector's sight, and let it look seldom: pauses are measured.
+
+    Garbage is collected first, which takes longer the more a process keeps: enter this before a start is decided.
+    """
     usual = gc.get_threshold()
     gc.collect()
     gc.freeze()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -51,15 +50,10 @@ class Job:
 
 
 def prepare(job: Job, *, share: int = 0, shares: int = 1) -> Iterable[Talk]:
-    """Return one share's conversations, made before the run wherever they end: making them must not disturb it.
-
-    Nor must garbage, which is collected: that takes the longer the more a process keeps, and the run's start is near.
-    """
+    """Return one share's conversations, made before the run wherever they end: making them must not disturb it."""
     endless = job.traffic.concurrency and not job.traffic.num_conversations
     talks = job.talks(share, shares)
-    made = talks if endless else list(talks)
-    gc.collect()
-    return made
+    return talks if endless else list(talks)
 
 
 async def run_job(

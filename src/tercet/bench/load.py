@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import Any, Protocol
 
@@ -18,6 +19,9 @@ OnResult = Callable[[RequestResult], None]
 
 _PREPARE_NS = 50_000_000
 """A request's body is built this long before it is due, so that building it makes nothing late."""
+
+_AHEAD = 256
+"""So many first requests of a closed loop are written ahead, at most."""
 
 
 class Turn(Protocol):
@@ -85,55 +89,107 @@ async def run_load(
     after turn k's end; after a failed turn the rest of its conversation is reported as not sent.
     When cancelled, requests under way are cut and not reported; what had ended was told to `on_result`.
     """
-    waiting = iter(talks)
+    write = _Writer(model, cache_salt)
     end_ns = None if until_s is None else origin_ns + int(until_s * 1e9)
 
-    async def one_by_one(first_ns: int) -> None:
+    async def one_by_one(line: _Line, first_ns: int) -> None:
         await _sleep_until(first_ns)
         due_ns = max(first_ns, perf_counter_ns())
         while end_ns is None or due_ns < end_ns:
-            talk = next(waiting, None)
-            if talk is None:
+            if (next_one := line.take()) is None:
                 return
-            await _converse(sender, talk, due_ns, model, cache_salt, on_result)
+            await _converse(sender, *next_one, due_ns, write, on_result)
             due_ns = perf_counter_ns()
 
     async with Watch() as watch:
         async with asyncio.TaskGroup() as group:
             if concurrency is not None:
+                line = _Line(talks, write, min(concurrency, _AHEAD))
                 for i in range(concurrency):
-                    group.create_task(one_by_one(origin_ns + int(ramp_s * i / concurrency * 1e9)))
+                    group.create_task(one_by_one(line, origin_ns + int(ramp_s * i / concurrency * 1e9)))
             else:
-                for talk in waiting:
+                for talk in talks:
                     due_ns = origin_ns + int(talk.arrival_s * 1e9)
                     await _sleep_until(due_ns - 2 * _PREPARE_NS)
-                    group.create_task(_converse(sender, talk, due_ns, model, cache_salt, on_result))
+                    group.create_task(_converse(sender, talk, None, due_ns, write, on_result))
         return watch.vitals()
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A request, ready to be sent. `exact` is how long its answer must be, None for any length."""
+
+    payload: bytes
+    exact: int | None
+    chat: bool
+    token_ids: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Writes turns as requests."""
+
+    model: str
+    cache_salt: str | None
+
+    def __call__(self, talk: Talk, turn: int, answers: Sequence[Said]) -> _Written:
+        body = talk.request_body(turn, answers, model=self.model, cache_salt=self.cache_salt)
+        return _Written(
+            json.dumps(body, separators=(",", ":")).encode(),
+            talk.turns[turn].output_tokens if body.get("ignore_eos") else None,
+            "messages" in body,
+            isinstance(body.get("prompt"), list),
+        )
+
+
+class _Line:
+    """Conversations of a closed loop that wait, the next ones with their first request written already."""
+
+    def __init__(self, talks: Iterable[Talk], write: _Writer, ahead: int) -> None:
+        self._talks = iter(talks)
+        self._write = write
+        self._ready: deque[tuple[Talk, _Written]] = deque()
+        for _ in range(ahead):
+            self._prepare()
+
+    def take(self) -> tuple[Talk, _Written] | None:
+        """Return the next, None when there is none; another is prepared once the loop is free."""
+        if not self._ready:
+            self._prepare()
+        if not self._ready:
+            return None
+        asyncio.get_running_loop().call_soon(self._prepare)
+        return self._ready.popleft()
+
+    def _prepare(self) -> None:
+        talk = next(self._talks, None)
+        if talk is not None:
+            self._ready.append((talk, self._write(talk, 0, ())))
+
+
 async def _converse(
-    sender: Sender, talk: Talk, due_ns: int, model: str, cache_salt: str | None, keep: OnResult
+    sender: Sender, talk: Talk, first: _Written | None, due_ns: int, write: _Writer, keep: OnResult
 ) -> None:
     answers: list[Said] = []
-    for turn, spec in enumerate(talk.turns):
-        await _sleep_until(due_ns - _PREPARE_NS)
-        body = talk.request_body(turn, answers, model=model, cache_salt=cache_salt)
-        payload = json.dumps(body, separators=(",", ":")).encode()
-        exact = spec.output_tokens if body.get("ignore_eos") else None
+    for turn in range(len(talk.turns)):
+        written = first
+        if turn or written is None:
+            await _sleep_until(due_ns - _PREPARE_NS)
+            written = write(talk, turn, answers)
         await _sleep_until(due_ns)
         result = await sender.send(
-            payload,
+            written.payload,
             scheduled_ns=due_ns,
             conversation=talk.id,
             turn=turn + 1,
             headers=talk.headers(),
-            expected_tokens=exact,
-            chat="messages" in body,
+            expected_tokens=written.exact,
+            chat=written.chat,
         )
-        keep(_completed(result, talk, turn, exact))
+        keep(_completed(result, talk, turn, written.exact))
         if turn + 1 == len(talk.turns):
             return
-        why = f"turn {turn + 1} failed" if not result.ok else _no_history(body, result)
+        why = f"turn {turn + 1} failed" if not result.ok else _no_history(written, result)
         if why:
             _give_up(talk, turn + 1, why, keep)
             return
@@ -157,8 +213,8 @@ def _completed(result: RequestResult, talk: Talk, turn: int, exact: int | None) 
     )
 
 
-def _no_history(body: dict[str, Any], result: RequestResult) -> str | None:
-    if isinstance(body.get("prompt"), list) and len(result.token_ids) != (result.completion_tokens or -1):
+def _no_history(written: _Written, result: RequestResult) -> str | None:
+    if written.token_ids and len(result.token_ids) != (result.completion_tokens or -1):
         return "the server did not return its answer's token ids (return_token_ids): try --prompt-format chat"
     return None
 

@@ -25,7 +25,12 @@ def request(
     return RequestRecord("c", turn, due_s, sent_s, chunks[-1], chunks, 8, 2, 2, cached_tokens=cached)
 
 
-def record(*requests: RequestRecord, traffic: TrafficSpec = TRAFFIC, health: ClientHealth | None = WELL) -> RunRecord:
+def record(
+    *requests: RequestRecord,
+    traffic: TrafficSpec = TRAFFIC,
+    health: ClientHealth | None = WELL,
+    overhead: int = 0,
+) -> RunRecord:
     return run_record(
         traffic,
         architecture="a",
@@ -36,6 +41,7 @@ def record(*requests: RequestRecord, traffic: TrafficSpec = TRAFFIC, health: Cli
         started=datetime.now(UTC),
         records=requests,
         health=health,
+        overhead=overhead,
     )
 
 
@@ -67,7 +73,10 @@ def test_warm_first_turns_make_a_run_invalid_unless_they_share_on_purpose() -> N
         Workload("t", 8, 4, pictures=Pictures(pool=3)),
     ):
         assert not record(*warm, traffic=replace(TRAFFIC, workload=shared)).invalid
-    assert record(*warm, traffic=replace(TRAFFIC, workload=Workload("t", 8, 4, pictures=Pictures()))).invalid
+    chat = replace(TRAFFIC, workload=Workload("t", 8, 4, pictures=Pictures()))
+    assert record(*warm, traffic=chat).invalid
+    assert not record(*warm, traffic=chat, overhead=16).invalid  # a chat template's tokens are in every prompt
+    assert record(*warm, traffic=chat, overhead=15).invalid
 
 
 def test_the_steady_window_lies_between_the_ramp_and_the_last_start() -> None:

@@ -1,8 +1,8 @@
 """The load generator against a server whose own clock says what the figures must be.
 
-The margins are wide, for a busy machine: what is looked for are figures that mean something else, such as a TTFT that
-ends at an empty chunk (0 ms) or a TPOT over pieces instead of tokens (four times too long). How exact the figures are
-on a quiet machine, `benchmarks/bench/truth.py` says.
+The margins are wide, for a machine that lets processes wait: what is looked for are figures that mean something else,
+such as a TTFT that ends at an empty chunk (100 ms too short) or a TPOT over pieces instead of tokens (four times too
+long). How exact the figures are on a quiet machine, `benchmarks/bench/truth.py` says.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tercet.traffic.workload import Workload
 
 from .stand_in import Silent
 
-TTFT_MARGIN_MS = 40.0
-TPOT_MARGIN_MS = 1.0
+TTFT_MARGIN_MS = 2000.0
+TPOT_MARGIN_MS = 8.0
 TOKENS = 41
 
 
@@ -54,7 +54,8 @@ def test_figures_agree_with_the_servers_own_clock(flags: tuple[str, ...], stream
         found = errors(records, server.log())
     assert [record.error for record in records] == [None] * streams and len(found.ttft) == streams
     assert all(record.ttft_ms > 99 for record in records)
-    assert 0 < median(found.ttft) < TTFT_MARGIN_MS
+    assert min(found.ttft) > 0  # nothing was read before it was written
+    assert median(found.ttft) < TTFT_MARGIN_MS
     assert abs(median(found.tpot)) < TPOT_MARGIN_MS
     sizes = {record.chunk_tokens for record in records}
     assert sizes == ({(1, *(4,) * 10)} if "--split-utf8" in flags else {(1,) * TOKENS})
