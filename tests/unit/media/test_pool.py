@@ -72,12 +72,12 @@ async def test_a_full_queue_is_a_503(gate: Gate) -> None:
 
 
 async def test_a_job_that_waits_too_long_is_a_503_and_one_that_takes_too_long_is_not(gate: Gate) -> None:
-    pool = MediaPool("m", 1, 5, 0.7)
+    pool = MediaPool("m", 1, 5, 1.5)
     await pool.run(int)
     first = asyncio.create_task(pool.run(gate))
     await entered(gate)
     second = asyncio.create_task(pool.run(gate))
-    with pytest.raises(PictureError, match=r"not loaded within 0\.7 s"):
+    with pytest.raises(PictureError, match=r"not loaded within 1\.5 s"):
         await first
     with pytest.raises(RequestError) as caught:
         await second
