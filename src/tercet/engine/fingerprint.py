@@ -33,3 +33,8 @@ def model_fingerprint(config: dict[str, Any], weights: str, dtype: str, block_si
     relevant = {key: value for key, value in config.items() if key not in _IRRELEVANT}
     parts = [json.dumps(relevant, sort_keys=True), weights, dtype, str(block_size), layout]
     return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def combined_fingerprint(*parts: str) -> str:
+    """Return 32 hex digits that name all of these fingerprints, in this order."""
+    return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

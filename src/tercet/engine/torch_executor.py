@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from tercet.core.sampling import SampledToken
 from tercet.engine.attention import PagedAttention
 from tercet.engine.backend import DeviceBackend, make_backend
 from tercet.engine.executor import KVLayout
+from tercet.engine.fingerprint import combined_fingerprint
 from tercet.engine.kv_pool import KVPool
 from tercet.engine.loader import LoadedModel, load_model
 from tercet.engine.sampler import SampleRequest, sample
@@ -140,13 +142,14 @@ def build_torch_executor(
     random_weights: bool = False,
     seed: int = 0,
     embeddings: RowSource | None = None,
+    vision: str = "",
 ) -> TorchExecutor:
     """Load a model folder (of a model that sees: its language model) and allocate its pool.
 
     `num_blocks` 0 takes as many as fit `kv_bytes` (0: the backend's default), no more than max_num_seqs sequences of
     the longest length need.
-    `pool_factory(nbytes)` gives writable memory that outlives the executor, `embeddings` is the store of pictures.
-    Raises UsageError when anything does not fit.
+    `pool_factory(nbytes)` gives writable memory that outlives the executor, `embeddings` is the store of pictures and
+    `vision` the fingerprint of what makes them: KV depends on it. Raises UsageError when anything does not fit.
     """
     backend = make_backend(device, dtype, threads)
     loaded = load_model(
@@ -158,6 +161,8 @@ def build_torch_executor(
         random_weights=random_weights,
         seed=seed,
     )
+    if vision:
+        loaded = replace(loaded, fingerprint=combined_fingerprint(loaded.fingerprint, vision))
     longest = -(-loaded.max_model_len // block_size)
     if num_blocks == 0:
         num_blocks = min((kv_bytes or backend.kv_bytes()) // loaded.kv.block_bytes, longest * max_num_seqs)

@@ -138,5 +138,6 @@ def _torch_parts(config: EngineConfig, device: Device, threads: int, allocate: A
         pool_factory=lambda nbytes: allocate(nbytes, KV),
         random_weights=config.random_weights,
         embeddings=rows,
+        vision="" if store is None else store.layout.fingerprint,
     )
     return EngineParts(executor, encoder, store)

@@ -83,7 +83,7 @@ class LeaseKeeper:
             return  # it will expire
         started = time.monotonic()
         if not self._client.release(ticket):
-            log.info("ticket %s was over before it could be released", ticket.id)
+            log.debug("ticket %s was over before it could be released", ticket.id)
             if time.monotonic() - started > STUCK_S:
                 stuck.add(ticket.control)
 

@@ -233,12 +233,15 @@ class SequenceService:
         """Send the tokens of a step as one message, if there is anything to tell."""
         tokens: list[str | int] = []
         deltas = [] if deltas is None else deltas
+        told: set[str] = set()
         for output in outputs:
             sequence, sampled, finish_reason = output
             item = self._tracked[sequence.id]
-            if item.plain and finish_reason is None and sampled is not None:
+            # The front takes tokens before deltas: what follows a delta of the same message has to be one, too.
+            if item.plain and finish_reason is None and sampled is not None and sequence.id not in told:
                 tokens += (sequence.id, sampled.token)
             else:
+                told.add(sequence.id)
                 deltas.append(pack_delta(self._delta(item, sampled, finish_reason, now)))
         if tokens or deltas or stats is not None:
             self._send_message({"op": "out", "tokens": tokens, "deltas": deltas, "stats": stats})

@@ -21,6 +21,7 @@ from tests.integration.worker.seeing import (
     settles,
     until,
 )
+from tests.unit.transfer.transports import FAR, usable
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +57,9 @@ async def test_a_picture_that_nobody_has_is_asked_for(folder: Path) -> None:
         await until(lambda: blind.stats["blocks_in_use"] == 0)
 
 
-@pytest.mark.parametrize("transport", ["shm", "tcp"])
+@pytest.mark.parametrize("transport", ["shm", pytest.param("tcp", marks=pytest.mark.slow), *FAR])
 async def test_encode_prefill_decode_over(folder: Path, transport: str) -> None:
-    ways = {"transports": (transport,)}
+    ways = {"transports": (usable(transport),)}
     whole, e, p, d = (
         config(folder, "encode", "prefill", "decode"),
         *(config(folder, stage, **ways) for stage in ("encode", "prefill", "decode")),

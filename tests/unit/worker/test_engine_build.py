@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +110,15 @@ def test_stages_decide_what_is_loaded(cache: Path) -> None:
     assert text.store is None and text.encoder is None
     with pytest.raises(UsageError, match="does not see"):
         build(cache, ("encode",), shape="tiny")
+
+
+def test_kv_is_of_other_pictures_when_they_are_prepared_otherwise(cache: Path, tmp_path: Path) -> None:
+    """The same weights, another preprocessor: neither embeddings nor KV may be exchanged."""
+    folder = random_model_folder("tiny-llava", cache).path
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "preprocessor_config.json").write_text(json.dumps({"crop_size": 32, "size": 32, "image_mean": [0, 0, 0]}))
+    one, two = (build(cache, ("prefill",), model_dir=str(path)) for path in (folder, other))
+    assert one.executor is not None and two.executor is not None and one.store is not None and two.store is not None
+    assert one.store.layout.fingerprint != two.store.layout.fingerprint
+    assert one.executor.layout.fingerprint != two.executor.layout.fingerprint
