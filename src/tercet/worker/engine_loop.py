@@ -128,8 +128,8 @@ class EngineLoop:
         done = self._sequences is None or self._sequences.reset_cache()
         self._channel.send({"op": "reset_done", "id": request_id, "done": done})
 
-    def _due_stats(self, now: float) -> dict[str, Any] | None:
-        return self._changed_stats(now) if now >= self._stats_due else None
+    def _due_stats(self, now: float, last: bool) -> dict[str, Any] | None:
+        return self._changed_stats(now) if last or now >= self._stats_due else None
 
     def _changed_stats(self, now: float) -> dict[str, Any] | None:
         """Return the statistics when the front should get them: when they changed, or nothing was said for long."""

@@ -149,11 +149,12 @@ class SequenceService:
 
     # --- what happens ---
 
-    def step(self, stats: Callable[[float], dict[str, Any] | None]) -> bool:
+    def step(self, stats: Callable[[float, bool], dict[str, Any] | None]) -> bool:
         """Take what has come, and run one step; False when there was nothing to do.
 
-        `stats(now)` gives statistics that are due, if any. They ride with the tokens: a message of their own would
-        wake the front once more.
+        `stats(now, last)` gives statistics that are due, if any; `last` says that no sequence is left. They ride with
+        the tokens: a message of their own would wake the front once more, and whoever has the last token of all may
+        look at the figures at once.
         """
         self._take_fetched()
         now = self._clock()
@@ -180,7 +181,9 @@ class SequenceService:
         sampled = self._executor.execute(plan.batch)
         now = self._clock()
         self._busy.add(plan.batch.chunks, now - began)
-        self._send(self._scheduler.step_done(plan.batch, sampled, now), now, stats(now))
+        outputs = self._scheduler.step_done(plan.batch, sampled, now)
+        ended = sum(output.finish_reason is not None or output.sequence.state is State.HELD for output in outputs)
+        self._send(outputs, now, stats(now, ended == len(self._tracked)))
         return True
 
     @property
