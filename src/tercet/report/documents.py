@@ -11,7 +11,7 @@ from rich.table import Table
 from tercet.report.crossover import primary_curves
 from tercet.report.estimate import value_text
 from tercet.report.evidence import Cell, Evidence, Group, complexity
-from tercet.report.metric import REQUESTS, TTFT_P50, Metric
+from tercet.report.metric import DEVICE_RATE, REQUESTS, TTFT_P50, Metric
 from tercet.report.place import Place
 from tercet.report.recommend import recommendations
 from tercet.report.spans import THROUGHPUT, TTFT, Span, outcome, pick, short_reason, spans
@@ -27,8 +27,11 @@ def print_documents(results: Results, evidence: Evidence, console: Console) -> N
     """Print the tables of every workload that was measured under more than one load, and those of the whole."""
     for group in evidence.groups:
         if len(evidence.loads(group)) > 1:
-            for metric, names in ((TTFT_P50, TTFT), (REQUESTS, THROUGHPUT)):
-                console.print(by_load_table(evidence, pick(results.verdicts, names), group, metric))
+            first, work = pick(results.verdicts, TTFT), pick(results.verdicts, THROUGHPUT)
+            console.print(by_load_table(evidence, first, group, TTFT_P50))
+            console.print(by_load_table(evidence, () if evidence.unequal else work, group, REQUESTS))
+            if evidence.unequal:
+                console.print(by_load_table(evidence, work, group, DEVICE_RATE))
             curves = [
                 c for c in primary_curves(results) if (c.workload, c.load_kind) == (group.workload, group.load_kind)
             ]

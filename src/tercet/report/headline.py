@@ -15,6 +15,10 @@ from tercet.results.verdict import Verdict
 LONG = 150
 """Characters of one metric's clauses beyond which counts take the place of a list."""
 
+LED = ("wins", "ahead")
+OPEN = {"tie": ("a tie", "ties"), "undecided": ("undecided",) * 2, "none": ("not judged",) * 2}
+"""Outcomes with one leader, and how one or several settings without are written."""
+
 FEW_SPANS = 4
 """Ranges that a count still lists."""
 
@@ -51,17 +55,21 @@ def _clauses(found: Sequence[Span], several: bool) -> str:
 
 
 def _counts(found: Sequence[Span], total: int, *, details: bool) -> str:
-    """Count settings: `replicated wins 14 of 20 settings and ppd wins 6 (W1 at 8, W2 from 4 requests/s)`."""
+    """Count settings: `replicated wins 14 of 20 settings, ppd wins 2 (W1 at 8 requests/s) and 4 are undecided`."""
     outcomes = _by_outcome(found)
-    ordered = sorted(outcomes, key=lambda outcome: -_size(outcomes[outcome]))
-    clauses = []
-    for i, outcome in enumerate(ordered):
+    led = sorted((each for each in outcomes if each.word in LED), key=lambda each: -_size(outcomes[each]))
+    clauses: list[tuple[str, int, str]] = []
+    for i, outcome in enumerate(led):
         mine = outcomes[outcome]
-        of = f" of {total} settings" if i == 0 else ""
         listing = ", ".join(f"{span.group.workload} {span.where}" for span in mine)
         more = f" ({listing})" if details and i and len(mine) <= FEW_SPANS else ""
-        clauses.append(f"{_who(outcome)} {'' if outcome.word == 'wins' else 'in '}{_size(mine)}{of}{more}")
-    return listed(clauses)
+        clauses.append((f"{_who(outcome)} " if outcome.word == "wins" else f"{_who(outcome)} in ", _size(mine), more))
+    for word, (one, many) in OPEN.items():
+        count = sum(_size(mine) for outcome, mine in outcomes.items() if outcome.word == word)
+        if count:
+            clauses.append(("", count, f" is {one}" if count == 1 else f" are {many}"))
+    of_all = f" of {total} settings"
+    return listed([f"{before}{n}{'' if i else of_all}{after}" for i, (before, n, after) in enumerate(clauses)])
 
 
 def _by_outcome(found: Sequence[Span]) -> dict[Outcome, list[Span]]:

@@ -80,6 +80,20 @@ def test_many_ranges_are_counted() -> None:
     )
 
 
+def test_many_open_settings_are_counted_by_what_they_are() -> None:
+    undecided = [["ppd", "pd"], ["replicated", "pd"], ["pd", "ppd", "replicated"], ["ppd", "replicated"]]
+    verdicts = [
+        judged(load, leaders, workload=workload, outcome=UNDECIDED)
+        for workload in ("W1", "W2")
+        for load, leaders in zip(LOADS, undecided, strict=True)
+    ]
+    said = sentence(with_verdicts(*verdicts, workloads=("W1", "W2")))
+    assert said == "In time to first token 8 of 8 settings are undecided."
+    mixed = [judged(1, ["pd"]), *verdicts[1:7], judged(8, [], workload="W2")]
+    said = sentence(with_verdicts(*mixed, workloads=("W1", "W2")))
+    assert said == "In time to first token pd wins 1 of 8 settings, 6 are undecided and 1 is not judged."
+
+
 def test_no_verdict_says_why_and_a_benchmark_says_what_was_seen() -> None:
     said = sentence(with_verdicts(judged(1, []), judged(2, [])))
     assert said == "No verdict: needs at least 3 blocks, there is 1."
