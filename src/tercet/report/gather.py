@@ -20,6 +20,9 @@ from tercet.results.summary import throughput
 TIE_MARGIN = 0.03
 """What counts as a tie where the results do not say."""
 
+WITH_ENCODERS = ("epd", "eppd")
+"""Modes with workers that do nothing but encode."""
+
 SLO_FACTOR = 2.0
 """Without an SLO, goodput asks for times within this factor of the best median at the lowest load."""
 
@@ -162,6 +165,9 @@ def _busy(runs: Sequence[RunRecord]) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for run in runs:
         for stage in run.stages:
+            # Who could encode as well, and was sent no picture, has no idle encoder.
+            if stage.stage == "encode" and stage.busy_fraction == 0 and run.mode not in WITH_ENCODERS:
+                continue
             found.setdefault(stage.stage, []).append(stage.busy_fraction)
     return {stage: float(np.mean(values)) for stage, values in found.items()}
 
