@@ -15,6 +15,7 @@ BENCHMARKS = [
     ["-m", "benchmarks.handoff.ttft", "--transport", "shm"],
     ["benchmarks/worker/front_overhead.py"],
     ["benchmarks/router/router_cost.py"],
+    ["-m", "benchmarks.bench.truth"],
     ["-m", "benchmarks.media.blocking"],
     ["-m", "benchmarks.encode.fanout"],
     ["-m", "benchmarks.encode.cache"],
