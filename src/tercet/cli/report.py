@@ -52,17 +52,23 @@ def report(
       tercet report results/*.json -o out/ --slo ttft:500 --slo tpot:30
       tercet report vllm-bench.json aiperf.json -o out/ --no-tables
     """
+    from tercet.cli.publishing import Wanted, print_blocks
     from tercet.compare.tables import print_comparison
     from tercet.report.folder import require_extra, write_report
+    from tercet.report.serving import DEFAULT_PERCENTILES
     from tercet.report.several import together
     from tercet.report.terminal import console_for_output
     from tercet.results.slo import slo_from_flags
 
     asked = slo_from_flags(slo or [])
-    results, warnings = together([(path.stem, _read(path)) for path in files])
+    each = [(path.stem, _read(path)) for path in files]
+    results, warnings = together(each)
     require_extra()
     console = console_for_output()
-    if tables:
+    for _, measured in each if tables else ():
+        if measured.kind == "bench":
+            print_blocks(measured, console, Wanted(output, asked, DEFAULT_PERCENTILES))
+    if tables and any(measured.kind != "bench" for _, measured in each):
         print_comparison(results, console)
     written: list[Path] = []
     page = write_report(results, output, slo=asked, warnings=warnings, wrote=written.append)

@@ -74,3 +74,16 @@ def test_a_report_prints_its_tables_and_where_it_is(tmp_path: Path) -> None:
     quiet = tercet(path, path, "-o", tmp_path / "out", "--no-tables")
     assert "Resources" not in quiet.stdout
     assert "did not run in pairs" in quiet.stdout
+
+
+@pytest.mark.slow
+def test_other_tools_results_become_a_page(tmp_path: Path) -> None:
+    samples = Path(__file__).parents[1] / "results" / "foreign"
+    files = [samples / name for name in ("vllm.json", "profile_export_aiperf.json", "guidellm.json")]
+    done = tercet(*files, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Serving Benchmark Result") == 3
+    page = (tmp_path / "out" / "index.html").read_text()
+    for tool in ("vllm bench serve", "AIPerf", "GuideLLM"):
+        assert f"{tool}: Median TTFT" in page
+    assert (tmp_path / "out" / "concurrency_p99_ttft.png").is_file()
