@@ -26,7 +26,7 @@ BASE = 4.0
 """Both are so much slower than an H100: what the host adds to a step then counts for less."""
 FLAGS = (
     *("--workload", "2048/8", "--scale", "1", "--turns", "1", "--concurrency", "4", "--num-requests", "12"),
-    *("--blocks", "5", "--keep", "warm", "--no-probe", "--devices", "cpu:0"),
+    *("--keep", "warm", "--no-probe"),
 )
 
 
@@ -58,7 +58,7 @@ def topology(folder: Path, name: str, slowdown: float) -> Path:
     return path
 
 
-def compare(folder: Path, kind: str, seed: int) -> Results:
+def compare(folder: Path, kind: str, seed: int, more: Sequence[str]) -> Results:
     """Run one comparison and return its results."""
     archs = [
         f"--arch={name}={topology(folder, name, slowdown)}"
@@ -66,6 +66,7 @@ def compare(folder: Path, kind: str, seed: int) -> Results:
     ]
     output = folder / f"{kind}-{seed}"
     command = [sys.executable, "-m", "tercet", "compare", *archs, *FLAGS, "--seed", str(seed), "--output", str(output)]
+    command += more
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=600)
     (path,) = output.glob("*.json")
     return read(path)
@@ -84,12 +85,13 @@ def outcome(results: Results) -> Outcome:
     )
 
 
-def run(kind: str, comparisons: int) -> bool:
+def run(kind: str, seeds: range, more: Sequence[str]) -> bool:
     """Run so many comparisons of a kind; print each, and say whether the promise holds."""
     named: list[set[str]] = []
+    comparisons = len(seeds)
     with TemporaryDirectory() as folder:
-        for seed in range(comparisons):
-            found = outcome(compare(Path(folder), kind, seed))
+        for seed in seeds:
+            found = outcome(compare(Path(folder), kind, seed, more))
             named.append(set(found.winners.values()))
             print(f"{kind} {seed + 1}: {found.line}", flush=True)
     if kind == "aa":
@@ -105,9 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=[*SLOWDOWN, "both"], default="both")
     parser.add_argument("--comparisons", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--device", default="cpu:0")
     options = parser.parse_args(arguments)
+    seeds = range(options.first_seed, options.first_seed + options.comparisons)
+    more = ("--blocks", str(options.blocks), "--devices", options.device)
     kinds = list(SLOWDOWN) if options.kind == "both" else [options.kind]
-    return 0 if all([run(kind, options.comparisons) for kind in kinds]) else 1
+    return 0 if all([run(kind, seeds, more) for kind in kinds]) else 1
 
 
 if __name__ == "__main__":
