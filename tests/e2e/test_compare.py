@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,28 @@ from .conftest import TINY, Serve, wait_until
 
 pytestmark = pytest.mark.slow
 
+Start = Callable[..., subprocess.Popen[bytes]]
+
 TRAFFIC = ("--workload", "48/6", "--scale", "1", "--turns", "3", "--num-requests", "9", "--qps", "20", "--seed", "4")
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "tercet", *arguments, *TRAFFIC, "--output", str(folder)]
-    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
-        return subprocess.Popen(command, stdout=out, stderr=err, start_new_session=True)
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start `tercet ...` with tiny traffic; what a failed test leaves running is stopped, and stops its own."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def begin(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "tercet", *arguments, *TRAFFIC, "--output", str(folder)]
+        with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+            begun.append(subprocess.Popen(command, stdout=out, stderr=err, start_new_session=True))
+        return begun[-1]
+
+    yield begin
+    for process in begun:
+        if process.poll() is None:
+            process.kill()
+            process.wait(10)
 
 
 def only_results(folder: Path) -> Results:
@@ -35,7 +50,7 @@ def only_results(folder: Path) -> Results:
     return read(path)
 
 
-def test_three_modes_are_compared_and_agree(tmp_path: Path) -> None:
+def test_three_modes_are_compared_and_agree(start: Start, tmp_path: Path) -> None:
     process = start(tmp_path, "compare", *TINY, "--modes", "replicated,pd,ppd", "--blocks", "1", "--keep", "warm")
     assert process.wait(110) == 0, (tmp_path / "err").read_text()[-3000:]
     results = only_results(tmp_path)
@@ -60,7 +75,7 @@ def test_three_modes_are_compared_and_agree(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.journal"))
 
 
-def test_ctrl_c_stops_everything_and_keeps_what_was_measured(tmp_path: Path) -> None:
+def test_ctrl_c_stops_everything_and_keeps_what_was_measured(start: Start, tmp_path: Path) -> None:
     process = start(tmp_path, "compare", *TINY, "--modes", "replicated,pd", "--blocks", "50", "--no-probe")
     wait_until(lambda: "[2/100] " in (tmp_path / "err").read_text(), 90, "the second run never ended")
     family = psutil.Process(process.pid).children(recursive=True)
@@ -76,7 +91,7 @@ def test_ctrl_c_stops_everything_and_keeps_what_was_measured(tmp_path: Path) -> 
     assert list(tmp_path.glob("*.journal"))
 
 
-def test_what_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_what_was_killed_goes_on_where_it_stopped(start: Start, tmp_path: Path) -> None:
     line = ("compare", *TINY, "--modes", "pd,ppd", "--blocks", "3", "--no-probe")
     process = start(tmp_path, *line)
     wait_until(lambda: "[3/6] " in (tmp_path / "err").read_text(), 90, "the third run never ended")
@@ -129,7 +144,7 @@ def _plan_in(journal: Path) -> dict[str, Any]:
     return plan
 
 
-def test_a_running_server_is_measured_from_outside(split_shm: Serve, tmp_path: Path) -> None:
+def test_a_running_server_is_measured_from_outside(start: Start, split_shm: Serve, tmp_path: Path) -> None:
     process = start(tmp_path, "bench", split_shm.url)
     assert process.wait(60) == 0, (tmp_path / "err").read_text()[-3000:]
     (run,) = only_results(tmp_path).runs

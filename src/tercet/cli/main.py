@@ -15,13 +15,14 @@ import typer
 from tercet import __version__
 from tercet.core.errors import TercetError
 
-HELP = """Serve language models as prefill and decode stages, measure which split pays, route each request the best way.
+HELP = """Serve language and vision-language models as encode, prefill and decode stages, measure which split pays,
+route each request the best way.
 
 \b
 Words:
-  worker     one URL that computes; has stages: prefill (P), decode (D), or both (A)
+  worker     one URL that computes; has stages: encode (E), prefill (P), decode (D), or prefill and decode (A)
   topology   workers together; 1P1D is one P and one D, 2A two workers that do both; or a YAML file
-  mode       how requests cross a topology: aggregated, replicated, pd, ppd
+  mode       how requests cross a topology: aggregated, replicated, pd, ppd, epd, eppd
   rank       one engine process of a worker; device: what it computes on (cpu:0, cpu:0-3, cuda:0)
 
 \b

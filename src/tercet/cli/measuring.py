@@ -67,6 +67,9 @@ def run_measured(work: Coroutine[None, None, None]) -> Outcome:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         await work
 
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So shells start what goes to the background; `kill -INT` should still work there.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(cancellable())
