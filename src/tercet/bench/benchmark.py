@@ -13,7 +13,7 @@ from tercet.bench.health import judge
 from tercet.bench.job import Job, prepare, run_job
 from tercet.bench.plan import Display, Plan
 from tercet.bench.result import RequestResult
-from tercet.bench.run import run_record, traffic_record
+from tercet.bench.run import run_record, shown, traffic_record
 from tercet.bench.server import ServedModel, TargetServer
 from tercet.bench.tally import Tally
 from tercet.core.errors import TercetError, UsageError
@@ -124,6 +124,9 @@ class Benchmark:
                     overhead=self._prompts.first_overhead,
                 )
                 self.runs.append(record)
+                answered = [(each, said) for each, said in zip(records, texts, strict=True) if each.ok]
+                for each, said in answered[: plan.show_responses]:
+                    self._display.say(shown(f"turn {each.turn} of {each.conversation}", said))
                 for reason in record.invalid_reasons:
                     self._display.say(f"INVALID: {reason}")
 
@@ -139,7 +142,7 @@ class Benchmark:
             headers=plan.headers,
             timeout_s=plan.timeout_s,
             idle_timeout_s=plan.idle_timeout_s,
-            keep_text=self._tokenizer is not None,
+            keep_text=self._tokenizer is not None or plan.show_responses > 0,
         )
 
     async def _drive(

@@ -25,7 +25,8 @@ class Plan:
     `scale` is for the record: the workload is scaled already. `model` "" asks for the first that the server lists.
     `salt` sets the prompts apart from those the server saw before. `form` None is found out. `exact` asks for answers
     of exactly the wanted length. `warmup` requests go ahead, unmeasured. `workers` processes share each load.
-    `tokenizer` is a model folder to count the answers' texts with, after each run.
+    `tokenizer` is a model folder to count the answers' texts with, after each run. So many answers of each run are
+    shown as `show_responses` says.
     """
 
     url: str
@@ -47,6 +48,7 @@ class Plan:
     idle_timeout_s: float = 60.0
     tokenizer: Path | None = None
     slo: Slo | None = None
+    show_responses: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what can't be done. Raises UsageError."""

@@ -13,6 +13,9 @@ from tercet.traffic.spec import TrafficSpec
 
 NOT_MEASURED = ClientHealth(0.0, 0.0, 0.0, 0.0, 0.0, saturated=False, reasons=("interrupted before it was known",))
 
+SHOWN_CHARS = 200
+"""Of an answer that is shown, so much."""
+
 CLOSED = "closed"
 """What results call the arrivals of a closed loop."""
 
@@ -58,6 +61,11 @@ def run_record(
         complete=health is not None,
         window_s=steady_window(traffic.ramp_s, ordered),
     )
+
+
+def shown(who: str, text: str) -> str:
+    """Return a line that shows the beginning of an answer; `who` says whose and to what."""
+    return f"  {who}: {text[:SHOWN_CHARS]!r}{'...' if len(text) > SHOWN_CHARS else ''}"
 
 
 def steady_window(ramp_s: float, records: Sequence[RequestRecord]) -> tuple[float, float] | None:

@@ -112,6 +112,7 @@ def bench(
     extra_body: Annotated[
         str, typer.Option(metavar="JSON", help="Fields added to every request, such as '{\"temperature\": 0.7}'.")
     ] = "",
+    show_responses: flags.ShowResponses = 0,
     reset_caches: Annotated[
         bool,
         typer.Option("--reset-caches", help="Empty the server's prefix caches before each run (Tercet, vLLM, SGLang)."),
@@ -211,6 +212,7 @@ def bench(
         extra=_extra(extra_body),
         headers=_headers(api_key, header or ()),
         reset_caches=reset_caches,
+        show_responses=show_responses,
         timeout_s=timeout,
         idle_timeout_s=idle_timeout,
         tokenizer=tokenizer,

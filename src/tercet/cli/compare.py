@@ -139,6 +139,7 @@ def compare(
     probe: Annotated[
         bool, typer.Option("--probe/--no-probe", help="Also measure how a long prompt disturbs running answers.")
     ] = True,
+    show_responses: flags.ShowResponses = 0,
     images: flags.Images = "",
     image_size: flags.ImageSize = "",
     image_pool: flags.ImagePool = None,
@@ -152,6 +153,7 @@ def compare(
     gpu_slowdown: engine_flags.GpuSlowdown = None,
     dtype: engine_flags.Dtype = None,
     transport: engine_flags.Transport = None,
+    embedding_cache_bytes: engine_flags.EmbeddingCacheBytes = None,
     max_model_len: Annotated[
         int | None, typer.Option(help="Longest prompt plus answer.  [default: the conversations' need, at least 4096]")
     ] = None,
@@ -253,6 +255,7 @@ def compare(
         "gpu_slowdown": gpu_slowdown,
         "dtype": dtype,
         "transport": transport,
+        "embedding_cache_bytes": embedding_cache_bytes,
         "random_weights": random_weights,
         "max_model_len": max_model_len,
         "ppd_threshold": ppd_threshold,
@@ -274,6 +277,7 @@ def compare(
         keep=keep,
         allow_unequal=allow_unequal,
         probe=probe,
+        show_responses=show_responses,
     )
     if code := comparing.run(spec, output, cache_dir, resume):
         raise typer.Exit(code)

@@ -35,6 +35,10 @@ Qps = Annotated[
 IMAGE_LOADS = "1,8,16,32,64"
 """Requests at once that traffic with pictures is measured under when nobody names a load."""
 
+ShowResponses = Annotated[
+    int,
+    typer.Option(min=0, metavar="N", help="Print the beginnings of the first N answers under each load."),
+]
 Turns = Annotated[
     int,
     typer.Option(help="Turns of a conversation. Each adds the workload's input tokens to all that was said before."),

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from tercet.bench.run import run_record
+from tercet.bench.result import RequestResult
+from tercet.bench.run import run_record, shown
 from tercet.compare.busy import busy_between, read_busy
 from tercet.compare.neighbours import Neighbours
 from tercet.compare.seams import Drive
@@ -23,7 +24,7 @@ class Run:
     """What is sent where, and what its record says of it.
 
     `worker_urls` are those whose busy counters are read; `ours`: the server is a descendant of this process, so that
-    what other programs took is known.
+    what other programs took is known. So many answers are shown as `show_responses` says.
     """
 
     architecture: str
@@ -39,6 +40,7 @@ class Run:
     cache_salt: str | None
     worker_urls: Mapping[str, str]
     ours: bool
+    show_responses: int = 0
 
 
 async def measure(
@@ -54,6 +56,7 @@ async def measure(
         total = 0
     started = datetime.now(UTC)
     records: list[RequestRecord] = []
+    answers: list[RequestResult] = []
     health: ClientHealth | None = None
     neighbours = Neighbours() if run.ours else None
     before = await read_busy(client, run.worker_urls)
@@ -64,6 +67,10 @@ async def measure(
                 records.append(record)
                 advance()
 
+            def on_result(result: RequestResult) -> None:
+                if result.ok and len(answers) < run.show_responses:
+                    answers.append(result)
+
             health = await drive(
                 run.url,
                 talks,
@@ -73,6 +80,7 @@ async def measure(
                 concurrency=traffic.concurrency or None,
                 ramp_s=traffic.ramp_s,
                 until_s=traffic.duration_s,
+                on_result=on_result if run.show_responses else None,
             )
     finally:
         if records:
@@ -93,6 +101,8 @@ async def measure(
                 after = await read_busy(client, run.worker_urls)
                 record = replace(record, stages=busy_between(before, after))
             keep(record)
+        for answer in answers:
+            narrator.say(shown(f"{run.architecture}, turn {answer.turn} of {answer.conversation}", answer.text))
 
 
 def stop_note(stopped_by: str) -> tuple[str, ...]:

@@ -146,6 +146,7 @@ class Comparison:
             cache_salt=f"{step.salt}-{architecture.label}",
             worker_urls=endpoint.worker_urls,
             ours=endpoint.ours,
+            show_responses=0 if step.block else self.spec.show_responses,
         )
         text = f"[{step.order + 1}/{total}] {architecture.label}, {where}, block {step.block + 1}/{self.spec.blocks}"
         await measure(run, text, client=self._client, drive=self._drive, narrator=self._narrator, keep=keep)

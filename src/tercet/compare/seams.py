@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
+from tercet.bench.load import OnResult
 from tercet.core.topology import Topology
 from tercet.launch.progress import OnProgress
 from tercet.results.record import ClientHealth, RequestRecord
@@ -54,6 +55,7 @@ class Drive(Protocol):
         concurrency: int | None = None,
         ramp_s: float = 0.0,
         until_s: float | None = None,
+        on_result: OnResult | None = None,
     ) -> ClientHealth:
         """Return the client's own health once every conversation is over; if cancelled, what was over was told."""
         ...

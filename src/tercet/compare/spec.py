@@ -23,7 +23,8 @@ class CompareSpec:
     """One comparison: every architecture under every traffic at every load, `blocks` times.
 
     `scale` is for the record: the workloads of `traffics` are scaled already. `keep` "warm" keeps every topology
-    running beside the others, "turn" one at a time. `probe`: measure how prefill disturbs decode, too.
+    running beside the others, "turn" one at a time. `probe`: measure how prefill disturbs decode, too. Of
+    the first block, so many answers are shown as `show_responses` says.
     """
 
     architectures: tuple[Architecture, ...]
@@ -37,6 +38,7 @@ class CompareSpec:
     keep: str = TURN
     allow_unequal: bool = False
     probe: bool = True
+    show_responses: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what can't be compared. Raises UsageError."""

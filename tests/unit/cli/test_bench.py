@@ -153,11 +153,12 @@ def started(url: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def test_a_run_leaves_its_block_its_file_and_its_lines(truth_url: str, tmp_path: Path) -> None:
-    line = "--workload 16/8 --qps 50 --num-requests 12 --export vllm --api-key hidden"
+    line = "--workload 16/8 --qps 50 --num-requests 12 --export vllm --api-key hidden --show-responses 3"
     process = started(truth_url, tmp_path, *line.split())
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "Serving Benchmark Result" in out and "Successful requests:                     12" in out
+    assert (out + err).count("  turn 1 of ") == 3
     (path,) = tmp_path.glob("tercet-bench-*Z.json")
     results = read(path)
     assert len(results.runs[0].finished) == 12 and results.runs[0].invalid == ("INVALID" in out)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tercet.bench.drive import drive
+from tercet.bench.load import OnResult
 from tercet.compare.seams import OnRecord
 from tercet.core.errors import RequestError
 from tercet.core.topology import Topology
@@ -44,6 +45,7 @@ async def punctual_drive(
     concurrency: int | None = None,
     ramp_s: float = 0.0,
     until_s: float | None = None,
+    on_result: OnResult | None = None,
 ) -> ClientHealth:
     """Drive as always but call the client healthy: tests share their cores with others, and judge other things."""
     health = await drive(
@@ -55,6 +57,7 @@ async def punctual_drive(
         concurrency=concurrency,
         ramp_s=ramp_s,
         until_s=until_s,
+        on_result=on_result,
     )
     return replace(health, saturated=False, reasons=())
 

@@ -81,6 +81,13 @@ class Lab:
         )
 
 
+async def test_the_first_blocks_answers_are_shown_on_request(tmp_path: Path) -> None:
+    lab = Lab(spec(Mode.REPLICATED, Mode.PD, blocks=2, show_responses=2), folder=tmp_path)
+    await lab.comparison.run()
+    lines = [line.split(", turn ")[0].strip() for line in lab.out.getvalue().splitlines() if ", turn " in line]
+    assert sorted(lines) == ["pd", "pd", "replicated", "replicated"]
+
+
 @pytest.mark.slow
 async def test_every_architecture_answers_the_same_conversations_and_the_faster_one_wins(tmp_path: Path) -> None:
     # Ten times slower on later turns: no noise of a loaded machine hides that.
