@@ -51,8 +51,8 @@ class StepOracle(Protocol):
         """Decodes alone."""
         ...
 
-    def mixed(self, tokens: int, prefix: int, batch: int, context: float) -> float:
-        """Both in one step."""
+    def mixed(self, tokens: int, prefix: int, batch: int, context: float, prompts: int = 1) -> float:
+        """Both in one step, or several prompts."""
         ...
 
     def kv_capacity(self) -> int:
@@ -211,7 +211,7 @@ class VirtualExecutor:
 
 def step_ms(oracle: StepOracle, batch: Batch) -> float:
     """Return the time of a batch by an oracle, in milliseconds."""
-    tokens = prefix = decodes = context = 0
+    tokens = prefix = prompts = decodes = context = 0
     for chunk in batch.chunks:
         if chunk.length == 1:
             decodes += 1
@@ -219,11 +219,12 @@ def step_ms(oracle: StepOracle, batch: Batch) -> float:
         else:
             tokens += chunk.length
             prefix += chunk.start
+            prompts += 1
     if not tokens:
         return oracle.decode(decodes, context / decodes) if decodes else 0.0
     if not decodes and len(batch.chunks) == 1:
         return oracle.prefill(1, tokens, prefix)
-    return oracle.mixed(tokens, prefix, decodes, context / decodes if decodes else 0.0)
+    return oracle.mixed(tokens, prefix, decodes, context / decodes if decodes else 0.0, prompts)
 
 
 def build_virtual_executor(

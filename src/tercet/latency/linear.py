@@ -38,7 +38,11 @@ class LinearOracle:
         """See LatencyOracle."""
         return self.base_ms + batch * context * self.context_ms
 
-    def mixed(self, tokens: int, prefix: int, batch: int, context: float) -> float:
+    def decode_run(self, batch: int, context: float, steps: int) -> float:
+        """See LatencyOracle."""
+        return steps * self.decode(batch, context + (steps - 1) / 2)
+
+    def mixed(self, tokens: int, prefix: int, batch: int, context: float, prompts: int = 1) -> float:
         """See LatencyOracle."""
         return self.base_ms + tokens * self.token_ms + (prefix + batch * context) * self.context_ms
 

@@ -57,13 +57,11 @@ def _virtual_parts(config: EngineConfig, allocate: Allocate) -> EngineParts:
     from tercet.engine.models.folder import read_config
     from tercet.engine.virtual_encoder import ROW_BYTES, VirtualEncoder
     from tercet.engine.virtual_executor import build_virtual_executor
-    from tercet.latency.gpus import named_oracle
-    from tercet.latency.model_size import model_size
+    from tercet.latency.virtual import virtual_oracle
 
     folder = Path(config.model_dir)
     model = read_config(folder / "config.json")
-    text: dict[str, Any] = model.get("text_config", model)
-    oracle = named_oracle(config.gpu or "", model_size(text, config.dtype)).slowed(config.gpu_slowdown)
+    oracle = virtual_oracle(config.gpu or "", model, config.dtype).slowed(config.gpu_slowdown)
     store = encoder = executor = None
     if "vision_config" in model:
         digest = blake2b((folder / "config.json").read_bytes(), digest_size=8).hexdigest()

@@ -29,8 +29,8 @@ class Recorder:
         self.asked.append(("decode", batch, context))
         return 5.0
 
-    def mixed(self, tokens: int, prefix: int, batch: int, context: float) -> float:
-        self.asked.append(("mixed", tokens, prefix, batch, context))
+    def mixed(self, tokens: int, prefix: int, batch: int, context: float, prompts: int = 1) -> float:
+        self.asked.append(("mixed", tokens, prefix, batch, context, prompts))
         return 40.0
 
     def kv_capacity(self) -> int:
@@ -201,8 +201,8 @@ def test_the_oracle_is_asked_for_what_a_batch_holds() -> None:
     assert oracle.asked == [
         ("decode", 2, 20.0),
         ("prefill", 1, 32, 16),
-        ("mixed", 40, 16, 0, 0.0),
-        ("mixed", 40, 16, 2, 20.0),
+        ("mixed", 40, 16, 0, 0.0, 2),
+        ("mixed", 40, 16, 2, 20.0, 2),
     ]
 
 

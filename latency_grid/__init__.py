@@ -1,0 +1,1 @@
+"""Makes the latency grid that Tercet ships."""

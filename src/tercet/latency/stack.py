@@ -1,0 +1,125 @@
+"""The constants of a serving stack: what real servers add to a device's own time, few and the same at every load."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tercet.core.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class StackConstants:
+    """What a stack adds to the oracle. Times in milliseconds.
+
+    `scale` multiplies every time of the oracle. `per_request_ms` passes once in a request before its first token
+    (HTTP, tokenising, the way to the engine and back), `hop_ms` once in each handoff of KV, beside its bytes,
+    `embedding_hop_ms` once in each handoff of pictures. `image_host_ms` is one picture's fetch, decode and
+    preprocessing on the host of who encodes it, of which `image_host_workers` run side by side. `connections` is the
+    client's pool: a request beyond it waits, and the wait counts (0: no bound). `source` says where they come from.
+    """
+
+    scale: float = 1.0
+    per_request_ms: float = 0.0
+    hop_ms: float = 0.0
+    embedding_hop_ms: float = 0.0
+    image_host_ms: float = 0.0
+    image_host_workers: int = 1
+    connections: int = 0
+    source: str = "none: the device alone"
+
+    def but(self, **changes: Any) -> StackConstants:
+        """Return the same constants with some changed."""
+        return replace(self, **changes)
+
+
+STACKS: dict[str, StackConstants] = {
+    "bare": StackConstants(),
+    "vllm": StackConstants(
+        scale=1.288,
+        per_request_ms=18.8,
+        hop_ms=4.0,
+        embedding_hop_ms=4.0,
+        image_host_ms=110.0,
+        source="scale and per_request: vLLM 0.13 on an H100 at low load, TTFT on four prompt lengths within 2.1%; "
+        "hop: NIXL in llm-d's DP8 run; image_host: Qwen2.5-VL on SGLang, 100-120 ms a picture",
+    ),
+    "vllm-p2pnccl": StackConstants(
+        scale=1.288,
+        per_request_ms=18.8,
+        hop_ms=45.0,
+        embedding_hop_ms=45.0,
+        image_host_ms=110.0,
+        source="as vllm; hop: P2pNccl over NVLink, 40-50 ms whatever the size",
+    ),
+    "sglang": StackConstants(
+        scale=1.288,
+        per_request_ms=18.8,
+        hop_ms=4.0,
+        embedding_hop_ms=4.0,
+        image_host_ms=110.0,
+        source="scale, per_request and hop: assumed to be vLLM's; image_host: Qwen2.5-VL on SGLang, 100-120 ms a "
+        "picture (Qwen3-VL: 300-400 ms)",
+    ),
+    "trtllm": StackConstants(
+        scale=1.288,
+        per_request_ms=18.8,
+        hop_ms=100.0,
+        embedding_hop_ms=44.0,
+        image_host_ms=585.0,
+        source="scale and per_request: assumed to be vLLM's; hops and image_host: LLaVA-1.6 on TensorRT-LLM behind "
+        "Dynamo, A100, concurrency 1",
+    ),
+}
+"""Documented defaults, by the stack's name."""
+
+
+def stack_named(name: str) -> StackConstants:
+    """Return the default constants of a stack. Raises UsageError that lists the known ones."""
+    if name not in STACKS:
+        raise UsageError(f"no constants are known of the stack {name!r}: choose one of {', '.join(sorted(STACKS))}")
+    return STACKS[name]
+
+
+def read_stack(path: Path) -> StackConstants:
+    """Read what `tercet calibrate` wrote, YAML or JSON. Raises UsageError."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} can't be read as stack constants: {error}") from error
+    stack = data.get("stack", data) if isinstance(data, dict) else None
+    if not isinstance(stack, dict):
+        raise UsageError(f"{path} holds no stack constants: `tercet calibrate RESULTS --out {path}` writes them")
+    return _checked(stack, path)
+
+
+def write_stack(stack: StackConstants, path: Path, report: dict[str, Any] | None = None) -> None:
+    """Write constants, and the report of their fit, as YAML or, when the name ends so, as JSON."""
+    data: dict[str, Any] = {"stack": asdict(stack)}
+    if report:
+        data["fit"] = report
+    text = json.dumps(data, indent=2) if path.suffix == ".json" else yaml.safe_dump(data, sort_keys=False)
+    path.write_text(text, encoding="utf-8")
+
+
+def _checked(data: dict[str, Any], path: Path) -> StackConstants:
+    known = {each.name: each for each in fields(StackConstants)}
+    for name, value in data.items():
+        if name not in known:
+            raise UsageError(f"{path}: {name!r} is no stack constant: known are {', '.join(known)}")
+        if name == "source":
+            continue
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or value < 0
+            or (name == "scale" and not value)
+        ):
+            raise UsageError(f"{path}: {name} is {value!r}, which is not a number that makes sense here")
+        if isinstance(known[name].default, int) and int(value) != value:
+            raise UsageError(f"{path}: {name} is {value!r}, a whole number is needed")
+    return StackConstants(**data)
