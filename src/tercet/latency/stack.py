@@ -18,7 +18,7 @@ class StackConstants:
 
     `scale` multiplies every time of the oracle. `per_request_ms` passes once in a request before its first token
     (HTTP, tokenising, the way to the engine and back), `hop_ms` once in each handoff of KV, beside its bytes,
-    `embedding_hop_ms` once in each handoff of pictures. `image_host_ms` is one picture's fetch, decode and
+    `hop_busy_ms` on top when the receiving engine is in the middle of decoding others, `embedding_hop_ms` once in each handoff of pictures. `image_host_ms` is one picture's fetch, decode and
     preprocessing on the host of who encodes it, of which `image_host_workers` run side by side. `connections` is the
     client's pool: a request beyond it waits, and the wait counts (0: no bound). `source` says where they come from.
     """
@@ -26,6 +26,7 @@ class StackConstants:
     scale: float = 1.0
     per_request_ms: float = 0.0
     hop_ms: float = 0.0
+    hop_busy_ms: float = 0.0
     embedding_hop_ms: float = 0.0
     image_host_ms: float = 0.0
     image_host_workers: int = 1
@@ -52,9 +53,10 @@ STACKS: dict[str, StackConstants] = {
         scale=1.288,
         per_request_ms=18.8,
         hop_ms=45.0,
+        hop_busy_ms=30.0,
         embedding_hop_ms=45.0,
         image_host_ms=110.0,
-        source="as vllm; hop: P2pNccl over NVLink, 40-50 ms whatever the size",
+        source="as vllm; hop: P2pNccl over NVLink, 40-50 ms whatever the size, more when the receiver decodes",
     ),
     "sglang": StackConstants(
         scale=1.288,

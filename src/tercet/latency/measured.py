@@ -1,0 +1,97 @@
+"""The measured oracle: fitted to timings of the user's own machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tercet.latency.least_squares import Fit, fit_positive
+from tercet.latency.samples import FirstToken, Sample
+
+NAMES = ("per_request", "base", "token", "pair", "sequence", "context", "hop", "hop_busy", "image", "image_hop")
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredOracle:
+    """A LatencyOracle of a few coefficients, in milliseconds.
+
+    A step costs `base_ms`; each prompt token `token_ms`, and `pair_ms` for each token that it attends to; each
+    decoding sequence `sequence_ms`, and `context_ms` for each token of its context; each picture `image_ms`.
+    """
+
+    base_ms: float
+    token_ms: float
+    pair_ms: float
+    sequence_ms: float
+    context_ms: float
+    image_ms: float
+    kv_token_bytes: int
+    kv_tokens: int
+
+    def slowed(self, factor: float) -> MeasuredOracle:
+        """See LatencyOracle."""
+        return replace(
+            self,
+            base_ms=self.base_ms * factor,
+            token_ms=self.token_ms * factor,
+            pair_ms=self.pair_ms * factor,
+            sequence_ms=self.sequence_ms * factor,
+            context_ms=self.context_ms * factor,
+            image_ms=self.image_ms * factor,
+        )
+
+    def prefill(self, batch: int, tokens: float, prefix: float) -> float:
+        """See LatencyOracle."""
+        return self.base_ms + batch * tokens * (self.token_ms + (prefix + tokens / 2) * self.pair_ms)
+
+    def decode(self, batch: int, context: float) -> float:
+        """See LatencyOracle."""
+        return self.base_ms + batch * (self.sequence_ms + context * self.context_ms)
+
+    def decode_run(self, batch: int, context: float, steps: int) -> float:
+        """See LatencyOracle."""
+        return steps * self.decode(batch, context + (steps - 1) / 2)
+
+    def mixed(self, tokens: int, prefix: int, batch: int, context: float, prompts: int = 1) -> float:
+        """See LatencyOracle."""
+        seen = (prefix + tokens / 2) / prompts
+        prompt_ms = tokens * (self.token_ms + seen * self.pair_ms)
+        return self.base_ms + prompt_ms + batch * (self.sequence_ms + context * self.context_ms)
+
+    def encode(self, images: int) -> float:
+        """See LatencyOracle."""
+        return images * self.image_ms
+
+    def kv_bytes(self, tokens: int) -> int:
+        """See LatencyOracle."""
+        return tokens * self.kv_token_bytes
+
+    def kv_capacity(self) -> int:
+        """See LatencyOracle."""
+        return self.kv_tokens
+
+
+def fit_machine(samples: Sequence[Sample]) -> Fit:
+    """Return the coefficients of NAMES, in milliseconds, that fit the samples best. Raises UsageError."""
+    return fit_positive(NAMES, [_features(each) for each in samples], [each.observed_ms for each in samples])
+
+
+def _features(sample: Sample) -> tuple[float, ...]:
+    if isinstance(sample, FirstToken):
+        pairs = sample.tokens * (sample.prefix + sample.tokens / 2)
+        sequences = sample.steps * sample.decodes
+        return (
+            1.0,
+            sample.steps,
+            sample.tokens,
+            pairs,
+            sequences,
+            sequences * sample.context,
+            float(sample.handoff),
+            sample.handoff_busy,
+            float(sample.images),
+            float(sample.remote_images),
+        )
+    sequences = sample.steps * sample.batch
+    pairs = sample.prompt_pairs
+    return (0.0, sample.steps, sample.prompt_tokens, pairs, sequences, sequences * sample.context, 0.0, 0.0, 0.0, 0.0)

@@ -1,0 +1,44 @@
+"""What was observed of a machine: the timings that oracles and stack constants are fitted to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """A TTFT of a request that waited for no other: `tokens` computed after `prefix` cached ones, in `steps` steps.
+
+    `decodes` sequences of `context` tokens on average decoded in the same steps. `handoff`: its KV crossed from one
+    engine to another; `handoff_busy` is the share of them whose receiver was decoding. `images` were fetched and
+    encoded one after the other, `remote_images`: by another worker.
+    """
+
+    observed_ms: float
+    tokens: int
+    prefix: int = 0
+    steps: int = 1
+    decodes: float = 0.0
+    context: float = 0.0
+    handoff: bool = False
+    handoff_busy: float = 0.0
+    images: int = 0
+    remote_images: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A stretch of decoding of one request: `steps` steps with `batch` sequences of `context` tokens on average.
+
+    Meanwhile `prompt_tokens` of prompts were computed in the same engine, which attended to `prompt_pairs` pairs.
+    """
+
+    observed_ms: float
+    steps: int
+    batch: float
+    context: float
+    prompt_tokens: float = 0.0
+    prompt_pairs: float = 0.0
+
+
+Sample = FirstToken | Stretch
