@@ -17,10 +17,11 @@ class StackConstants:
     """What a stack adds to the oracle. Times in milliseconds.
 
     `scale` multiplies every time of the oracle. `per_request_ms` passes once in a request before its first token
-    (HTTP, tokenising, the way to the engine and back), `hop_ms` once in each handoff of KV, beside its bytes,
-    `hop_busy_ms` on top when the receiving engine is in the middle of decoding others, `embedding_hop_ms` once in each handoff of pictures. `image_host_ms` is one picture's fetch, decode and
-    preprocessing on the host of who encodes it, of which `image_host_workers` run side by side. `connections` is the
-    client's pool: a request beyond it waits, and the wait counts (0: no bound). `source` says where they come from.
+    (HTTP, tokenising, the way to the engine and back). `hop_ms` passes once in each handoff of KV, beside its bytes,
+    and `hop_busy_ms` on top when the receiving engine is decoding others; `embedding_hop_ms` once in each handoff of
+    pictures. `image_host_ms` is one picture's fetch, decode and preprocessing on the host of who encodes it, of which
+    `image_host_workers` run side by side. `connections` is the client's pool: a request beyond it waits, and the wait
+    counts (0: no bound). `source` says where they come from.
     """
 
     scale: float = 1.0
