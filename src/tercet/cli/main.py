@@ -50,6 +50,7 @@ ENTRIES = (
     Entry("stop", "stop", "Stop a deployment and wait until nothing of it is left."),
     Entry("compare", "compare", "Measure architectures against each other, and say which wins."),
     Entry("bench", "bench", "Send measured traffic to any OpenAI-compatible server."),
+    Entry("calibrate", "calibrate", "Fit a stack's constants, or this machine, to measurements, for planning."),
     Entry("report", "report", "Turn results into one page: pictures, crossovers, a recommendation."),
     Entry("model", "model", "List the known models, or fetch one."),
     Entry("worker", "worker", "Start one worker alone."),

@@ -32,6 +32,7 @@ KNOWN = (
     KnownModel("qwen3-8b", _QWEN3_8B, "qwen3-8b"),
     KnownModel("qwen3-30b-a3b", _QWEN3_30B, "qwen3-30b-a3b"),
     KnownModel("qwen2.5-7b", _QWEN25_7B, "qwen2.5-7b"),
+    KnownModel("smollm2-135m", ModelShape(576, 30, 9, 3, 64, 1536, 49152, tied=True)),
     KnownModel("mistral-7b", _MISTRAL, "mistral-7b"),
     KnownModel("llava-1.6-mistral-7b", _MISTRAL, "mistral-7b", "clip-l"),
     KnownModel("qwen2.5-vl-7b", _QWEN25_7B, "qwen2.5-7b", "qwen2.5-vl"),

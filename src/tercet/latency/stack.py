@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
-
-import yaml
 
 from tercet.core.errors import UsageError
 
@@ -86,43 +82,3 @@ def stack_named(name: str) -> StackConstants:
     if name not in STACKS:
         raise UsageError(f"no constants are known of the stack {name!r}: choose one of {', '.join(sorted(STACKS))}")
     return STACKS[name]
-
-
-def read_stack(path: Path) -> StackConstants:
-    """Read what `tercet calibrate` wrote, YAML or JSON. Raises UsageError."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} can't be read as stack constants: {error}") from error
-    stack = data.get("stack", data) if isinstance(data, dict) else None
-    if not isinstance(stack, dict):
-        raise UsageError(f"{path} holds no stack constants: `tercet calibrate RESULTS --out {path}` writes them")
-    return _checked(stack, path)
-
-
-def write_stack(stack: StackConstants, path: Path, report: dict[str, Any] | None = None) -> None:
-    """Write constants, and the report of their fit, as YAML or, when the name ends so, as JSON."""
-    data: dict[str, Any] = {"stack": asdict(stack)}
-    if report:
-        data["fit"] = report
-    text = json.dumps(data, indent=2) if path.suffix == ".json" else yaml.safe_dump(data, sort_keys=False)
-    path.write_text(text, encoding="utf-8")
-
-
-def _checked(data: dict[str, Any], path: Path) -> StackConstants:
-    known = {each.name: each for each in fields(StackConstants)}
-    for name, value in data.items():
-        if name not in known:
-            raise UsageError(f"{path}: {name!r} is no stack constant: known are {', '.join(known)}")
-        if name == "source":
-            continue
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or value < 0
-            or (name == "scale" and not value)
-        ):
-            raise UsageError(f"{path}: {name} is {value!r}, which is not a number that makes sense here")
-        if isinstance(known[name].default, int) and int(value) != value:
-            raise UsageError(f"{path}: {name} is {value!r}, a whole number is needed")
-    return StackConstants(**data)

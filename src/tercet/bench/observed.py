@@ -1,0 +1,152 @@
+"""What finished runs tell of the machine: first tokens that waited for nothing, and stretches of decoding."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tercet.latency.samples import FirstToken, Sample, Stretch
+from tercet.results.document import Results
+from tercet.results.record import RequestRecord, RunRecord
+
+Array = npt.NDArray[np.float64]
+DEFAULT_BUDGET = {"tercet": 512, "virtual": 512, "vllm": 8192}
+"""Tokens a step computes at most, where the file doesn't say."""
+MIN_STEPS = 4
+"""Fewer decode steps than this tell more of the client than of the engine."""
+_LABEL = re.compile(r"[A-Z][0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Timeline:
+    """Requests of one run as columns: seconds, tokens, and the workers that prefilled and decoded."""
+
+    requests: tuple[RequestRecord, ...]
+    sent: Array
+    first: Array
+    last: Array
+    new: Array
+    prefix: Array
+    context: Array
+    prefilled: npt.NDArray[np.str_]
+    decoded: npt.NDArray[np.str_]
+
+
+def observed(results: Results) -> list[Sample]:
+    """Return the samples of all valid runs."""
+    found: list[Sample] = []
+    for run in results.runs:
+        if run.invalid:
+            continue
+        engine = next((each.engine for each in results.architectures if each.label == run.architecture), {})
+        kind = str(engine.get("engine", "vllm"))
+        budget = int(engine.get("max_num_batched_tokens") or DEFAULT_BUDGET.get(kind, 8192))
+        found += observed_run(run, budget)
+    return found
+
+
+def observed_run(run: RunRecord, budget: int) -> list[Sample]:
+    """Return the samples of one run, whose engines compute `budget` tokens a step at most.
+
+    A later turn that was handed over is left out: how much of it its prefill worker held is not known.
+    """
+    requests = run.finished
+    if not requests:
+        return []
+    line = _timeline(requests)
+    found: list[Sample] = []
+    for i in range(len(requests)):
+        if (sample := _first_token(line, i, budget)) is not None:
+            found.append(sample)
+        if (stretch := _stretch(line, i)) is not None:
+            found.append(stretch)
+    return found
+
+
+def split_route(route: str | None) -> tuple[str, str, bool]:
+    """Return who prefilled, who decoded, and whether another encoded pictures: `E0>P0>D1` gives P0, D1, True.
+
+    Without a route everything was one worker's.
+    """
+    legs = [_LABEL.findall(leg) for leg in (route or "").split(">")]
+    labels = [leg[0] for leg in legs if leg and not leg[0].startswith("E")]
+    if not labels:
+        return "", "", False
+    return labels[0], labels[-1], any(leg and leg[0].startswith("E") for leg in legs)
+
+
+def _timeline(requests: Sequence[RequestRecord]) -> _Timeline:
+    routes = [split_route(request.route) for request in requests]
+    cached = _column(request.cached_tokens or 0 for request in requests)
+    prompt = _column(request.prompt_tokens for request in requests)
+    return _Timeline(
+        requests=tuple(requests),
+        sent=_column(request.sent_s for request in requests),
+        first=_column(request.chunk_s[0] for request in requests),
+        last=_column(request.chunk_s[-1] for request in requests),
+        new=np.maximum(prompt - cached, 1),
+        prefix=np.minimum(cached, np.maximum(prompt - 1, 0)),
+        context=prompt + _column(request.output_tokens / 2 for request in requests),
+        prefilled=np.array([prefilled for prefilled, _, _ in routes]),
+        decoded=np.array([decoded for _, decoded, _ in routes]),
+    )
+
+
+def _column(values: Iterable[float]) -> Array:
+    return np.array(list(values), float)
+
+
+def _first_token(line: _Timeline, i: int, budget: int) -> FirstToken | None:
+    request, start, end = line.requests[i], line.sent[i], line.first[i]
+    handoff = bool(line.prefilled[i] != line.decoded[i])
+    if end <= start or (handoff and request.turn > 1):
+        return None
+    waiting = (line.prefilled == line.prefilled[i]) & (line.sent < end) & (line.first > start)
+    if waiting.sum() > 1:
+        return None
+    decodes, context = _alongside(line, i, str(line.prefilled[i]), start, end)
+    busy = _alongside(line, i, str(line.decoded[i]), start, end)[0] if handoff else 0.0
+    tokens = int(line.new[i])
+    _, _, remote = split_route(request.route)
+    return FirstToken(
+        observed_ms=(end - start) * 1e3,
+        tokens=tokens,
+        prefix=int(line.prefix[i]),
+        steps=-(-tokens // budget),
+        decodes=decodes,
+        context=context,
+        handoff=handoff,
+        handoff_busy=min(busy, 1.0),
+        images=request.images,
+        remote_images=remote and request.images > 0,
+    )
+
+
+def _stretch(line: _Timeline, i: int) -> Stretch | None:
+    steps, start, end = line.requests[i].output_tokens - 1, line.first[i], line.last[i]
+    if steps < MIN_STEPS or end <= start:
+        return None
+    worker = str(line.decoded[i])
+    others, context = _alongside(line, i, worker, start, end)
+    batch = 1 + others
+    mean = (line.context[i] + others * context) / batch
+    prompts = (line.prefilled == worker) & (line.first > start) & (line.first <= end)
+    prompts[i] = False
+    new = line.new[prompts]
+    pairs = float(np.sum(new * (line.prefix[prompts] + new / 2)))
+    return Stretch((end - start) * 1e3, steps, float(batch), float(mean), float(new.sum()), pairs)
+
+
+def _alongside(line: _Timeline, i: int, worker: str, start: float, end: float) -> tuple[float, float]:
+    """Return how many others decoded on `worker` between two moments, in the mean, and their mean context."""
+    overlap = np.minimum(line.last, end) - np.maximum(line.first, start)
+    overlap = np.where(line.decoded == worker, np.maximum(overlap, 0.0), 0.0)
+    overlap[i] = 0.0
+    total = float(overlap.sum())
+    if not total:
+        return 0.0, 0.0
+    return total / (end - start), float((overlap * line.context).sum() / total)

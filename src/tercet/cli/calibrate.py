@@ -1,0 +1,87 @@
+"""`tercet calibrate`: fits a stack's constants, or a whole machine, to measurements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tercet.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from tercet.latency.samples import Sample
+
+
+def calibrate(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RESULTS...",
+            help="Results of `tercet bench`, `tercet compare` or `vllm bench serve --save-detailed`; with --csv, "
+            "tables of averages.",
+            show_default=False,
+        ),
+    ],
+    gpu: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Fit the constants around this GPU's known step times: a100, h100, h200..."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME|PATH", help="The model that was measured.  [default: as the file says]")
+    ] = None,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="vllm, sglang or trtllm; with --gpu.")] = "vllm",
+    tp: Annotated[int, typer.Option(metavar="GPUS", help="GPUs of one replica; with --gpu.")] = 1,
+    oracle: Annotated[str, typer.Option(metavar="KIND", help="auto, grid, live or roofline; with --gpu.")] = "auto",
+    csv: Annotated[bool, typer.Option("--csv", help="The files are CSV tables of averages, not results.")] = False,
+    all_loads: Annotated[
+        bool, typer.Option("--all-loads", help="With --csv: fit every load, not the lowest of each workload and mode.")
+    ] = False,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write them, .yaml or .json.")
+    ] = Path("stack.yaml"),
+) -> None:
+    """Fit what a real stack adds to its devices, and say how well that fits.
+
+    With --gpu the step times are known, and few constants are fitted around them: a scale, milliseconds a request,
+    milliseconds a handoff (more when the receiver is busy) and a picture. Without --gpu the machine itself is fitted:
+    what a step, a prompt token, a decoding sequence and its context cost. One load is enough; prompts of several
+    lengths tell more than many of one. `tercet plan` and `tercet simulate` take the file by --stack.
+
+    \b
+    Examples:
+      tercet calibrate results/tercet-bench-*.json                     this machine, as it was measured
+      tercet calibrate vllm-bench.json --gpu h100 --model llama-3.1-8b -o h100.yaml
+      tercet calibrate measured.csv --csv --gpu h100 --model llama-3.1-8b
+    """
+    from tercet.bench.observed import observed
+    from tercet.bench.observed_csv import read_csv_samples
+    from tercet.cli.calibrating import known_device, print_calibration, this_machine
+    from tercet.latency.calibration_file import write_calibration
+    from tercet.results.foreign import read_any
+
+    samples: list[Sample] = []
+    names: set[str] = set()
+    engines: list[dict[str, object]] = []
+    for path in files:
+        if csv:
+            samples += read_csv_samples(path, all_loads=all_loads)
+            continue
+        results = read_any(path)
+        samples += observed(results)
+        names.add(results.model)
+        engines += [dict(each.engine) for each in results.architectures]
+    if not samples:
+        raise UsageError(f"{', '.join(map(str, files))}: no valid run tells of a first token or of decoding")
+    if model is None and len(names) == 1:
+        model = names.pop()
+    source = f"{len(samples)} timings of {', '.join(path.name for path in files)}"
+    if gpu is not None:
+        if model is None:
+            raise UsageError("--gpu needs --model NAME: which model was measured")
+        calibration, errors = known_device(samples, (model, gpu, engine, tp), oracle, source)
+    else:
+        calibration, errors = this_machine(samples, model, engines, source)
+    write_calibration(calibration, out)
+    print_calibration(calibration, samples, errors)
+    typer.echo(f"Wrote {out}: tercet plan --stack {out}, tercet simulate --stack {out}")

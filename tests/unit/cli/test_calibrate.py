@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tercet.cli.main import build_app
+from tercet.core.errors import UsageError
+from tercet.latency.calibration_file import read_calibration
+from tercet.latency.registry import oracle_for
+
+HEADER = "workload,mode,target_qps,turn2_prompt_tokens,mean_output_tokens,t2_ttft_avg_ms,t2_tpot_avg_ms,t2_e2e_avg_ms"
+
+
+def measured(path: Path) -> Path:
+    oracle = oracle_for("llama-3.1-8b", "h100").oracle
+    lines = [HEADER]
+    for workload, tokens in (("W1", 446), ("W2", 2746), ("W4", 5446)):
+        ttft = 20 + 1.25 * oracle.prefill(1, tokens - 46, 46)
+        tpot = 1.25 * oracle.decode(1, tokens + 50)
+        for mode, hop in (("pd", 40), ("replication", 0)):
+            lines.append(f"{workload},{mode},0.001,{tokens},100,{ttft + hop},{tpot},{ttft + hop + 99 * tpot}")
+    path.write_text("\n".join(lines))
+    return path
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(build_app(["calibrate"]), ["calibrate", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_constants_are_fitted_written_and_reported(tmp_path: Path) -> None:
+    out = tmp_path / "stack.yaml"
+    csv = measured(tmp_path / "m.csv")
+    said = run(str(csv), "--csv", "--gpu", "h100", "--model", "llama-3.1-8b", "-o", str(out))
+    assert "Residuals" in said and "scale" in said and str(out) in said
+    stack = read_calibration(out).stack
+    assert stack.scale == pytest.approx(1.25, rel=0.01)
+    assert stack.hop_ms == pytest.approx(40, rel=0.02)
+    assert stack.per_request_ms == pytest.approx(20, rel=0.05)
+    assert "m.csv" in stack.source and "h100" in stack.source
+
+
+def test_without_a_gpu_the_machine_itself_is_fitted(tmp_path: Path) -> None:
+    out = tmp_path / "machine.json"
+    said = run(str(measured(tmp_path / "m.csv")), "--csv", "--model", "llama-3.1-8b", "-o", str(out))
+    assert "a prompt token" in said
+    oracle = read_calibration(out).oracle
+    assert oracle is not None
+    assert oracle.prefill(1, 2700, 46) == pytest.approx(1.25 * 57, rel=0.4)
+    assert oracle.kv_token_bytes == 131072
+
+
+def test_what_can_not_be_fitted_is_refused(tmp_path: Path) -> None:
+    empty = tmp_path / "m.csv"
+    empty.write_text(HEADER + "\n")
+    with pytest.raises(UsageError, match="no valid run"):
+        run(str(empty), "--csv", "-o", str(tmp_path / "s.yaml"))
+    with pytest.raises(UsageError, match="--gpu needs --model"):
+        run(str(measured(empty)), "--csv", "--gpu", "h100", "-o", str(tmp_path / "s.yaml"))
