@@ -119,6 +119,7 @@ def _first_token(line: _Timeline, i: int, budget: int) -> FirstToken | None:
         steps=-(-tokens // budget),
         decodes=decodes,
         context=context,
+        busy=min(decodes, 1.0),
         handoff=handoff,
         handoff_busy=min(busy, 1.0),
         images=request.images,

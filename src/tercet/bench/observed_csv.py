@@ -21,7 +21,8 @@ DECODERS = {"pd": 1, "ppd": 1, "replication": 2}
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRow:
-    """One row. Times are means in milliseconds; `config` is a short form such as 2R, 1P1D or 1P3pD."""
+    """One row. Times are means in milliseconds; `config` is a short form such as 2R, 1P1D or 1P3pD, and
+    `samples` the number of requests sent, in the mean of the runs."""
 
     workload: str
     mode: str
@@ -34,6 +35,7 @@ class MeasuredRow:
     e2e_ms: float
     config: str = ""
     ttft_p50_ms: float | None = None
+    samples: float | None = None
 
 
 def read_rows(path: Path) -> list[MeasuredRow]:
@@ -86,17 +88,20 @@ def samples_of(rows: Sequence[MeasuredRow]) -> list[Sample]:
     for row in rows:
         handoff = row.mode == "pd"
         under_way = row.real_qps * row.e2e_ms / 1e3 / DECODERS.get(row.mode, 1)
+        steps = max(round(row.output_tokens) - 1, 1)
+        context = row.prompt_tokens + row.output_tokens / 2
         found.append(
             FirstToken(
                 row.ttft_p50_ms or row.ttft_ms,
                 row.prompt_tokens - CACHED_TOKENS,
                 CACHED_TOKENS,
+                decodes=0.0 if handoff else under_way,
+                context=context,
+                busy=0.0 if handoff else 1 - math.exp(-under_way),
                 handoff=handoff,
                 handoff_busy=1 - math.exp(-under_way) if handoff else 0.0,
             )
         )
-        steps = max(round(row.output_tokens) - 1, 1)
-        context = row.prompt_tokens + row.output_tokens / 2
         found.append(Stretch(row.tpot_ms * steps, steps, 1 + under_way, context))
     return found
 
@@ -115,6 +120,7 @@ def _row(row: Mapping[str, str]) -> MeasuredRow:
         e2e_ms=float(row["t2_e2e_avg_ms"]),
         config=row.get("config") or "",
         ttft_p50_ms=float(p50) if p50 else None,
+        samples=float(row["samples"]) if row.get("samples") else None,
     )
 
 

@@ -9,7 +9,7 @@ from tercet.latency.oracle import LatencyOracle
 from tercet.latency.samples import FirstToken, Sample, Stretch
 from tercet.latency.stack import StackConstants
 
-NAMES = ("per_request", "scale", "hop", "hop_busy", "image_host", "embedding_hop")
+NAMES = ("per_request", "idle", "scale", "hop", "hop_busy", "image_host", "embedding_hop")
 
 
 def fit_stack(oracle: LatencyOracle, samples: Sequence[Sample]) -> Fit:
@@ -24,6 +24,7 @@ def stack_from(fit: Fit, base: StackConstants, source: str) -> StackConstants:
     for name, field in (
         ("scale", "scale"),
         ("per_request", "per_request_ms"),
+        ("idle", "idle_ms"),
         ("hop", "hop_ms"),
         ("hop_busy", "hop_busy_ms"),
         ("image_host", "image_host_ms"),
@@ -59,6 +60,13 @@ def _between(oracle: LatencyOracle, sample: Stretch) -> float:
     return sample.steps * (max(sample.batch, 1.0) - batch) * slope
 
 
+def _wait_ms(oracle: LatencyOracle, sample: FirstToken) -> float:
+    """Return what is left, on average, of the steps that prefill and decode engine are in when a request comes."""
+    here = sample.busy * oracle.decode(max(round(sample.decodes), 1), sample.context or sample.prefix + sample.tokens)
+    there = sample.handoff_busy * oracle.decode(1, sample.prefix + sample.tokens)
+    return (here + there) / 2
+
+
 def _prefix(sample: Stretch) -> float:
     return max(sample.prompt_pairs / sample.prompt_tokens - sample.prompt_tokens / 2, 0.0)
 
@@ -68,10 +76,11 @@ def _features(oracle: LatencyOracle, sample: Sample) -> tuple[float, ...]:
     if isinstance(sample, FirstToken):
         return (
             1.0,
-            device,
+            1.0 - sample.busy,
+            device + _wait_ms(oracle, sample),
             float(sample.handoff),
             sample.handoff_busy,
             float(sample.images),
             float(sample.remote_images),
         )
-    return (0.0, device, 0.0, 0.0, 0.0, 0.0)
+    return (0.0, 0.0, device, 0.0, 0.0, 0.0, 0.0)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class FirstToken:
     """A TTFT of a request that waited for no other: `tokens` computed after `prefix` cached ones, in `steps` steps.
 
-    `decodes` sequences of `context` tokens on average decoded in the same steps. `handoff`: its KV crossed from one
+    `decodes` sequences of `context` tokens on average decoded in the same steps; `busy` is the share of such requests
+    that found the engine in the middle of a step. `handoff`: its KV crossed from one
     engine to another; `handoff_busy` is the share of them whose receiver was decoding. `images` were fetched and
     encoded one after the other, `remote_images`: by another worker.
     """
@@ -22,6 +23,7 @@ class FirstToken:
     context: float = 0.0
     handoff: bool = False
     handoff_busy: float = 0.0
+    busy: float = 0.0
     images: int = 0
     remote_images: bool = False
 

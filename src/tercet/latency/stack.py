@@ -13,7 +13,8 @@ class StackConstants:
     """What a stack adds to the oracle. Times in milliseconds.
 
     `scale` multiplies every time of the oracle. `per_request_ms` passes once in a request before its first token
-    (HTTP, tokenising, the way to the engine and back). `hop_ms` passes once in each handoff of KV, beside its bytes,
+    (HTTP, tokenising, the way to the engine and back), `idle_ms` on top when it finds the engine idle (clocks and
+    threads that must wake up). `hop_ms` passes once in each handoff of KV, beside its bytes,
     and `hop_busy_ms` on top when the receiving engine is decoding others; `embedding_hop_ms` once in each handoff of
     pictures. `image_host_ms` is one picture's fetch, decode and preprocessing on the host of who encodes it, of which
     `image_host_workers` run side by side. `connections` is the client's pool: a request beyond it waits, and the wait
@@ -22,6 +23,7 @@ class StackConstants:
 
     scale: float = 1.0
     per_request_ms: float = 0.0
+    idle_ms: float = 0.0
     hop_ms: float = 0.0
     hop_busy_ms: float = 0.0
     embedding_hop_ms: float = 0.0
