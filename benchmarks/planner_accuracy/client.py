@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
 from benchmarks.planner_accuracy.engine import Clock, Turn
 from benchmarks.planner_accuracy.fleet import Fleet
 
@@ -59,10 +58,10 @@ class Client:
     def _next(self) -> None:
         while self._waiting and self._free:
             self._free -= 1
-            turn, on_end = self._waiting.popleft()
-            self._fleet.send(
-                turn, lambda turn=turn: self._first(turn), lambda turn=turn, on_end=on_end: self._end(turn, on_end)
-            )  # type: ignore[misc]
+            self._begin(*self._waiting.popleft())
+
+    def _begin(self, turn: Turn, on_end: Callable[[], None]) -> None:
+        self._fleet.send(turn, lambda: self._first(turn), lambda: self._end(turn, on_end))
 
     def _first(self, turn: Turn) -> None:
         turn.first = self._clock.now

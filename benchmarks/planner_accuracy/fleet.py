@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from benchmarks.planner_accuracy.engine import Clock, Engine, Turn, Work
+
 from tercet.core.errors import UsageError
 from tercet.engine.scheduler import SchedulerConfig
 from tercet.engine.sequence import Sequence

@@ -27,7 +27,7 @@ def machine_samples(rng: random.Random) -> list[Sample]:
         handoff, images = rng.random() < 0.3, rng.choice((0, 0, 2))
         took = 5.0 + 30.0 * handoff + 40.0 * images + (steps - 1) * TRUE.base_ms
         took += TRUE.mixed(tokens, prefix, 0, 0.0) + steps * decodes * (0.6 + 500 * 3e-4)
-        samples.append(FirstToken(took, tokens, prefix, steps, decodes, 500.0, handoff, 0.0, images))
+        samples.append(FirstToken(took, tokens, prefix, steps, decodes, 500.0, handoff=handoff, images=images))
         batch, context = float(rng.randint(1, 16)), float(rng.randint(100, 2000))
         samples.append(Stretch(50 * TRUE.decode(int(batch), context), 50, batch, context))
     return samples
@@ -79,7 +79,9 @@ def test_the_constants_of_a_stack_are_found_again() -> None:
         alone = expected_ms(oracle, FirstToken(1.0, tokens))
         samples.append(FirstToken(18.8 + 1.288 * alone, tokens))
         samples.append(FirstToken(18.8 + 1.288 * alone + 45.0, tokens, handoff=True))
-        samples.append(FirstToken(18.8 + 1.288 * alone + 45.0 + 25.0, tokens, handoff=True, handoff_busy=1.0))
+        half_a_step = 1.288 * oracle.decode(1, tokens) / 2
+        busy = 18.8 + 1.288 * alone + 45.0 + 25.0 + half_a_step
+        samples.append(FirstToken(busy, tokens, handoff=True, handoff_busy=1.0))
         samples.append(Stretch(100 * 1.288 * oracle.decode(4, 1000.0), 100, 4.0, 1000.0))
     fit = fit_stack(oracle, samples)
     stack = stack_from(fit, StackConstants(image_host_ms=7.0), "a test")
