@@ -114,7 +114,7 @@ def llava() -> Judgement:
         f"fitted at concurrency 1: picture on the host {fit.stack.image_host_ms:.0f} ms, hops {fit.stack.hop_ms:.0f} "
         f"and {fit.stack.embedding_hop_ms:.0f} ms, {fit.output} tokens out",
         "assumed: batches of 16, pictures four at a time on a host, three lengths of answers 10% apart",
-        "throughput is too high: what slows these workers beside their GPUs is not known; and PD against EPD from 32 on",
+        "throughput is too high: what slows these workers beside their GPUs is not known; PD against EPD from 32 on",
         "is predicted within 3%, which a planner calls a tie",
     )
     return Judgement("LLaVA aggregated, PD, EPD (TensorRT-LLM, A100)", points, notes, ("ttft", "throughput"))
