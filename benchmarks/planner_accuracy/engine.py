@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -80,7 +81,8 @@ class Work:
 
 @dataclass(slots=True)
 class Engine:
-    """A rank. `fetch_s` answers how long the transfer of a ticket's KV takes."""
+    """A rank. `fetch_s` answers how long the transfer of a ticket's KV takes, before the engine takes it in, which
+    stalls it for `stall_s`."""
 
     clock: Clock
     oracle: LatencyOracle
@@ -89,6 +91,8 @@ class Engine:
     scheduler: Scheduler = field(init=False)
     work: dict[str, Work] = field(default_factory=dict)
     decoding: dict[str, Sequence] = field(default_factory=dict)
+    stall_s: float = 0.0
+    arrived: deque[Fetch] = field(default_factory=deque)
     pictures: int = 0
     busy: bool = False
 
@@ -119,6 +123,11 @@ class Engine:
     def kick(self) -> None:
         """Begin a step, or as many uneventful ones as there is time for, unless one is under way."""
         if self.busy:
+            return
+        if self.arrived:
+            fetch = self.arrived.popleft()
+            self.busy = True
+            self.clock.after(self.stall_s, lambda: self._taken_in(fetch))
             return
         steps = self.scheduler.uneventful_steps()
         if steps > 1 and self.decoding and not self.pictures:
@@ -154,6 +163,11 @@ class Engine:
         self.kick()
 
     def _fetched(self, fetch: Fetch) -> None:
+        self.arrived.append(fetch)
+        self.kick()
+
+    def _taken_in(self, fetch: Fetch) -> None:
+        self.busy = False
         self._tell(self.scheduler.remote_ready(fetch.sequence.id, self.clock.now))
         self.kick()
 

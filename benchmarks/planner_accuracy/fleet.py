@@ -108,6 +108,7 @@ class Fleet:
         self.decodes = engines(counts["D"] + counts["pD"])
         self._direct = {id(engine) for engine in self.decodes[counts["D"] :]}
         for engine in self.decodes:
+            engine.stall_s = stack.hop_stall_ms / 1e3
             engine.fetch_s = lambda sequence, engine=engine: self._hop_s(sequence, engine)  # type: ignore[misc]
         each_s, host_s = oracle.encode(1) / 1e3, stack.image_host_ms / 1e3
         self.encoders = [Encoder(clock, each_s) for _ in range(counts["E"])]
@@ -187,4 +188,4 @@ class Fleet:
     def _hop_s(self, sequence: Sequence, receiver: Engine) -> float:
         moved = self._chosen.oracle.kv_bytes(sequence.prompt_len - sequence.computed) / self._chosen.link_bytes_s
         busy = self.stack.hop_busy_ms if receiver.decoding else 0.0
-        return (self.stack.hop_ms + busy) / 1e3 + moved
+        return max(self.stack.hop_ms + busy - self.stack.hop_stall_ms, 0.0) / 1e3 + moved

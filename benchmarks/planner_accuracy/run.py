@@ -34,8 +34,9 @@ def conversation_rows(folder: Path) -> list[MeasuredRow]:
 
 def judge_conversations(rows: list[MeasuredRow], chosen: ChosenOracle, stack: StackConstants, title: str) -> Judgement:
     """Predict every row."""
-    said = f"scale {stack.scale:.3f}, per_request {stack.per_request_ms:.1f} ms, idle {stack.idle_ms:.1f} ms, hop "
-    said += f"{stack.hop_ms:.1f} ms, hop_busy {stack.hop_busy_ms:.1f} ms; fitted to {stack.source}"
+    names = ("per_request", "idle", "hop", "hop_busy", "hop_stall")
+    said = ", ".join(f"{name} {getattr(stack, f'{name}_ms'):.1f} ms" for name in names)
+    said = f"scale {stack.scale:.3f}, {said}; fitted to {stack.source}"
     return Judgement(title, [predict(row, chosen, stack) for row in rows], (said,))
 
 

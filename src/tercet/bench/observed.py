@@ -139,7 +139,9 @@ def _stretch(line: _Timeline, i: int) -> Stretch | None:
     prompts[i] = False
     new = line.new[prompts]
     pairs = float(np.sum(new * (line.prefix[prompts] + new / 2)))
-    return Stretch((end - start) * 1e3, steps, float(batch), float(mean), float(new.sum()), pairs)
+    came = (line.decoded == worker) & (line.prefilled != worker) & (line.first > start) & (line.first <= end)
+    came[i] = False
+    return Stretch((end - start) * 1e3, steps, float(batch), float(mean), float(new.sum()), pairs, float(came.sum()))
 
 
 def _alongside(line: _Timeline, i: int, worker: str, start: float, end: float) -> tuple[float, float]:

@@ -102,7 +102,8 @@ def samples_of(rows: Sequence[MeasuredRow]) -> list[Sample]:
                 handoff_busy=1 - math.exp(-under_way) if handoff else 0.0,
             )
         )
-        found.append(Stretch(row.tpot_ms * steps, steps, 1 + under_way, context))
+        came = row.real_qps * row.tpot_ms * steps / 1e3 if handoff else 0.0
+        found.append(Stretch(row.tpot_ms * steps, steps, 1 + under_way, context, handoffs=came))
     return found
 
 

@@ -56,6 +56,7 @@ def this_machine(
         per_request_ms=round(values["per_request"], 4),
         hop_ms=round(values["hop"], 4),
         hop_busy_ms=round(values["hop_busy"], 4),
+        hop_stall_ms=round(values["hop_stall"], 4),
         embedding_hop_ms=round(values["image_hop"], 4),
         source=f"{source}, {model or 'model unknown'}",
     )
@@ -99,7 +100,8 @@ def print_calibration(calibration: Calibration, samples: Sequence[Sample], error
 
 def _constants(calibration: Calibration) -> list[tuple[str, str]]:
     stack = calibration.stack
-    rows = [(f"{name} (ms)", f"{getattr(stack, f'{name}_ms'):.2f}") for name in ("per_request", "hop", "hop_busy")]
+    rows = [(f"{name} (ms)", f"{getattr(stack, f'{name}_ms'):.2f}") for name in ("per_request", "idle", "hop")]
+    rows += [(f"{name} (ms)", f"{getattr(stack, f'{name}_ms'):.2f}") for name in ("hop_busy", "hop_stall")]
     rows += [(f"{name} (ms)", f"{getattr(stack, f'{name}_ms'):.2f}") for name in ("image_host", "embedding_hop")]
     oracle = calibration.oracle
     if oracle is None:

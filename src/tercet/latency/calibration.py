@@ -9,7 +9,7 @@ from tercet.latency.oracle import LatencyOracle
 from tercet.latency.samples import FirstToken, Sample, Stretch
 from tercet.latency.stack import StackConstants
 
-NAMES = ("per_request", "idle", "scale", "hop", "hop_busy", "image_host", "embedding_hop")
+NAMES = ("per_request", "idle", "scale", "hop", "hop_busy", "hop_stall", "image_host", "embedding_hop")
 
 
 def fit_stack(oracle: LatencyOracle, samples: Sequence[Sample]) -> Fit:
@@ -27,6 +27,7 @@ def stack_from(fit: Fit, base: StackConstants, source: str) -> StackConstants:
         ("idle", "idle_ms"),
         ("hop", "hop_ms"),
         ("hop_busy", "hop_busy_ms"),
+        ("hop_stall", "hop_stall_ms"),
         ("image_host", "image_host_ms"),
         ("embedding_hop", "embedding_hop_ms"),
     ):
@@ -80,7 +81,8 @@ def _features(oracle: LatencyOracle, sample: Sample) -> tuple[float, ...]:
             device + _wait_ms(oracle, sample),
             float(sample.handoff),
             sample.handoff_busy,
+            0.0,
             float(sample.images),
             float(sample.remote_images),
         )
-    return (0.0, 0.0, device, 0.0, 0.0, 0.0, 0.0)
+    return (0.0, 0.0, device, 0.0, 0.0, sample.handoffs, 0.0, 0.0)

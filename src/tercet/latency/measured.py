@@ -8,7 +8,19 @@ from dataclasses import dataclass, replace
 from tercet.latency.least_squares import Fit, fit_positive
 from tercet.latency.samples import FirstToken, Sample
 
-NAMES = ("per_request", "base", "token", "pair", "sequence", "context", "hop", "hop_busy", "image", "image_hop")
+NAMES = (
+    "per_request",
+    "base",
+    "token",
+    "pair",
+    "sequence",
+    "context",
+    "hop",
+    "hop_busy",
+    "hop_stall",
+    "image",
+    "image_hop",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +101,21 @@ def _features(sample: Sample) -> tuple[float, ...]:
             sequences * sample.context,
             float(sample.handoff),
             sample.handoff_busy,
+            0.0,
             float(sample.images),
             float(sample.remote_images),
         )
     sequences = sample.steps * sample.batch
-    pairs = sample.prompt_pairs
-    return (0.0, sample.steps, sample.prompt_tokens, pairs, sequences, sequences * sample.context, 0.0, 0.0, 0.0, 0.0)
+    return (
+        0.0,
+        sample.steps,
+        sample.prompt_tokens,
+        sample.prompt_pairs,
+        sequences,
+        sequences * sample.context,
+        0.0,
+        0.0,
+        sample.handoffs,
+        0.0,
+        0.0,
+    )

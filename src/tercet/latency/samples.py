@@ -32,7 +32,8 @@ class FirstToken:
 class Stretch:
     """A stretch of decoding of one request: `steps` steps with `batch` sequences of `context` tokens on average.
 
-    Meanwhile `prompt_tokens` of prompts were computed in the same engine, which attended to `prompt_pairs` pairs.
+    Meanwhile `prompt_tokens` of prompts were computed in the same engine, which attended to `prompt_pairs` pairs, and
+    the KV of `handoffs` others came in.
     """
 
     observed_ms: float
@@ -41,6 +42,7 @@ class Stretch:
     context: float
     prompt_tokens: float = 0.0
     prompt_pairs: float = 0.0
+    handoffs: float = 0.0
 
 
 Sample = FirstToken | Stretch

@@ -15,7 +15,8 @@ class StackConstants:
     `scale` multiplies every time of the oracle. `per_request_ms` passes once in a request before its first token
     (HTTP, tokenising, the way to the engine and back), `idle_ms` on top when it finds the engine idle (clocks and
     threads that must wake up). `hop_ms` passes once in each handoff of KV, beside its bytes,
-    and `hop_busy_ms` on top when the receiving engine is decoding others; `embedding_hop_ms` once in each handoff of
+    and `hop_busy_ms` on top when the receiving engine is decoding others; for its last `hop_stall_ms` that engine
+    computes nothing. `embedding_hop_ms` once in each handoff of
     pictures. `image_host_ms` is one picture's fetch, decode and preprocessing on the host of who encodes it, of which
     `image_host_workers` run side by side. `connections` is the client's pool: a request beyond it waits, and the wait
     counts (0: no bound). `source` says where they come from.
@@ -26,6 +27,7 @@ class StackConstants:
     idle_ms: float = 0.0
     hop_ms: float = 0.0
     hop_busy_ms: float = 0.0
+    hop_stall_ms: float = 0.0
     embedding_hop_ms: float = 0.0
     image_host_ms: float = 0.0
     image_host_workers: int = 1
@@ -50,12 +52,13 @@ STACKS: dict[str, StackConstants] = {
         "idle: vLLM 0.13 on an H100 at low load; hop: NIXL in llm-d; image_host: Qwen2.5-VL on SGLang, 100-120 ms",
     ),
     "vllm-p2pnccl": StackConstants(
-        scale=1.298,
-        per_request_ms=10.7,
-        idle_ms=8.0,
-        hop_ms=43.7,
-        hop_busy_ms=20.5,
-        embedding_hop_ms=43.7,
+        scale=1.295,
+        per_request_ms=10.8,
+        idle_ms=8.1,
+        hop_ms=43.8,
+        hop_busy_ms=20.2,
+        hop_stall_ms=14.0,
+        embedding_hop_ms=43.8,
         image_host_ms=110.0,
         source="fitted: 36 rows of vLLM 0.13 with P2pNccl on 2 H100s at 0.1 to 1 request a second (tercet calibrate)",
     ),
