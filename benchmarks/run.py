@@ -20,6 +20,7 @@ BENCHMARKS = [
     ["-m", "benchmarks.encode.fanout"],
     ["-m", "benchmarks.encode.cache"],
     ["-m", "benchmarks.encode.accuracy"],
+    ["-m", "benchmarks.planner_accuracy.run"],
 ]
 
 

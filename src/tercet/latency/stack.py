@@ -39,19 +39,21 @@ class StackConstants:
         return replace(self, **changes)
 
 
+_VLLM = StackConstants(
+    scale=1.05,
+    per_request_ms=10.7,
+    idle_ms=8.0,
+    hop_ms=4.0,
+    embedding_hop_ms=4.0,
+    image_host_ms=110.0,
+    source="scale: between 1.0 (aiconfigurator's own check of TPOT) and 1.07 (llm-d's DP8 run); per_request and idle: "
+    "vLLM 0.13 on an H100 at low load; hop: NIXL in llm-d; image_host: Qwen2.5-VL on SGLang, 100-120 ms",
+)
+
 STACKS: dict[str, StackConstants] = {
     "bare": StackConstants(),
-    "vllm": StackConstants(
-        scale=1.05,
-        per_request_ms=10.7,
-        idle_ms=8.0,
-        hop_ms=4.0,
-        embedding_hop_ms=4.0,
-        image_host_ms=110.0,
-        source="scale: between 1.0 (aiconfigurator's own check of TPOT) and 1.07 (llm-d's DP8 run); per_request and "
-        "idle: vLLM 0.13 on an H100 at low load; hop: NIXL in llm-d; image_host: Qwen2.5-VL on SGLang, 100-120 ms",
-    ),
-    "vllm-p2pnccl": StackConstants(
+    "vllm": _VLLM,
+    "vllm-p2pnccl": _VLLM.but(
         scale=1.295,
         per_request_ms=10.8,
         idle_ms=8.1,
@@ -59,23 +61,13 @@ STACKS: dict[str, StackConstants] = {
         hop_busy_ms=20.2,
         hop_stall_ms=14.0,
         embedding_hop_ms=43.8,
-        image_host_ms=110.0,
         source="fitted: 36 rows of vLLM 0.13 with P2pNccl on 2 H100s at 0.1 to 1 request a second (tercet calibrate)",
     ),
-    "sglang": StackConstants(
-        scale=1.05,
-        per_request_ms=10.7,
-        idle_ms=8.0,
-        hop_ms=4.0,
-        embedding_hop_ms=4.0,
-        image_host_ms=110.0,
+    "sglang": _VLLM.but(
         source="scale, per_request and hop: assumed to be vLLM's; image_host: Qwen2.5-VL on SGLang, 100-120 ms a "
         "picture (Qwen3-VL: 300-400 ms)",
     ),
-    "trtllm": StackConstants(
-        scale=1.05,
-        per_request_ms=10.7,
-        idle_ms=8.0,
+    "trtllm": _VLLM.but(
         hop_ms=100.0,
         embedding_hop_ms=44.0,
         image_host_ms=585.0,

@@ -15,15 +15,7 @@ from tercet.latency.picture import picture_for
 from tercet.latency.registry import oracle_for
 from tercet.latency.roofline import roofline_oracle
 from tercet.latency.virtual import virtual_oracle
-
-LLAMA = {
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "intermediate_size": 14336,
-    "vocab_size": 128256,
-}
+from tests.unit.latency.test_gpus import LLAMA_CONFIG as LLAMA
 
 
 @pytest.mark.parametrize(
