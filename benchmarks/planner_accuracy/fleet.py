@@ -144,6 +144,10 @@ class Fleet:
         before_ms = self.stack.per_request_ms + idle * self.stack.idle_ms
         self.clock.after(before_ms / 1e3, lambda: self._see(turn, prefill or decode, start))
 
+    def place_of(self, turn: Turn) -> Engine:
+        """Return the engine that decodes a conversation."""
+        return self._place(turn)[1]
+
     def _see(self, turn: Turn, engine: Engine, start: Callable[[], None]) -> None:
         """Fetch and encode the turn's pictures, then go on."""
         left = turn.images
