@@ -56,7 +56,7 @@ def calibrate(
     """
     from tercet.bench.observed import observed
     from tercet.bench.observed_csv import read_csv_samples
-    from tercet.cli.calibrating import known_device, print_calibration, this_machine
+    from tercet.cli.calibrating import is_known, known_device, print_calibration, this_machine
     from tercet.latency.calibration_file import write_calibration
     from tercet.results.foreign import read_any
 
@@ -73,15 +73,14 @@ def calibrate(
         engines += [dict(each.engine) for each in results.architectures]
     if not samples:
         raise UsageError(f"{', '.join(map(str, files))}: no valid run tells of a first token or of decoding")
-    if model is None and len(names) == 1:
-        model = names.pop()
+    said = names.pop() if model is None and len(names) == 1 else None
     source = f"{len(samples)} timings of {', '.join(path.name for path in files)}"
     if gpu is not None:
-        if model is None:
-            raise UsageError("--gpu needs --model NAME: which model was measured")
-        calibration, errors = known_device(samples, (model, gpu, engine, tp), oracle, source)
+        if model is None and (said is None or not is_known(said)):
+            raise UsageError(f"--gpu needs --model NAME: which model was measured; the files say {said or 'nothing'}")
+        calibration, errors = known_device(samples, (model or said or "", gpu, engine, tp), oracle, source)
     else:
-        calibration, errors = this_machine(samples, model, engines, source)
+        calibration, errors = this_machine(samples, model or said, engines, source)
     write_calibration(calibration, out)
     print_calibration(calibration, samples, errors)
     typer.echo(f"Wrote {out}: tercet plan --stack {out}, tercet simulate --stack {out}")

@@ -63,6 +63,15 @@ def this_machine(
     return Calibration(stack, oracle, residuals(samples, fit.errors)), fit.errors
 
 
+def is_known(model: str) -> bool:
+    """Return whether latencies are known of a model."""
+    try:
+        find_model(model)
+    except UsageError:
+        return False
+    return True
+
+
 def residuals(samples: Sequence[Sample], errors: Sequence[float]) -> dict[str, Any]:
     """Return count, median and 90th percentile of the relative errors of each kind of timing."""
     report: dict[str, Any] = {}
@@ -127,10 +136,7 @@ def _said(sample: Sample) -> str:
 
 
 def _kv_token_bytes(model: str | None) -> int:
-    try:
-        return find_model(model or "").shape.kv_token_bytes()
-    except UsageError:
-        return 0
+    return find_model(model).shape.kv_token_bytes() if model and is_known(model) else 0
 
 
 def _kv_tokens(engines: Iterable[Mapping[str, Any]], token_bytes: int) -> int:
