@@ -74,7 +74,9 @@ class Encoder:
 
 
 class Fleet:
-    """A configuration's engines. Conversations keep the workers that they were given at random, as a hash does."""
+    """A configuration's engines. Conversations keep the workers that they were given: at random, as a hash does, or,
+    when `balanced`, where the fewest tokens are under way. A later turn with `direct_below` new tokens or more goes
+    through a prefill worker even where the decode worker could do without."""
 
     def __init__(
         self,
@@ -87,8 +89,11 @@ class Fleet:
         max_num_seqs: int = 256,
         max_num_batched_tokens: int = 8192,
         balanced: bool = False,
+        direct_below: int = 1 << 30,
     ) -> None:
         self.clock, self.stack, self._chosen, self._balanced = clock, stack, chosen, balanced
+        self._direct_below = direct_below
+        self._held: dict[int, int] = {}
         self._random = random.Random(seed)
         counts = parse_config(config)
         oracle = chosen.oracle.slowed(stack.scale)
@@ -120,10 +125,12 @@ class Fleet:
     def send(self, turn: Turn, on_first: Callable[[], None], on_end: Callable[[], None]) -> None:
         """Take a turn in."""
         prefill, decode = self._place(turn)
-        self._under_way[id(decode)] = self._under_way.get(id(decode), 0) + 1
+        new = turn.length - self._held.get(turn.number, 0)
+        self._held[turn.number] = turn.length + turn.output
+        self._under_way[id(decode)] = self._under_way.get(id(decode), 0) + new
 
         def ended() -> None:
-            self._under_way[id(decode)] -= 1
+            self._under_way[id(decode)] -= new
             on_end()
 
         def start() -> None:
@@ -139,7 +146,7 @@ class Fleet:
             handed = Work(turn, decoding, ended)
             held.add(Work(turn, lambda sequence: None, lambda: decode.add(handed, ticket=True)), hold=True)
 
-        straight = prefill is None or (turn.turn > 1 and id(decode) in self._direct)
+        straight = prefill is None or (turn.turn > 1 and id(decode) in self._direct and new < self._direct_below)
         idle = not (decode if straight or prefill is None else prefill).busy
         before_ms = self.stack.per_request_ms + idle * self.stack.idle_ms
         self.clock.after(before_ms / 1e3, lambda: self._see(turn, prefill or decode, start))

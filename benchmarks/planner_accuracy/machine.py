@@ -4,19 +4,20 @@
     python -m benchmarks.planner_accuracy.machine results/tercet-compare-*.json
 
 The lowest load of every architecture and workload is fitted; all others are predicted by sending the recorded
-conversations, at the recorded times, to the scheduler on a virtual clock. A later turn follows the end of the one
-before after the pause that the client made.
+conversations to the scheduler on a virtual clock: at the recorded times, or so many at a time in a closed loop. A later
+turn follows the end of the one before after the pause that the client made.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from benchmarks.planner_accuracy.client import Client, Figures, figures
+from benchmarks.planner_accuracy.client import Client, Figures, closed_loop, figures
 from benchmarks.planner_accuracy.compared import Judgement, Point, print_judgement
 from benchmarks.planner_accuracy.engine import Clock, Turn
 from benchmarks.planner_accuracy.fleet import Fleet
@@ -64,30 +65,45 @@ def replay(run: RunRecord, architecture: ArchitectureRecord, calibration: Calibr
         max_num_seqs=int(engine.get("max_num_seqs") or 64),
         max_num_batched_tokens=int(engine.get("max_num_batched_tokens") or 512),
         balanced=True,
+        direct_below=int(architecture.router.get("ppd_threshold") or 1 << 30),
     )
     client = Client(clock, fleet)
     conversations: dict[str, list[RequestRecord]] = defaultdict(list)
     for request in run.finished:
         conversations[request.conversation].append(request)
     turns: list[Turn] = []
-    for number, requests in enumerate(conversations.values()):
-        requests.sort(key=lambda request: request.turn)
-        clock.after(requests[0].sent_s, lambda n=number, r=requests: _send(client, clock, turns, n, r, 0))  # type: ignore[misc]
+    each = [sorted(requests, key=lambda request: request.turn) for requests in conversations.values()]
+
+    def begin(number: int, on_end: Callable[[], None] = lambda: None) -> None:
+        _send(client, clock, turns, number, each[number], on_end)
+
+    if run.load_kind == "concurrency":
+        closed_loop(clock, begin, int(run.load), len(each))
+    else:
+        for number, requests in enumerate(each):
+            clock.after(requests[0].sent_s, partial(begin, number))
     clock.run()
     return figures(turns, max(clock.now, 1e-9))
 
 
 def _send(
-    client: Client, clock: Clock, turns: list[Turn], number: int, requests: Sequence[RequestRecord], index: int
+    client: Client,
+    clock: Clock,
+    turns: list[Turn],
+    number: int,
+    requests: Sequence[RequestRecord],
+    on_end: Callable[[], None],
 ) -> None:
-    request = requests[index]
+    request = requests[0]
     turn = Turn(number, request.prompt_tokens, request.output_tokens, turn=request.turn, images=request.images)
     turns.append(turn)
 
     def ended() -> None:
-        if index + 1 < len(requests):
-            pause = max(requests[index + 1].sent_s - request.done_s, 0.0)
-            clock.after(pause, lambda: _send(client, clock, turns, number, requests, index + 1))
+        if len(requests) == 1:
+            on_end()
+            return
+        pause = max(requests[1].sent_s - request.done_s, 0.0)
+        clock.after(pause, partial(_send, client, clock, turns, number, requests[1:], on_end))
 
     client.send(turn, ended)
 
