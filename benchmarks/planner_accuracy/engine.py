@@ -16,8 +16,8 @@ from tercet.engine.virtual_executor import step_ms
 from tercet.latency.oracle import LatencyOracle
 
 BLOCK = 16
-SPAN = 1 << 20
-"""Token numbers of one conversation, so that no two share a block."""
+SPAN = 1 << 17
+"""Token numbers of one conversation, so that no two share a block; there are 32 bits of them, for 32,000."""
 
 
 class Clock:
@@ -47,6 +47,7 @@ class Clock:
 class Turn:
     """One request: `length` prompt tokens of conversation `number`, `output` tokens wanted. Times in seconds.
 
+    The first `shared` tokens are those of every third conversation, as three pictures that take turns make them.
     `sent` is when the client wanted to send, before it had a connection; `first` and `done` what it saw.
     """
 
@@ -55,6 +56,7 @@ class Turn:
     output: int
     turn: int = 1
     images: int = 0
+    shared: int = 0
     sent: float = 0.0
     first: float = 0.0
     done: float = 0.0
@@ -65,8 +67,12 @@ class Turn:
         return f"{self.number}.{self.turn}"
 
     def tokens(self, length: int) -> list[int]:
-        """Return the first tokens of the conversation: its own, and the same in every turn."""
-        return list(range(self.number * SPAN, self.number * SPAN + length))
+        """Return the first tokens of the conversation: the same in every turn, and its own but for the shared ones."""
+        own = range(self.number * SPAN, self.number * SPAN + length)
+        if not self.shared:
+            return list(own)
+        common = (1 << 32) - (self.number % 3 + 1) * SPAN
+        return [*range(common, common + self.shared), *own[self.shared :]]
 
 
 @dataclass(slots=True)

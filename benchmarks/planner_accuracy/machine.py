@@ -74,8 +74,11 @@ def replay(run: RunRecord, architecture: ArchitectureRecord, calibration: Calibr
     turns: list[Turn] = []
     each = [sorted(requests, key=lambda request: request.turn) for requests in conversations.values()]
 
+    # What first turns find cached, all but the first of them have in common: pictures that take turns.
+    shared = max((requests[0].cached_tokens or 0 for requests in each), default=0)
+
     def begin(number: int, on_end: Callable[[], None] = lambda: None) -> None:
-        _send(client, clock, turns, number, each[number], on_end)
+        _send(client, clock, turns, number, each[number], shared, on_end)
 
     if run.load_kind == "concurrency":
         closed_loop(clock, begin, int(run.load), len(each))
@@ -92,10 +95,12 @@ def _send(
     turns: list[Turn],
     number: int,
     requests: Sequence[RequestRecord],
+    shared: int,
     on_end: Callable[[], None],
 ) -> None:
     request = requests[0]
     turn = Turn(number, request.prompt_tokens, request.output_tokens, turn=request.turn, images=request.images)
+    turn.shared = shared
     turns.append(turn)
 
     def ended() -> None:
@@ -103,7 +108,7 @@ def _send(
             on_end()
             return
         pause = max(requests[1].sent_s - request.done_s, 0.0)
-        clock.after(pause, partial(_send, client, clock, turns, number, requests[1:], on_end))
+        clock.after(pause, partial(_send, client, clock, turns, number, requests[1:], shared, on_end))
 
     client.send(turn, ended)
 
@@ -127,7 +132,8 @@ def judge(results: Results) -> Judgement:
             "throughput": len(done) / max(request.done_s for request in done),
         }
         predicted = {"ttft": found.ttft, "tpot": found.tpot, "e2e": found.e2e, "throughput": found.rate}
-        points.append(Point(f"{run.workload} at {run.load:g}/s", run.architecture, measured, predicted))
+        load = f"{run.load:g}/s" if run.load_kind == "qps" else f"{run.load:g} at once"
+        points.append(Point(f"{run.workload} at {load}", run.architecture, measured, predicted))
     return Judgement("This machine, at loads that were not fitted", points)
 
 

@@ -14,7 +14,7 @@ from tercet.latency.calibration_file import Calibration
 from tercet.latency.known_models import find_model
 from tercet.latency.measured import MeasuredOracle, fit_machine
 from tercet.latency.registry import oracle_for
-from tercet.latency.samples import FirstToken, Sample
+from tercet.latency.samples import FirstToken, Sample, Stretch
 from tercet.latency.stack import StackConstants
 from tercet.report.terminal import console_for_output
 from tercet.worker.engine_build import CPU_KV_BYTES
@@ -22,6 +22,8 @@ from tercet.worker.engine_build import CPU_KV_BYTES
 MANY_TOKENS = 1 << 20
 """Tokens of KV when nothing tells how many fit."""
 WORST = 3
+SEVERAL = 1.5
+"""The most must be so many times the least to count as different."""
 
 
 def known_device(
@@ -60,7 +62,22 @@ def this_machine(
         embedding_hop_ms=round(values["image_hop"], 4),
         source=f"{source}, {model or 'model unknown'}",
     )
-    return Calibration(stack, oracle, residuals(samples, fit.errors)), fit.errors
+    report = residuals(samples, fit.errors)
+    if notes := unknowns(samples):
+        report["unknown"] = notes
+    return Calibration(stack, oracle, report), fit.errors
+
+
+def unknowns(samples: Sequence[Sample]) -> list[str]:
+    """Return what the timings can't tell, because they are all alike."""
+    batches = [sample.batch for sample in samples if isinstance(sample, Stretch)]
+    lengths = [sample.tokens for sample in samples if isinstance(sample, FirstToken)]
+    notes = []
+    if batches and max(batches) < SEVERAL * min(batches):
+        notes.append("what a further decoding sequence costs: every timing had about as many; measure a higher load")
+    if lengths and max(lengths) < SEVERAL * min(lengths):
+        notes.append("how a prompt's time grows with its length: all were about as long; measure another workload")
+    return notes
 
 
 def is_known(model: str) -> bool:
@@ -98,10 +115,13 @@ def print_calibration(calibration: Calibration, samples: Sequence[Sample], error
     table = Table(title="Residuals (predicted against measured)", title_justify="left")
     for name in ("timing", "count", "median error", "90th percentile"):
         table.add_column(name, justify="left" if name == "timing" else "right")
-    for name, each in (calibration.fit or {}).items():
+    fit = calibration.fit or {}
+    for name, each in ((name, each) for name, each in fit.items() if name != "unknown"):
         row = (f"{each['timings']}", f"{each['median_error']:.1%}", f"{each['p90_error']:.1%}")
         table.add_row(name.replace("_", " "), *row)
     console.print(table)
+    for note in fit.get("unknown", ()):
+        console.print(f"Not known: {note}", markup=False, soft_wrap=True)
     order = sorted(range(len(errors)), key=lambda i: -abs(errors[i]))[:WORST]
     for i in order:
         console.print(f"Off by {errors[i]:+.0%}: {_said(samples[i])}", markup=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,9 @@ from tercet.core.errors import UsageError
 Array = npt.NDArray[np.float64]
 ROUNDS = 12
 """Of reweighting: an outlier counts by its distance, not by the square of it (Huber)."""
+DOUBT = 3.0
+"""Times the median residual: by so much a doubted value must improve the fit to be believed."""
+LEAST_DOUBT = 1e-3
 FORGIVEN = 1.5
 """Times the median residual: from where on a row is an outlier."""
 
@@ -25,25 +28,34 @@ class Fit:
     errors: tuple[float, ...]
 
 
-def fit_positive(names: Sequence[str], rows: Sequence[Sequence[float]], observed: Sequence[float]) -> Fit:
+def fit_positive(
+    names: Sequence[str],
+    rows: Sequence[Sequence[float]],
+    observed: Sequence[float],
+    doubted: Collection[str] = (),
+) -> Fit:
     """Return the values, none below zero, whose sums of value x feature come nearest to `observed` (all above zero).
 
-    `rows` is [observations, names]. Errors are relative. A name whose features are all zero gets 0. Raises UsageError
-    when there are fewer rows than names that matter.
+    `rows` is [observations, names]. Errors are relative. A name whose features are all zero gets 0; where the rows
+    can't tell names apart, those `doubted` get next to nothing. Raises UsageError when there are fewer rows than names
+    that matter.
     """
     features, target = np.array(rows, float).reshape(-1, len(names)), np.array(observed, float)
     used = [i for i in range(len(names)) if len(features) and np.any(features[:, i])]
     if len(target) < max(len(used), 1):
         raise UsageError(f"{len(target)} timings can't tell {len(used)} constants apart: measure more, or longer")
     scaled = features[:, used] / target[:, None]
-    values = np.zeros(len(names))
-    weights = np.ones(len(target))
+    sizes = np.linalg.norm(scaled, axis=0) * [names[i] in doubted for i in used]
+    values, nothing = np.zeros(len(names)), np.zeros(len(used))
+    weights, doubt = np.ones(len(target)), LEAST_DOUBT
     for _ in range(ROUNDS):
+        weighted = np.vstack([scaled * weights[:, None], np.diag(doubt * sizes)])
         values[:] = 0.0
-        values[used] = _non_negative(scaled * weights[:, None], weights)
+        values[used] = _non_negative(weighted, np.concatenate([weights, nothing]))
         off = np.abs(features @ values / target - 1)
-        limit = max(FORGIVEN * float(np.median(off)), 1e-9)
-        weights = np.sqrt(np.minimum(limit / np.maximum(off, 1e-12), 1.0))
+        usual = float(np.median(off))
+        doubt = max(DOUBT * usual, LEAST_DOUBT)
+        weights = np.sqrt(np.minimum(max(FORGIVEN * usual, 1e-9) / np.maximum(off, 1e-12), 1.0))
     errors = features @ values / target - 1
     return Fit(dict(zip(names, values.tolist(), strict=True)), tuple(errors.tolist()))
 

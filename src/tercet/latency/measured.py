@@ -22,6 +22,9 @@ NAMES = (
     "image_hop",
 )
 
+DOUBTED = ("pair", "sequence", "context", "hop_busy", "hop_stall", "image_hop")
+"""What only timings of several batches, lengths or loads can tell."""
+
 
 @dataclass(frozen=True, slots=True)
 class MeasuredOracle:
@@ -85,7 +88,8 @@ class MeasuredOracle:
 
 def fit_machine(samples: Sequence[Sample]) -> Fit:
     """Return the coefficients of NAMES, in milliseconds, that fit the samples best. Raises UsageError."""
-    return fit_positive(NAMES, [_features(each) for each in samples], [each.observed_ms for each in samples])
+    rows = [_features(each) for each in samples]
+    return fit_positive(NAMES, rows, [each.observed_ms for each in samples], DOUBTED)
 
 
 def _features(sample: Sample) -> tuple[float, ...]:

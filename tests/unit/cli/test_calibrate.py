@@ -60,3 +60,13 @@ def test_what_can_not_be_fitted_is_refused(tmp_path: Path) -> None:
         run(str(empty), "--csv", "-o", str(tmp_path / "s.yaml"))
     with pytest.raises(UsageError, match="--gpu needs --model"):
         run(str(measured(empty)), "--csv", "--gpu", "h100", "-o", str(tmp_path / "s.yaml"))
+
+
+def test_what_the_timings_can_not_tell_is_said(tmp_path: Path) -> None:
+    csv = tmp_path / "m.csv"
+    rows = [f"W{i},replication,0.001,{446 + i},100,50,{8 + i / 100},850" for i in range(6)]
+    csv.write_text("\n".join([HEADER, *rows]))
+    said = run(str(csv), "--csv", "-o", str(tmp_path / "s.yaml"))
+    assert "Not known: what a further decoding sequence costs" in said
+    assert "Not known: how a prompt's time grows" in said
+    assert "unknown" in (tmp_path / "s.yaml").read_text()

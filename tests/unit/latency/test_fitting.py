@@ -109,3 +109,15 @@ def test_the_measured_oracle_adds_up() -> None:
     assert TRUE.decode_run(3, 200, 40) == pytest.approx(sum(TRUE.decode(3, 200 + step) for step in range(40)))
     assert TRUE.slowed(2.0).mixed(10, 0, 3, 20.0) == pytest.approx(2 * TRUE.mixed(10, 0, 3, 20.0))
     assert (TRUE.encode(2), TRUE.kv_bytes(2), TRUE.kv_capacity()) == (80.0, 46080, 10_000)
+
+
+def test_what_one_load_can_not_tell_is_not_made_up() -> None:
+    samples: list[Sample] = []
+    for i in range(20):
+        samples.append(FirstToken(20.0 + 100 * 0.8, 100))
+        samples.append(Stretch((30 + i) * 21.0, 30 + i, 1.0, 150.0 + i))
+    values = fit_machine(samples).values
+    assert values["sequence"] < 0.05 * values["base"]
+    assert values["pair"] == 0
+    assert values["context"] * 150 < 0.05 * values["base"]
+    assert values["base"] == pytest.approx(21.0, rel=0.05)
