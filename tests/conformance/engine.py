@@ -78,7 +78,11 @@ class Engine:
             else:
                 raise Refused(404, "Not Found")
         except Refused as error:
-            await send(responder, error.body, error.status)
+            await send(responder, self.error_body(error), error.status)
+
+    def error_body(self, error: Refused) -> dict[str, Any]:
+        """Return an error as this engine writes it."""
+        return error.body
 
     async def _inference(self, request: Request, responder: Responder) -> None:
         body = json.loads(request.body)
@@ -116,9 +120,10 @@ class Engine:
         limit: int,
         *,
         cached: int | None,
+        fields: dict[str, Any] | None = None,
         **more: Any,
     ) -> None:
-        """Answer `limit` tokens to the prompt `words`; `more` are fields of the choices."""
+        """Answer `limit` tokens to the prompt `words`; `more` are fields of the choices, `fields` of the answer."""
         chat = request.path.endswith("chat/completions")
         tokens, n = [f"w{len(words) + i}" for i in range(limit)], body.get("n") or 1
         if not body.get("stream"):
@@ -126,7 +131,8 @@ class Engine:
             content: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
             choices = [{"index": i, **content, "finish_reason": self.finish, **more} for i in range(n)]
             data = {"id": "x", "object": "chat.completion" if chat else "text_completion", "model": "m"}
-            await send(responder, {**data, "choices": choices, "usage": usage(len(words), limit * n, cached)})
+            counted = usage(len(words), limit * n, cached)
+            await send(responder, {**data, "choices": choices, "usage": counted, **(fields or {})})
             return
         responder.start(200)
         for i, token in enumerate(tokens):

@@ -9,6 +9,7 @@ from tercet.core.errors import RequestError
 
 PICTURE = "image_url"
 REFERENCE = "image_ref"
+EMBEDS = "image_embeds"
 Place = tuple[int, int]
 """A message's index, and that of a part of its content."""
 
@@ -16,15 +17,15 @@ Place = tuple[int, int]
 def find_pictures(body: Mapping[str, Any], limit: int) -> tuple[Place, ...]:
     """Return where the pictures of a chat request stand, in the order of its prompt.
 
-    Raises RequestError 400 for more than `limit`, for one that is malformed, and for references: those are the
-    router's own, and would make a worker read what another client sent.
+    Raises RequestError 400 for more than `limit`, for one that is malformed, and for references and embeddings: those
+    are the router's own, and would make a worker read what another client sent.
     """
     places: list[Place] = []
     for i, j, part in _parts(body):
         kind = part.get("type")
         where = f"messages[{i}].content[{j}]"
-        if kind == REFERENCE:
-            raise RequestError(400, f"{where} has type {REFERENCE!r}: send the picture itself", param=where)
+        if kind in (REFERENCE, EMBEDS):
+            raise RequestError(400, f"{where} has type {kind!r}: send the picture itself", param=where)
         if kind != PICTURE:
             continue
         source = part.get(PICTURE)
@@ -57,12 +58,14 @@ EMPTY_REFERENCE: dict[str, Any] = {"type": REFERENCE, REFERENCE: {}}
 
 
 class Pictures:
-    """The pictures of one request, taken out of its body: the only copy of their bytes, until `drop`."""
+    """The pictures of one request, taken out of its body: the only copy of their bytes, until `drop`. `keys` are the
+    SHA-256 of their contents, None where only a URL is known."""
 
-    __slots__ = ("_places", "_urls")
+    __slots__ = ("_places", "_urls", "keys")
 
-    def __init__(self, body: dict[str, Any], places: Sequence[Place]) -> None:
+    def __init__(self, body: dict[str, Any], places: Sequence[Place], keys: Sequence[str | None] = ()) -> None:
         self._places = tuple(places)
+        self.keys = tuple(keys) or (None,) * len(self._places)
         self._urls: tuple[str, ...] | None = tuple(url_at(body, place) for place in places)
         for i, j in places:
             body["messages"][i]["content"][j][PICTURE]["url"] = ""
@@ -93,11 +96,14 @@ class Pictures:
             if messages[i] is body["messages"][i]:
                 messages[i] = {**messages[i], "content": list(messages[i]["content"])}
             part = parts.get(index)
-            if part is None:
-                part = dict(messages[i]["content"][j])
-                part[PICTURE] = {**part[PICTURE], "url": self.url(index)}
-            messages[i]["content"][j] = part
+            messages[i]["content"][j] = self.part(body, index) if part is None else part
         return {**body, "messages": messages}
+
+    def part(self, body: Mapping[str, Any], index: int) -> dict[str, Any]:
+        """Return a picture's part of its message as it came."""
+        i, j = self._places[index]
+        part: dict[str, Any] = body["messages"][i]["content"][j]
+        return {**part, PICTURE: {**part[PICTURE], "url": self.url(index)}}
 
 
 def _parts(body: Mapping[str, Any]) -> Iterator[tuple[int, int, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""The dialect of vLLM: whole requests, and prefill handed to decode by its NIXL connector."""
+"""The dialect of vLLM: whole requests, prefill handed to decode by its NIXL connector, encode legs before either."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.handoff import HandoffExchange, leg_headers
-from tercet.dialects.protocol import EngineState, Exchange, Headers, Leg
-from tercet.dialects.refusal import no_encoders
+from tercet.dialects.protocol import EngineState, Headers, Leg
 from tercet.dialects.request import COMPLETIONS_PATH, ClientRequest, dump
+from tercet.dialects.vllm_encode import VllmEncodeExchange, VllmEncodeProbe
 
 NO_SUCH_MODEL = "tercet-release"
 
@@ -24,14 +24,16 @@ class VllmDialect:
     ready_path: str = "/health"
     reset_path: str = "/reset_prefix_cache"
     decode_alone: bool = True
-    encodes: bool = False
+    encodes: bool = True
 
-    def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> Exchange:
-        """Raise RequestError 501: no encode worker is spoken to in this dialect."""
-        raise no_encoders(self.name)
+    def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> VllmEncodeProbe:
+        """Return the state machine that has one picture, a data URI, encoded as a proof of life."""
+        return VllmEncodeProbe(picture, rank, headers)
 
-    def begin(self, request: ClientRequest, route: Route) -> HandoffExchange:
+    def begin(self, request: ClientRequest, route: Route) -> HandoffExchange | VllmEncodeExchange:
         """Return the state machine of one request on one route."""
+        if request.pictures is not None:
+            return VllmEncodeExchange(request, route, release)
         return HandoffExchange(request, route, release)
 
     def engines(self, ready_answer: bytes) -> tuple[EngineState, ...]:

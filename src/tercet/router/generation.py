@@ -41,7 +41,7 @@ async def generate(
         facts = _facts(parts, request, body, model or "", keys)
         if places and parts.dialect.encodes:
             raw = request.body = b""  # the pictures are kept once
-            client_request = ClientRequest(request.path, body, raw, passed, Pictures(body, places))
+            client_request = ClientRequest(request.path, body, raw, passed, Pictures(body, places, keys))
         else:
             client_request = ClientRequest(request.path, body, raw, passed)
         timing = Timing(request.received_ns)

@@ -39,18 +39,25 @@ class Engines(Setup):
 
 @asynccontextmanager
 async def routing(
-    dialect: str, engines: Sequence[Engine], mode: str, *, fragments: dict[str, str] | None = None, **config: Any
+    dialect: str,
+    engines: Sequence[Engine],
+    mode: str,
+    *,
+    wait: bool = True,
+    fragments: dict[str, str] | None = None,
+    **config: Any,
 ) -> AsyncIterator[Engines]:
     """Start the engines and a router before them; `fragments` are those of the URLs, by role."""
     for engine in engines:
         await engine.server.start()
-    urls = {x: tuple(e.url + (fragments or {}).get(x, "") for e in engines if e.role == x) for x in "APD"}
+    urls = {x: tuple(e.url + (fragments or {}).get(x, "") for e in engines if e.role == x) for x in "APDE"}
     router = Router(
         RouterConfig(
             mode=Mode(mode),
             port=0,
             dialect=dialect,
             workers=urls["A"],
+            encode=urls["E"],
             prefill=urls["P"],
             decode=urls["D"],
             **{"health_interval_s": 0.1, "connect_timeout_s": 0.5, "max_retries": 0, "probe_timeout_s": 5.0, **config},
@@ -59,7 +66,8 @@ async def routing(
     setup = Engines(router, [], Tickets(), engines=engines)
     await router.start()
     try:
-        await setup.ready()
+        if wait:
+            await setup.ready()
         yield setup
     finally:
         await setup.client.close()
