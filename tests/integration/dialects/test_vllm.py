@@ -33,7 +33,7 @@ def forget_probes(setup: Engines) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_prefill_is_handed_to_decode(stream: bool) -> None:
-    options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
     async with routing("vllm", fleet("PD"), "pd") as setup:
         setup.engine("P").cached = 2
         got = await setup.chat("hello there", max_tokens=3, **options)
