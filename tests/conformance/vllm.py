@@ -13,12 +13,14 @@ from hashlib import sha256
 from typing import Any
 
 from tercet.http.server import Request, Responder
-from tests.conformance.engine import Engine, Refused, limit_of
+from tests.conformance.engine import Engine, Refused, limit_of, send
 
 TOKENS = 4
 """Words that a picture is worth."""
 WEB = {"http://web/one.png": b"picture one", "http://web/two.png": b"picture two"}
 ASKED = {"do_remote_decode", "do_remote_prefill", "remote_engine_id", "remote_block_ids", "remote_host", "remote_port"}
+
+DRAWN = {"do_remote_prefill", "do_remote_decode", "remote_bootstrap_addr", "remote_engine_id", "transfer_id"}
 
 
 @dataclass
@@ -38,6 +40,7 @@ class VllmServer(Engine):
     def __init__(self, role: str, fabric: Fabric, *, grid: bool = False, takes_embeds: bool = True) -> None:
         super().__init__(role)
         self.fabric, self.grid, self.takes_embeds = fabric, grid, takes_embeds
+        self.mooncake = False  # the connector is Mooncake's, not NIXL's
         self.engine_id = secrets.token_hex(4)
         self.publishes = role == "E"
         self.encoded: list[str] = []
@@ -46,11 +49,18 @@ class VllmServer(Engine):
     def error_body(self, error: Refused) -> dict[str, Any]:
         return {"error": {key: value for key, value in error.body.items() if key != "object"}}
 
+    async def handle(self, request: Request, responder: Responder) -> None:
+        """P's bootstrap server listens on the same port here."""
+        if request.path == "/query" and self.role == "P":
+            await send(responder, {"0": {"engine_id": self.engine_id, "worker_addr": {}}})
+        else:
+            await super().handle(request, responder)
+
     async def serve(self, request: Request, body: dict[str, Any], responder: Responder) -> None:
         ticket = body.get("kv_transfer_params") or {}
         if body.get("model") not in (None, "", "m"):
             # D tells P to let go of what a refused request names.
-            self.fabric.blocks.pop(str(ticket.get("remote_request_id")), None)
+            self.fabric.blocks.pop(str(ticket.get("transfer_id" if self.mooncake else "remote_request_id")), None)
             raise Refused(404, f"The model `{body['model']}` does not exist.", "NotFoundError")
         if body.get("stream_options") and not body.get("stream"):
             raise self.fault("Stream options can only be defined when `stream=True`.")
@@ -62,7 +72,12 @@ class VllmServer(Engine):
             await self._prefill(request, body, words, ticket, responder)
             return
         cached = self.cached
-        if ticket.get("do_remote_prefill"):
+        if self.mooncake and ticket.get("do_remote_prefill"):
+            held = self.fabric.blocks.pop(str(ticket["transfer_id"]), None)
+            sender = {"remote_engine_id": ticket["remote_engine_id"], "addr": ticket["remote_bootstrap_addr"]}
+            if ticket.keys() != DRAWN or held is None or held != (words, sender):
+                raise self.fault(f"nothing to draw by {ticket}")
+        elif ticket.get("do_remote_prefill"):
             held = self.fabric.blocks.pop(str(ticket.get("remote_request_id")), None)
             if self.role != "D" or held is None or held != (words, ticket):
                 raise self.fault(f"{self.role} was handed blocks of another prompt, or none: {ticket}")
@@ -74,6 +89,12 @@ class VllmServer(Engine):
     async def _prefill(
         self, request: Request, body: dict[str, Any], words: list[str], asked: dict[str, Any], responder: Responder
     ) -> None:
+        if self.mooncake:
+            if self.role != "P" or asked.keys() != {"do_remote_decode", "do_remote_prefill", "transfer_id"}:
+                raise self.fault(f"a prefill names its transfer: {asked}")
+            self.fabric.blocks[asked["transfer_id"]] = words, {"remote_engine_id": self.engine_id, "addr": self.url}
+            await self.answer(request, body, words, responder, 1, cached=self.cached)
+            return
         if self.role != "P" or asked.keys() != ASKED or body.get("stream") or limit_of(body) != 1:
             raise self.fault(f"a prefill is for P, whole, of one token: {body}")
         name = secrets.token_hex(4)

@@ -89,6 +89,13 @@ def router(
     ppd_threshold: Annotated[
         int | None, typer.Option(metavar="TOKENS", help="Under ppd, a turn with fewer new tokens goes straight to D.")
     ] = None,
+    kv_connector: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What hands KV on between vLLM workers: nixl, mooncake or p2p-nccl."),
+    ] = None,
+    tokenise_once: Annotated[
+        bool | None, typer.Option("--tokenise-once", help="Have vLLM's D take a text prompt's tokens from P.")
+    ] = None,
     prefill_fallback: Annotated[
         str | None, typer.Option(metavar="WHAT", help="When no P answers: error, or decode (D does it).")
     ] = None,
@@ -164,6 +171,8 @@ def router(
         "dialect": dialect,
         "balancer": None if balancer is None else BALANCER_ALIASES.get(balancer, balancer),
         "ppd_threshold": ppd_threshold,
+        "kv_connector": kv_connector,
+        "tokenise_once": tokenise_once,
         "prefill_fallback": prefill_fallback,
         "encode_fallback": encode_fallback,
         "max_images": max_images,

@@ -16,7 +16,7 @@ Headers = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """One HTTP request (POST) to one rank. `streams`: if it succeeds, its answer's body is the client's, passed on as
+    """One HTTP request to one rank. `streams`: if it succeeds, its answer's body is the client's, passed on as
     it comes; any other answer is read whole and given to `on_answer`. A body that holds pictures is made by `make`
     when it is sent, so that their bytes are not kept twice."""
 
@@ -27,11 +27,13 @@ class Leg:
     body: bytes
     streams: bool = False
     make: Callable[[], bytes] | None = None
+    method: str = "POST"
+    base: str | None = None
 
     @property
     def url(self) -> str:
-        """Where the leg goes."""
-        return self.rank.url + self.path
+        """Where the leg goes: to the rank, or to another server of its worker (`base`)."""
+        return (self.base or self.rank.url) + self.path
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from tercet.dialects.sglang import SglangDialect
 from tercet.dialects.tercet import TercetDialect
 from tercet.dialects.trtllm import TrtllmDialect
 from tercet.dialects.vllm import VllmDialect
+from tercet.dialects.vllm_connectors import CONNECTORS
 
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect for dialect in (TercetDialect(), VllmDialect(), SglangDialect(), TrtllmDialect())
@@ -25,10 +26,18 @@ def dialect_named(name: str) -> Dialect:
         raise UsageError(f"unknown dialect {name!r}: choose one of {', '.join(DIALECTS)}") from None
 
 
-def dialect_for(name: str, bootstrap_ports: Mapping[str, int]) -> Dialect:
-    """Return the dialect called `name` for these workers: their bootstrap ports by URL, where one is given. Raises
-    UsageError."""
+def dialect_for(
+    name: str, bootstrap_ports: Mapping[str, int], connector: str = "nixl", tokenise_once: bool = False
+) -> Dialect:
+    """Return the dialect called `name` for these workers: their bootstrap ports by URL, where one is given, and what
+    hands KV on between those of vLLM. Raises UsageError."""
     dialect = dialect_named(name)
+    if connector not in CONNECTORS:
+        raise UsageError(f"unknown KV connector {connector!r}: choose one of {', '.join(CONNECTORS)}")
+    if isinstance(dialect, VllmDialect) and (connector != "nixl" or not bootstrap_ports):
+        return replace(dialect, connector=connector, ports=dict(bootstrap_ports), tokenise_once=tokenise_once)
+    if connector != "nixl" or tokenise_once:
+        raise UsageError(f"--kv-connector and --tokenise-once are for workers of vllm, not of {name}")
     if isinstance(dialect, SglangDialect):
         return replace(dialect, bootstrap_ports=dict(bootstrap_ports))
     if bootstrap_ports:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.handoff import HandoffExchange, leg_headers
-from tercet.dialects.protocol import EngineState, Headers, Leg
+from tercet.dialects.protocol import EngineState, Exchange, Headers, Leg
 from tercet.dialects.request import COMPLETIONS_PATH, ClientRequest, dump
+from tercet.dialects.vllm_connectors import TokenisedOnce, connected, tokenises_once
 from tercet.dialects.vllm_encode import VllmEncodeExchange, VllmEncodeProbe
 
 NO_SUCH_MODEL = "tercet-release"
@@ -18,8 +20,12 @@ NO_SUCH_MODEL = "tercet-release"
 @dataclass(frozen=True, slots=True)
 class VllmDialect:
     """vLLM has no word for a release: D tells P to free what a request names that D refuses, and so frees what we
-    name."""
+    name. `connector` hands KV on; `ports` are its workers' bootstrap or KV ports by URL, where they differ from the
+    default. `tokenise_once` has D take the prompt's tokens from P."""
 
+    connector: str = "nixl"
+    ports: Mapping[str, int] = field(default_factory=dict)
+    tokenise_once: bool = False
     name: str = "vllm"
     ready_path: str = "/health"
     reset_path: str = "/reset_prefix_cache"
@@ -30,11 +36,13 @@ class VllmDialect:
         """Return the state machine that has one picture, a data URI, encoded as a proof of life."""
         return VllmEncodeProbe(picture, rank, headers)
 
-    def begin(self, request: ClientRequest, route: Route) -> HandoffExchange | VllmEncodeExchange:
+    def begin(self, request: ClientRequest, route: Route) -> Exchange:
         """Return the state machine of one request on one route."""
         if request.pictures is not None:
-            return VllmEncodeExchange(request, route, release)
-        return HandoffExchange(request, route, release)
+            return connected(VllmEncodeExchange(request, route, release), self.connector, self.ports, route)
+        exchange = connected(HandoffExchange(request, route, release), self.connector, self.ports, route)
+        once = self.tokenise_once and self.connector != "p2p-nccl" and route.prefill is not None
+        return TokenisedOnce(exchange) if once and tokenises_once(request) else exchange
 
     def engines(self, ready_answer: bytes) -> tuple[EngineState, ...]:
         """Return nothing: /health has no body."""

@@ -197,6 +197,8 @@ class Call:
             raise
         now = perf_counter_ns()
         timing = answer.headers.get("server-timing")
+        if leg.method == "GET":
+            return exchange.on_answer(leg, answer)  # a question, which costs no prefill
         if leg.stage is Stage.ENCODE:
             self._timing.encode(started, now, timing)
         else:

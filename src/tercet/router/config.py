@@ -25,8 +25,8 @@ class RouterConfig:
 
     `workers` (prefill and decode), `encode`, `prefill` and `decode` are URLs; `URL#ranks=N` says that a worker has
     N ranks, else it has `data_parallel_size`, else as many as it says; `URL#bootstrap=PORT` (with ranks:
-    `#ranks=N,bootstrap=PORT`) where its decode workers find it, for dialects that meet in rooms. `mode` None takes
-    the one that fits the workers; `balancer` None the mode's. `first_byte_timeout_s` bounds the wait for a prefill
+    `#ranks=N,bootstrap=PORT`) where its decode workers find it, for dialects that meet in rooms and for vLLM's
+    connectors `mooncake` and, with the port of each end, `p2p-nccl`. `mode` None takes the one that fits the workers; `balancer` None the mode's. `first_byte_timeout_s` bounds the wait for a prefill
     and for the first byte of a stream, `answer_timeout_s` that for an answer which isn't streamed, `idle_timeout_s`
     silence within an answer. `max_unaccepted_handoffs` bounds, per decode rank, the requests between their
     prefill's start and the decode worker's acceptance. `health_failures` unanswered checks in a row mean a worker
@@ -42,6 +42,8 @@ class RouterConfig:
     decode: tuple[str, ...] = ()
     data_parallel_size: int | None = None
     dialect: str = "tercet"
+    kv_connector: str = "nixl"
+    tokenise_once: bool = False
     balancer: str | None = None
     ppd_threshold: int = PPD_THRESHOLD
     prefill_fallback: str = "error"
@@ -131,7 +133,8 @@ class RouterConfig:
         """Return the workers' dialect. Raises UsageError."""
         urls = (*self.workers, *self.encode, *self.prefill, *self.decode)
         named = [_split(text) for text in urls]
-        return dialect_for(self.dialect, {worker.url: worker.bootstrap for worker in named if worker.bootstrap})
+        ports = {worker.url: worker.bootstrap for worker in named if worker.bootstrap}
+        return dialect_for(self.dialect, ports, self.kv_connector, self.tokenise_once)
 
     def worker_events(self) -> list[WorkerAdded]:
         """Return the workers in order. Raises UsageError naming a URL that is none, or that is said twice."""

@@ -31,7 +31,7 @@ class Sender:
         else:
             first_byte_timeout_s = config.answer_timeout_s
         return await self._client.request(
-            "POST",
+            leg.method,
             leg.url,
             headers=leg.headers,
             body=leg.make or leg.body,

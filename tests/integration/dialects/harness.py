@@ -44,11 +44,12 @@ async def routing(
     mode: str,
     *,
     wait: bool = True,
+    started: bool = False,
     fragments: dict[str, str] | None = None,
     **config: Any,
 ) -> AsyncIterator[Engines]:
     """Start the engines and a router before them; `fragments` are those of the URLs, by role."""
-    for engine in engines:
+    for engine in () if started else engines:
         await engine.server.start()
     urls = {x: tuple(e.url + (fragments or {}).get(x, "") for e in engines if e.role == x) for x in "APDE"}
     router = Router(

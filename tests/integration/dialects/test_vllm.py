@@ -132,3 +132,23 @@ async def test_a_leg_that_fails_leaves_no_blocks_behind(where: str) -> None:
         setup.engine("D").refuse = 0  # now it hears of the release
         await until(lambda: not server(setup, "P").fabric.blocks)
         await setup.idle()
+
+
+@pytest.mark.parametrize("pictures", [False, True])
+async def test_mooncake(pictures: bool) -> None:
+    engines = fleet("EPD" if pictures else "PD")
+    for engine in engines:
+        engine.mooncake = True
+        await engine.server.start()
+    prefill = next(engine for engine in engines if engine.role == "P")
+    fragments = {"P": f"#bootstrap={prefill.server.port}"}
+    mode = "epd" if pictures else "pd"
+    async with routing("vllm", engines, mode, started=True, fragments=fragments, kv_connector="mooncake") as setup:
+        got = await (setup.look([ONE, "?"], max_tokens=3) if pictures else setup.chat("hello there", max_tokens=3))
+        assert got.status == 200 and got.route.endswith("P0>D0"), got.body
+        assert got.text == ("w6 w7 w8" if pictures else "w3 w4 w5")
+        setup.engine("D").refuse = 500
+        assert (await setup.chat("hello there", max_tokens=3)).status == 500
+        setup.engine("D").refuse = 0
+        await until(lambda: not prefill.fabric.blocks)
+        await setup.idle()
