@@ -201,7 +201,7 @@ def with_params(leg: Leg, params: Mapping[str, object] | None) -> Leg:
 def connected(inner: Exchange, connector: str, ports: Mapping[str, int], route: Route) -> Exchange:
     """Return the exchange of a route by this connector; `ports` are the bootstrap or KV ports of workers by URL."""
     prefill = route.prefill
-    if prefill is None or prefill is route.decode or connector == "nixl":
+    if prefill is None or connector == "nixl":
         return inner
     if connector == "mooncake":
         return MooncakeExchange(inner, f"http://{_address(prefill, ports, DEFAULT_BOOTSTRAP_PORT)}")

@@ -23,14 +23,15 @@ ENCODE_FALLBACKS = ("error", "local")
 class RouterConfig:
     """One router. Times in seconds, sizes in bytes.
 
-    `workers` (prefill and decode), `encode`, `prefill` and `decode` are URLs; `URL#ranks=N` says that a worker has
-    N ranks, else it has `data_parallel_size`, else as many as it says; `URL#bootstrap=PORT` (with ranks:
+    `workers` (prefill and decode), `encode`, `prefill` and `decode` are URLs; `URL#ranks=N` says that a worker has N
+    ranks, else it has `data_parallel_size`, else as many as it says; `URL#bootstrap=PORT` (with ranks:
     `#ranks=N,bootstrap=PORT`) where its decode workers find it, for dialects that meet in rooms and for vLLM's
-    connectors `mooncake` and, with the port of each end, `p2p-nccl`. `mode` None takes the one that fits the workers; `balancer` None the mode's. `first_byte_timeout_s` bounds the wait for a prefill
-    and for the first byte of a stream, `answer_timeout_s` that for an answer which isn't streamed, `idle_timeout_s`
-    silence within an answer. `max_unaccepted_handoffs` bounds, per decode rank, the requests between their
-    prefill's start and the decode worker's acceptance. `health_failures` unanswered checks in a row mean a worker
-    is dead. `worker_api_key` is sent to the workers.
+    connectors `mooncake` and, with the port of each end, `p2p-nccl`. `mode` None takes the one that fits the workers;
+    `balancer` None the mode's. `first_byte_timeout_s` bounds the wait for a prefill and for the first byte of a
+    stream, `answer_timeout_s` that for an answer which isn't streamed, `idle_timeout_s` silence within an answer.
+    `max_unaccepted_handoffs` bounds, per decode rank, the requests between their prefill's start and the decode
+    worker's acceptance. `health_failures` unanswered checks in a row mean a worker is dead. `worker_api_key` is sent
+    to the workers.
     """
 
     mode: Mode | None = None
