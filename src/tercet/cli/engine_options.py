@@ -28,6 +28,18 @@ Engine = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="tercet computes; virtual answers at the speed of --gpu.  [default: tercet]"),
 ]
+ServedEngine = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="tercet computes; virtual answers at the speed of --gpu; vllm: vLLM's workers (see `tercet engine`).  "
+        "[default: tercet]",
+    ),
+]
+EnginePython = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="The Python that has vllm.  [default: this one, else `tercet engine install`'s]"),
+]
 Gpu = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="The GPU that --engine virtual imitates: a100, h100, h200.  [default: h100]"),

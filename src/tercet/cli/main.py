@@ -53,6 +53,7 @@ ENTRIES = (
     Entry("calibrate", "calibrate", "Fit a stack's constants, or this machine, to measurements, for planning."),
     Entry("report", "report", "Turn results into one page: pictures, crossovers, a recommendation."),
     Entry("model", "model", "List the known models, or fetch one."),
+    Entry("engine", "engine", "Install another engine (vllm) in an environment of its own."),
     Entry("worker", "worker", "Start one worker alone."),
     Entry("router", "router", "Start the router alone, in front of workers that run already."),
     Entry("schema", "schema", "Print the JSON schema of topology files."),

@@ -31,7 +31,8 @@ def serve(
     ] = None,
     model: flags.Model = None,
     random_weights: flags.RandomWeights = None,
-    engine: flags.Engine = None,
+    engine: flags.ServedEngine = None,
+    engine_python: flags.EnginePython = None,
     gpu: flags.Gpu = None,
     gpu_slowdown: flags.GpuSlowdown = None,
     dtype: flags.Dtype = None,
@@ -67,7 +68,7 @@ def serve(
         Path | None, typer.Option(metavar="DIR", help="Folder for the logs.  [default: ~/.local/state/tercet/NAME]")
     ] = None,
     start_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="How long one part may take to start.  [default: 120]")
+        float | None, typer.Option(metavar="SECONDS", help="How long one part may take to start.  [default: 120, vllm 600]")
     ] = None,
     balancer: Annotated[
         str | None,
@@ -127,6 +128,7 @@ def serve(
       tercet serve 2A --devices cpu:0,cpu:1 --port 9000
       tercet serve examples/topologies/pd.yaml --dtype fp32
       tercet serve 2P2D --engine virtual --gpu h100   virtual GPUs: real scheduling, imitated speed
+      tercet serve 1P1D --engine vllm --dtype fp32    vLLM's workers, KV handed over by NIXL
       tercet serve 1P1D --random-weights tiny         starts in seconds, answers nonsense
     """
     from tercet.launch.devices import parse_devices
@@ -141,6 +143,7 @@ def serve(
         "devices": None if devices is None else parse_devices(devices),
         "random_weights": random_weights,
         "engine": engine,
+        "engine_python": None if engine_python is None else str(engine_python.absolute()),
         "gpu": gpu,
         "gpu_slowdown": gpu_slowdown,
         "dtype": dtype,
@@ -185,24 +188,23 @@ def _serve(
     from tercet.cli.start_view import start_view
     from tercet.launch.detached import DetachedSpec, start_detached
     from tercet.launch.foreground import run_until_signal
-    from tercet.launch.local import START_TIMEOUT_S, LocalDeployment, check_router_port
+    from tercet.launch.local import LocalDeployment, check_router_port
     from tercet.launch.model import prepare_model
     from tercet.launch.state import default_run_root
 
     # Before minutes go into fetching a model; the launcher looks again.
     check_router_port(default_run_root(), topology.router)
     console = Console(highlight=False)
-    timeout_s = START_TIMEOUT_S if start_timeout is None else start_timeout
     with start_view(console) as view:
         prepare_model(topology, cache_dir, view.model)
         if detach:
-            spec = DetachedSpec(topology, None, log_dir, cache_dir, restart, timeout_s)
+            spec = DetachedSpec(topology, None, log_dir, cache_dir, restart, start_timeout)
             name = start_detached(spec, view.part)
             view.close()
             _say_how_to(console, name)
             return
         deployment = LocalDeployment(
-            topology, log_dir=log_dir, cache_dir=cache_dir, restart=restart, start_timeout_s=timeout_s
+            topology, log_dir=log_dir, cache_dir=cache_dir, restart=restart, start_timeout_s=start_timeout
         )
         asyncio.run(run_until_signal(deployment, view.part, lambda: _ready(console, view, deployment.name)))
 

@@ -59,13 +59,14 @@ def _ready(architecture: Architecture, settings: Settings) -> Architecture:
     if engine.engine == "virtual" and engine.gpu is None:
         engine = replace(engine, gpu=DEFAULT_GPU)
     # Refuses what no worker accepts before anything starts.
-    WorkerConfig(
-        engine=engine.engine,
-        gpu=engine.gpu,
-        gpu_slowdown=engine.gpu_slowdown,
-        dtype=engine.dtype,
-        transport=engine.transport,
-    )
+    if engine.engine in ("tercet", "virtual"):
+        WorkerConfig(
+            engine=engine.engine,
+            gpu=engine.gpu,
+            gpu_slowdown=engine.gpu_slowdown,
+            dtype=engine.dtype,
+            transport=engine.transport,
+        )
     # Any free port: sets of processes may run side by side, and beside what is served already.
     topology = replace(
         topology,

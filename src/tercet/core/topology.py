@@ -52,6 +52,7 @@ class EngineSpec:
     max_image_pixels: int = 36_000_000
     media_timeout_s: float = 10.0
     random_weights: str | None = None
+    engine_python: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

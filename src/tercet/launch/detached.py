@@ -22,7 +22,7 @@ from setproctitle import setproctitle
 from tercet.core.errors import TercetError, UsageError
 from tercet.core.topology import Topology
 from tercet.launch.foreground import StartInterruptedError, run_until_signal
-from tercet.launch.local import START_TIMEOUT_S, LocalDeployment
+from tercet.launch.local import LocalDeployment
 from tercet.launch.progress import LaunchError, OnProgress, Progress
 from tercet.launch.topology_file import parse_topology, topology_to_dict
 
@@ -36,7 +36,7 @@ class DetachedSpec:
     log_dir: Path | None = None
     cache_dir: Path | None = None
     restart: bool = True
-    start_timeout_s: float = START_TIMEOUT_S
+    start_timeout_s: float | None = None
 
     def to_json(self) -> str:
         """Return one line of JSON that `from_json` reads back."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from tercet.core.errors import UsageError
 from tercet.core.topology import Topology
 
+NVIDIA = Path("/proc/driver/nvidia/gpus")
 MAX_DEFAULT_CORES = 8
 """Cores a rank gets unasked: beyond these a small model's step gains little, and router and clients need some."""
 
@@ -33,13 +34,18 @@ def default_devices(ranks: int, *, cores: Sequence[int], gpus: int) -> tuple[str
     return tuple(f"cpu:{_cores_text(group)}" for group in groups)
 
 
-def usable_gpus(driver: Path = Path("/proc/driver/nvidia/gpus")) -> int:
+def usable_gpus(driver: Path = NVIDIA) -> int:
     """Return how many GPUs this machine has and the installed torch can use, without importing torch."""
     try:
         if version("torch").endswith("+cpu"):
             return 0
     except PackageNotFoundError:
         return 0
+    return present_gpus(driver)
+
+
+def present_gpus(driver: Path = NVIDIA) -> int:
+    """Return how many NVIDIA GPUs this machine has, usable by this environment's torch or not."""
     return len(list(driver.iterdir())) if driver.is_dir() else 0
 
 
@@ -69,7 +75,7 @@ def resolve_devices(topology: Topology) -> tuple[Topology, list[str]]:
     from tercet.worker.process import parse_device
 
     cores = sorted(os.sched_getaffinity(0))
-    gpus = usable_gpus() if topology.engine.engine == "tercet" else 0
+    gpus = {"tercet": usable_gpus, "virtual": lambda: 0}.get(topology.engine.engine, present_gpus)()
     fallback = default_devices(topology.ranks, cores=cores, gpus=gpus)
     assigned, warnings = assign_devices(topology, fallback)
     for worker in assigned.workers:

@@ -13,12 +13,14 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from tercet.core.errors import UsageError
-from tercet.core.topology import RouterSpec, Topology, check_sight, with_sight
+from tercet.core.topology import RouterSpec, Topology, WorkerSpec, check_sight, with_sight
 from tercet.http.client import Client
-from tercet.launch.commands import Commands, Placement, TercetCommands
+from tercet.launch.commands import Commands, TercetCommands
 from tercet.launch.devices import resolve_devices
+from tercet.launch.engines.registry import engine_commands
 from tercet.launch.keeper import Keeper
 from tercet.launch.part import BACKOFF_S, Part, PartSpec
+from tercet.launch.placement import Placement
 from tercet.launch.ports import PortReservation, check_free
 from tercet.launch.progress import OnProgress, Progress
 from tercet.launch.segments import sweep_all
@@ -28,7 +30,6 @@ from tercet.worker.config import SECRET_VARIABLE
 
 SECRET_BYTES = 32
 GRACE_S = 5.0
-START_TIMEOUT_S = 120.0
 CLEAR_TIMEOUT_S = 10.0
 """How long killed processes may hold their shared segments."""
 
@@ -41,7 +42,7 @@ class LocalDeployment:
     """Starts a topology's workers and router here, watches over them, and leaves nothing behind.
 
     Use it in one event loop, as a context manager or by `start` and `stop`; for another deployment make another one.
-    `start_timeout_s` bounds each part's start. With `restart`, crashed parts start again, waiting `backoff_s` between.
+    `start_timeout_s` bounds each part's start (None: as long as the engine needs). With `restart`, crashed parts start again, waiting `backoff_s` between.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class LocalDeployment:
         log_dir: Path | None = None,
         cache_dir: Path | None = None,
         restart: bool = True,
-        start_timeout_s: float = START_TIMEOUT_S,
+        start_timeout_s: float | None = None,
         grace_s: float = GRACE_S,
         backoff_s: Sequence[float] = BACKOFF_S,
         commands: Commands | None = None,
@@ -64,7 +65,7 @@ class LocalDeployment:
         self._given_log_dir = log_dir.absolute() if log_dir else None
         self._cache_dir = cache_dir
         self._restart = restart
-        self._start_timeout_s = start_timeout_s
+        self._start_timeout_s = start_timeout_s or engine_commands(topology.engine.engine).start_timeout_s
         self._grace_s = grace_s
         self._backoff_s = backoff_s
         self._commands: Commands = commands or TercetCommands()
@@ -116,12 +117,15 @@ class LocalDeployment:
         self.topology = self._reserve_ports(assigned)
         self._run_dir = run_dir = RunDir.claim(self._run_root, self.topology.name)
         self.name = run_dir.name
-        self._placement = Placement(self.topology, run_dir.topology_id, cache_dir=self._cache_dir)
+        self._placement = Placement(
+            self.topology,
+            run_dir.topology_id,
+            cache_dir=self._cache_dir,
+            run_path=run_dir.path,
+            side_ports=self._reserve_side_ports(),
+        )
         # Built before anything runs: a setting that can't work ends here.
-        workers = [
-            PartSpec(worker.name, tuple(self._commands.worker(self._placement, worker)), self.worker_urls[worker.name])
-            for worker in self.topology.workers
-        ]
+        workers = [self._worker_part(worker) for worker in self.topology.workers]
         argv = tuple(self._commands.router(self._placement))
         router = PartSpec("router", argv, self.url, restarted_path="/health")
         self._publish("starting")
@@ -151,11 +155,16 @@ class LocalDeployment:
             return topology
         return replace(topology, workers=with_sight(topology.workers))
 
+    def _worker_part(self, worker: WorkerSpec) -> PartSpec:
+        process = self._commands.worker(self._placement, worker)
+        path = process.ready_path
+        return PartSpec(worker.name, process.argv, self.worker_urls[worker.name], path, path, process.env)
+
     def _part(self, spec: PartSpec, env: Mapping[str, str], keeper: Keeper) -> Part:
         return Part(
             spec,
             log_dir=self.log_dir,
-            env=env,
+            env={**env, **spec.env},
             keeper=keeper,
             client=self._client,
             on_progress=self._on_progress,
@@ -177,6 +186,10 @@ class LocalDeployment:
                 worker = replace(worker, port=self._ports.find(host, router.port + 1 if router.port else 0))
             workers.append(worker)
         return replace(topology, workers=tuple(workers), router=replace(router, port=port))
+
+    def _reserve_side_ports(self) -> dict[str, tuple[int, ...]]:
+        counts = {worker.name: self._commands.side_ports(self.topology, worker) for worker in self.topology.workers}
+        return {name: self._ports.find_run(self._placement.host, count) for name, count in counts.items() if count}
 
     def _publish(self, phase: str) -> None:
         if self._run_dir is not None:

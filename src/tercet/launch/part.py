@@ -6,7 +6,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tercet.http.client import Client
@@ -24,7 +24,7 @@ STEADY_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class PartSpec:
-    """What to run. `name` is also its log's; `url` answers `ready_path` with 200 once it can serve.
+    """What to run. `name` is also its log's; `url` answers `ready_path` with 200 once it can serve; `env` is its own.
 
     A restarted part has come back when it answers `restarted_path`: a router can't be ready while a worker is down.
     """
@@ -34,6 +34,7 @@ class PartSpec:
     url: str
     ready_path: str = "/ready"
     restarted_path: str = "/ready"
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 class Part:

@@ -58,6 +58,23 @@ class PortReservation:
             return int(held.getsockname()[1])
         raise UsageError(f"no free port on {host}")
 
+    def find_run(self, host: str, count: int) -> tuple[int, ...]:
+        """Reserve `count` free ports in a row. Raises UsageError when there are none."""
+        for _ in range(SEARCH):
+            ports = [self.find(host, 0)]
+            while len(ports) < count:
+                held = len(self._sockets)
+                if ports[-1] < 65535 and self.find(host, ports[-1] + 1) == ports[-1] + 1:
+                    ports.append(ports[-1] + 1)
+                    continue
+                for stray in self._sockets[len(self._sockets) - len(ports) :]:
+                    stray.close()
+                del self._sockets[held - len(ports) :]
+                break
+            else:
+                return tuple(ports)
+        raise UsageError(f"no {count} free ports in a row on {host}")
+
     def _peek(self, host: str, preferred: int) -> int:
         other = PortReservation()
         try:

@@ -10,8 +10,10 @@ from tercet.cli.engine_options import read_keys
 from tercet.cli.main import build_app
 from tercet.core.errors import UsageError
 from tercet.core.stage import Stage
-from tercet.launch.commands import Placement, TercetCommands, worker_config
+from tercet.launch.commands import TercetCommands
 from tercet.launch.devices import assign_devices
+from tercet.launch.engines.builtin import worker_config
+from tercet.launch.placement import Placement
 from tercet.launch.topology_file import parse_topology
 from tercet.worker.config import WorkerConfig
 
@@ -45,7 +47,7 @@ engine: {engine: virtual, gpu: h100, gpu_slowdown: 1.1, dtype: fp32, block_size:
     topology, _ = assign_devices(parse_topology(text, "t"))
     placement = Placement(topology, "id-1", cache_dir=Path("/cache"))
     for worker in topology.workers:
-        argv = list(TercetCommands().worker(placement, worker))
+        argv = list(TercetCommands().worker(placement, worker).argv)
         assert argv[1:4] == ["-m", "tercet", "worker"]
         with pytest.raises(SystemExit):
             build_app(["worker"])(argv[3:])
@@ -73,7 +75,7 @@ def test_the_routers_command_line_names_every_worker_by_its_role() -> None:
 
 def test_a_secret_is_never_on_a_command_line() -> None:
     topology, _ = assign_devices(parse_topology("{workers: 1A, devices: [cpu:0]}", "t"))
-    argv = TercetCommands().worker(Placement(topology, "id"), topology.workers[0])
+    argv = TercetCommands().worker(Placement(topology, "id"), topology.workers[0]).argv
     assert not any("secret" in text.lower() for text in argv)
 
 

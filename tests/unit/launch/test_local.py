@@ -18,7 +18,8 @@ import pytest
 
 from tercet.core.errors import UsageError
 from tercet.core.topology import Topology, WorkerSpec
-from tercet.launch.commands import Placement
+from tercet.launch.engines.protocol import WorkerProcess
+from tercet.launch.placement import Placement
 from tercet.launch.local import LocalDeployment
 from tercet.launch.progress import LaunchError, Progress
 from tercet.launch.state import running
@@ -35,10 +36,13 @@ class Standins:
     seeing: bool = False
     started: list[WorkerSpec] = field(default_factory=list)
 
-    def worker(self, placement: Placement, worker: WorkerSpec) -> Sequence[str]:
+    def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         self.started.append(worker)
         more = [text.format(id=placement.topology_id) for text in self.extra.get(worker.name, ())]
-        return [sys.executable, "-S", STANDIN, str(worker.port), *more]
+        return WorkerProcess((sys.executable, "-S", STANDIN, str(worker.port), *more))
+
+    def side_ports(self, topology: Topology, worker: WorkerSpec) -> int:
+        return 0
 
     def sees(self, topology: Topology, cache_dir: Path | None) -> bool:
         return self.seeing

@@ -1,0 +1,41 @@
+"""What an engine must say so that the launcher can start its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tercet.core.topology import Topology, WorkerSpec
+from tercet.launch.placement import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProcess:
+    """How one worker is started. `env` is laid over the launcher's; `ready_path` answers 200 once it can serve."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    ready_path: str = "/ready"
+
+
+class EngineCommands(Protocol):
+    """One engine: what its workers speak, how long they may take to start, and their command lines."""
+
+    @property
+    def dialect(self) -> str:
+        """The dialect that the router speaks to its workers."""
+        ...
+
+    @property
+    def start_timeout_s(self) -> float:
+        """How long a worker may take to start when nobody says."""
+        ...
+
+    def side_ports(self, topology: Topology, worker: WorkerSpec) -> int:
+        """Return how many consecutive ports the worker needs beside the one it serves on."""
+        ...
+
+    def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
+        """Return how to start the worker. Raises UsageError for settings that can't work, before anything runs."""
+        ...

@@ -1,0 +1,149 @@
+"""vLLM's workers: `python -m vllm.entrypoints.openai.api_server`, from vLLM's own environment."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tercet.core.errors import UsageError
+from tercet.core.stage import Stage, role_letter
+from tercet.core.topology import Topology, WorkerSpec, has_encoders
+from tercet.launch.engines.environment import engine_python
+from tercet.launch.engines.flags import flags_of
+from tercet.launch.engines.protocol import WorkerProcess
+from tercet.launch.model import prepare_model
+from tercet.launch.placement import Placement
+
+SITE = Path(__file__).parent / "vllm_site"
+"""A folder whose sitecustomize makes vLLM's CPU build start beside CUDA builds of torch's companions."""
+
+DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+CPU_KV_GB = 1
+"""What each rank on a CPU reserves for KV, in GB; vLLM would take half of the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class VllmCommands:
+    """Whole requests by plain workers; prefill and decode joined by NIXL, encoders by files in the deployment's
+    folder."""
+
+    dialect: str = "vllm"
+    start_timeout_s: float = 600.0
+
+    def side_ports(self, topology: Topology, worker: WorkerSpec) -> int:
+        """Return one port a rank for NIXL's side channel, of workers that hand on or take over KV."""
+        return worker.ranks if _hands_over(worker) else 0
+
+    def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
+        """Return how to start the worker. Raises UsageError for settings vLLM has no word for, and without vLLM."""
+        topology = placement.topology
+        check(topology)
+        python = engine_python("vllm", topology.engine.engine_python, placement.cache_dir)
+        model = prepare_model(topology, placement.cache_dir)
+        arguments = arguments_of(placement, worker, model.path, sees="vision_config" in model.config)
+        return WorkerProcess(
+            (str(python), "-m", "vllm.entrypoints.openai.api_server", *arguments),
+            environment_of(placement, worker, os.environ.get("PYTHONPATH", "")),
+            "/health",
+        )
+
+
+def check(topology: Topology) -> None:
+    """Raise UsageError for settings that vLLM can't follow."""
+    engine = topology.engine
+    if engine.random_weights is not None:
+        raise UsageError("--random-weights is for the built-in engine: name a --model for vllm")
+    if engine.gpu is not None:
+        raise UsageError("--gpu is what --engine virtual imitates: choose vllm's with --devices cuda:0")
+    if engine.transport not in ("auto", "nixl"):
+        raise UsageError(f"--transport {engine.transport}: vllm's workers hand KV over by nixl; leave it out")
+    for worker in topology.workers:
+        kinds = {device.partition(":")[0] for device in worker.devices}
+        if len(kinds) > 1:
+            raise UsageError(f"{worker.name}: one vllm worker computes on cores or on GPUs, not on both")
+
+
+def arguments_of(placement: Placement, worker: WorkerSpec, model: Path, *, sees: bool) -> list[str]:
+    """Return the arguments of vLLM's server; `sees` when the model takes pictures."""
+    topology, engine = placement.topology, placement.topology.engine
+    letter = role_letter(worker.stages)
+    encoder = letter == "E"
+    on_cpu = _on_cpu(worker)
+    settings: dict[str, object] = {
+        "--model": model,
+        "--served-model-name": topology.model,
+        "--host": placement.host,
+        "--port": worker.port,
+        "--dtype": DTYPES[engine.dtype],
+        "--block-size": engine.block_size,
+        "--num-gpu-blocks-override": engine.kv_blocks or None,
+        "--max-num-seqs": engine.max_num_seqs,
+        "--max-num-batched-tokens": max(engine.max_num_batched_tokens, engine.max_num_seqs),
+        "--max-model-len": engine.max_model_len,
+        "--data-parallel-size": worker.ranks if worker.ranks > 1 else None,
+        "--enforce-eager": on_cpu,
+        "--mm-encoder-only": encoder,
+        "--no-enable-prefix-caching": encoder,
+        "--enable-prompt-tokens-details": True,
+        "--allowed-local-media-path": "/" if engine.allow_local_media and sees else None,
+        "--limit-mm-per-prompt": json.dumps({"image": engine.max_images}) if sees else None,
+        "--kv-transfer-config": _kv_transfer(letter, engine.lease_s, on_cpu) if _hands_over(worker) else None,
+        "--ec-transfer-config": _ec_transfer(placement, worker) if has_encoders(topology.workers) else None,
+    }
+    return flags_of(settings)
+
+
+def environment_of(placement: Placement, worker: WorkerSpec, python_path: str) -> dict[str, str]:
+    """Return the variables laid over the launcher's; `python_path` is its PYTHONPATH."""
+    env = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    if ports := placement.side_ports.get(worker.name, ()):
+        env |= {"VLLM_NIXL_SIDE_CHANNEL_HOST": placement.host, "VLLM_NIXL_SIDE_CHANNEL_PORT": str(ports[0])}
+    if _on_cpu(worker):
+        return env | {
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(SITE), python_path))),
+            "VLLM_CPU_KVCACHE_SPACE": str(CPU_KV_GB),
+            "VLLM_CPU_OMP_THREADS_BIND": "|".join(_cores(device) for device in worker.devices),
+        }
+    numbers = [device.partition(":")[2] or "0" for device in worker.devices]
+    return env | {"CUDA_VISIBLE_DEVICES": ",".join(numbers)}
+
+
+def _kv_transfer(letter: str, lease_s: float, on_cpu: bool) -> str:
+    # What D may do does not hang on its role: it computes a prompt that comes without a ticket by itself.
+    config: dict[str, object] = {
+        "kv_connector": "NixlConnector",
+        "kv_role": "kv_producer" if letter == "P" else "kv_consumer",
+        "kv_connector_extra_config": {"kv_lease_duration": round(lease_s)},
+    }
+    if on_cpu:
+        config["kv_buffer_device"] = "cpu"
+    return json.dumps(config)
+
+
+def _ec_transfer(placement: Placement, worker: WorkerSpec) -> str | None:
+    if Stage.ENCODE not in worker.stages and Stage.PREFILL not in worker.stages:
+        return None
+    folder = (placement.run_path or Path("/tmp")) / "embeddings"
+    return json.dumps(
+        {
+            "ec_connector": "ECExampleConnector",
+            "ec_role": "ec_producer" if role_letter(worker.stages) == "E" else "ec_consumer",
+            "ec_connector_extra_config": {"shared_storage_path": str(folder)},
+        }
+    )
+
+
+def _hands_over(worker: WorkerSpec) -> bool:
+    return role_letter(worker.stages) in "PD"
+
+
+def _on_cpu(worker: WorkerSpec) -> bool:
+    return all(device.startswith("cpu") for device in worker.devices)
+
+
+def _cores(device: str) -> str:
+    """Return `cpu:0-1+3` as vLLM writes it: `0-1,3`."""
+    text = device.partition(":")[2] or "+".join(str(core) for core in sorted(os.sched_getaffinity(0)))
+    return text.replace("+", ",")

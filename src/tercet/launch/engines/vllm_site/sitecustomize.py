@@ -1,0 +1,58 @@
+"""Lets vLLM's CPU build start beside CUDA builds of torchvision, torchaudio and torchcodec.
+
+On the PYTHONPATH of the processes that need it, which hand it on to their children; standard library only, until one
+of the three is imported. torchvision gets the two operators named that it asks for; the others, unused, are empty.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import Any
+
+OPERATORS = ("nms", "qnms")
+EMPTIED = ("torchaudio", "torchcodec")
+
+
+class Empty(importlib.abc.Loader):
+    """Makes an empty package."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leave it empty."""
+
+
+class Companions(importlib.abc.MetaPathFinder):
+    """Stands before the import of torch's companions."""
+
+    def __init__(self) -> None:
+        self._library: Any = None
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Return an empty package for one to be emptied, None (the usual way) for all else."""
+        top = name.partition(".")[0]
+        if top in EMPTIED and foreign(top):
+            return importlib.machinery.ModuleSpec(name, Empty(), is_package=True)
+        if name == "torchvision" and self._library is None and foreign(name):
+            import torch
+
+            self._library = torch.library.Library("torchvision", "DEF")
+            for operator in OPERATORS:
+                self._library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return None
+
+
+def foreign(package: str) -> bool:
+    """True when torch is a CPU build and the package, installed, is not."""
+    try:
+        return version("torch").endswith("+cpu") and not version(package).endswith("+cpu")
+    except PackageNotFoundError:
+        return False
+
+
+sys.meta_path.insert(0, Companions())
