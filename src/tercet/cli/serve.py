@@ -68,7 +68,8 @@ def serve(
         Path | None, typer.Option(metavar="DIR", help="Folder for the logs.  [default: ~/.local/state/tercet/NAME]")
     ] = None,
     start_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="How long one part may take to start.  [default: 120, vllm 600]")
+        float | None,
+        typer.Option(metavar="SECONDS", help="How long a part may take to start.  [default: 120; vllm: 600]"),
     ] = None,
     balancer: Annotated[
         str | None,

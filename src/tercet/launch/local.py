@@ -42,7 +42,8 @@ class LocalDeployment:
     """Starts a topology's workers and router here, watches over them, and leaves nothing behind.
 
     Use it in one event loop, as a context manager or by `start` and `stop`; for another deployment make another one.
-    `start_timeout_s` bounds each part's start (None: as long as the engine needs). With `restart`, crashed parts start again, waiting `backoff_s` between.
+    `start_timeout_s` bounds each part's start (None: what the engine needs). With `restart`, crashed parts start again,
+    waiting `backoff_s` between.
     """
 
     def __init__(

@@ -19,8 +19,8 @@ import pytest
 from tercet.core.errors import UsageError
 from tercet.core.topology import Topology, WorkerSpec
 from tercet.launch.engines.protocol import WorkerProcess
-from tercet.launch.placement import Placement
 from tercet.launch.local import LocalDeployment
+from tercet.launch.placement import Placement
 from tercet.launch.progress import LaunchError, Progress
 from tercet.launch.state import running
 from tercet.launch.topology_file import parse_topology

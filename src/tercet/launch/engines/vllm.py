@@ -20,6 +20,7 @@ SITE = Path(__file__).parent / "vllm_site"
 """A folder whose sitecustomize makes vLLM's CPU build start beside CUDA builds of torch's companions."""
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+CPU_BLOCK = 32
 CPU_KV_GB = 1
 """What each rank on a CPU reserves for KV, in GB; vLLM would take half of the memory."""
 
@@ -77,7 +78,7 @@ def arguments_of(placement: Placement, worker: WorkerSpec, model: Path, *, sees:
         "--host": placement.host,
         "--port": worker.port,
         "--dtype": DTYPES[engine.dtype],
-        "--block-size": engine.block_size,
+        "--block-size": _block_size(engine.block_size, on_cpu),
         "--num-gpu-blocks-override": engine.kv_blocks or None,
         "--max-num-seqs": engine.max_num_seqs,
         "--max-num-batched-tokens": max(engine.max_num_batched_tokens, engine.max_num_seqs),
@@ -133,6 +134,11 @@ def _ec_transfer(placement: Placement, worker: WorkerSpec) -> str | None:
             "ec_connector_extra_config": {"shared_storage_path": str(folder)},
         }
     )
+
+
+def _block_size(wanted: int, on_cpu: bool) -> int:
+    """Return the tokens of a block: on a CPU the next multiple of 32, since vLLM's kernels there take no other."""
+    return -(-wanted // CPU_BLOCK) * CPU_BLOCK if on_cpu else wanted
 
 
 def _hands_over(worker: WorkerSpec) -> bool:

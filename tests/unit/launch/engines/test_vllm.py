@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tercet.core.errors import UsageError
+from tercet.core.topology import Topology, WorkerSpec
+from tercet.launch.commands import TercetCommands
+from tercet.launch.devices import assign_devices
+from tercet.launch.engines.vllm import SITE, arguments_of, check, environment_of
+from tercet.launch.placement import Placement
+from tercet.launch.topology_file import parse_topology
+
+DEVICES = "devices: ['cpu:0-1', 'cpu:2+4']"
+
+
+def placed(text: str, **side_ports: tuple[int, ...]) -> Placement:
+    topology, _ = assign_devices(parse_topology(f"{{engine: {{engine: vllm}}, {text}}}", "t"))
+    ports = {name.replace("_", "-"): numbers for name, numbers in side_ports.items()}
+    return Placement(topology, "id", run_path=Path("/run/x"), side_ports=ports)
+
+
+def worker_of(placement: Placement, name: str) -> WorkerSpec:
+    return next(worker for worker in placement.topology.workers if worker.name == name)
+
+
+def said(placement: Placement, name: str, *, sees: bool = False) -> dict[str, Any]:
+    """Return the flags of a worker with their values, JSON read; True for those without."""
+    words = arguments_of(placement, worker_of(placement, name), Path("/model"), sees=sees)
+    flags: dict[str, Any] = {}
+    for word, following in zip(words, [*words[1:], "--"], strict=True):
+        if word.startswith("--"):
+            flags[word] = True if following.startswith("--") else following
+            if str(flags[word]).startswith("{"):
+                flags[word] = json.loads(following)
+    return flags
+
+
+@pytest.mark.parametrize(
+    ("workers", "name", "kv_role", "ec_role"),
+    [
+        ("1A", "worker-0", None, None),
+        ("2A", "worker-1", None, None),
+        ("1P1D", "prefill-0", "kv_producer", None),
+        ("1P1D", "decode-0", "kv_consumer", None),
+        ("1E1P1D", "encode-0", None, "ec_producer"),
+        ("1E1P1D", "prefill-0", "kv_producer", "ec_consumer"),
+        ("1E1P1D", "decode-0", "kv_consumer", None),
+        ("1E1A", "worker-0", None, "ec_consumer"),
+    ],
+)
+def test_each_workers_part_in_handing_over(workers: str, name: str, kv_role: str | None, ec_role: str | None) -> None:
+    flags = said(placed(f"workers: {workers}, {DEVICES}"), name)
+    kv, ec = flags.get("--kv-transfer-config"), flags.get("--ec-transfer-config")
+    assert (kv and kv["kv_role"], ec and ec["ec_role"]) == (kv_role, ec_role)
+    if kv:
+        assert (kv["kv_connector"], kv["kv_buffer_device"]) == ("NixlConnector", "cpu")
+        assert kv["kv_connector_extra_config"] == {"kv_lease_duration": 30}
+    if ec:
+        assert ec["ec_connector_extra_config"] == {"shared_storage_path": "/run/x/embeddings"}
+    alone = name == "encode-0"
+    assert ("--mm-encoder-only" in flags, "--no-enable-prefix-caching" in flags) == (alone, alone)
+
+
+def test_settings_become_flags() -> None:
+    text = "workers: 1A, model: smollm2-135m, devices: ['cpu:0']"
+    placement = placed(text)
+    flags = said(placement, "worker-0")
+    assert (flags["--model"], flags["--served-model-name"]) == ("/model", "smollm2-135m")
+    assert (flags["--dtype"], flags["--max-model-len"], flags["--enforce-eager"]) == ("bfloat16", "4096", True)
+    assert flags["--block-size"] == "32", "vLLM's CPU kernels take multiples of 32"
+    assert "--data-parallel-size" not in flags and "--limit-mm-per-prompt" not in flags
+    assert said(placement, "worker-0", sees=True)["--limit-mm-per-prompt"] == {"image": 32}
+
+
+def test_ranks_have_cores_and_side_channels_of_their_own() -> None:
+    placement = placed(f"workers: [{{stages: [prefill, decode], ranks: 2}}], {DEVICES}")
+    env = environment_of(placement, worker_of(placement, "worker-0"), "/mine")
+    assert env["VLLM_CPU_OMP_THREADS_BIND"] == "0-1|2,4"
+    assert env["PYTHONPATH"] == f"{SITE}:/mine"
+    assert said(placement, "worker-0")["--data-parallel-size"] == "2"
+    placement = placed("workers: 1P1D, devices: ['cpu:0']", prefill_0=(700, 701), decode_0=(702,))
+    for name, port in (("prefill-0", "700"), ("decode-0", "702")):
+        env = environment_of(placement, worker_of(placement, name), "")
+        assert (env["VLLM_NIXL_SIDE_CHANNEL_PORT"], env["PYTHONPATH"]) == (port, str(SITE))
+
+
+def test_on_gpus_nothing_is_said_of_cores() -> None:
+    placement = placed("workers: [{stages: [prefill], devices: ['cuda:2', 'cuda:3']}, {stages: [decode]}], "
+                       "devices: ['cuda:0']")  # fmt: skip
+    worker = worker_of(placement, "prefill-0")
+    env = environment_of(placement, worker, "")
+    assert env["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert not any("CPU" in name or name == "PYTHONPATH" for name in env)
+    flags = said(placement, "prefill-0")
+    assert "--enforce-eager" not in flags and "kv_buffer_device" not in flags["--kv-transfer-config"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "complaint"),
+    [
+        ("random_weights: tiny", "--random-weights"),
+        ("gpu: h100", "--gpu"),
+        ("transport: shm", "--transport shm"),
+        ("transport: mooncake", "--transport mooncake"),
+    ],
+)
+def test_settings_without_a_word_in_vllm_are_refused(engine: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        check(parse_topology(f"{{workers: 1P1D, engine: {{engine: vllm, {engine}}}}}", "t"))
+
+
+def test_ports_beside_and_dialect(tmp_path: Path) -> None:
+    topology = parse_topology("{workers: 1P1D, engine: {engine: vllm}, devices: [cpu:0]}", "t")
+    assert [TercetCommands().side_ports(topology, worker) for worker in topology.workers] == [1, 1]
+    argv = TercetCommands().router(Placement(topology, "id"))
+    assert argv[argv.index("--dialect") + 1] == "vllm"
+
+
+def test_without_vllm_the_error_says_how_to_get_it(tmp_path: Path) -> None:
+    topology: Topology
+    topology, _ = assign_devices(parse_topology("{workers: 1A, engine: {engine: vllm}, devices: [cpu:0]}", "t"))
+    placement = Placement(topology, "id", cache_dir=tmp_path)
+    with pytest.raises(UsageError, match="tercet engine install vllm"):
+        TercetCommands().worker(placement, topology.workers[0])
