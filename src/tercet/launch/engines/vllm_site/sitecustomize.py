@@ -41,7 +41,8 @@ class Companions(importlib.abc.MetaPathFinder):
         if name == "torchvision" and self._library is None and foreign(name):
             import torch
 
-            self._library = torch.library.Library("torchvision", "DEF")
+            libraries: Any = torch.library
+            self._library = libraries.Library("torchvision", "DEF")
             for operator in OPERATORS:
                 self._library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         return None
