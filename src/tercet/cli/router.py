@@ -148,7 +148,8 @@ def router(
 ) -> None:
     """Start the router in front of workers that run already: one OpenAI-compatible URL for all of them.
 
-    A flag of URLs takes several, or may be repeated; URL#encode is a worker of another role that encodes pictures too.
+    A flag of URLs takes several, or may be repeated; URL#encode is a worker of another role that encodes pictures too,
+    URL#events=PORT a vLLM worker that publishes KV events there.
     Change the mode while it serves: POST /mode/NAME. Flags of vLLM's router work too: --worker-urls, --policy,
     --pd-disaggregation, --intra-node-data-parallel-size.
 

@@ -23,6 +23,7 @@ from tercet.router.config import RouterConfig
 from tercet.router.generation import generate
 from tercet.router.handoffs import Handoffs
 from tercet.router.health import Prober
+from tercet.router.kv_subscriber import KvSubscriber
 from tercet.router.metrics import RouterMetrics
 from tercet.router.parts import Parts
 from tercet.router.passthrough import pass_through
@@ -57,6 +58,7 @@ class Router:
             Door(config.api_keys, config.worker_api_key),
         )
         self.prober = Prober(self.parts)
+        self._kv = KvSubscriber(fleet, config.event_ports())
         self._server = Server(self.handle, host=config.host, port=config.port, max_body_bytes=config.max_body_bytes)
         admin = Admin(self.parts, self.prober)
         self._endpoints: dict[str, dict[str, Endpoint]] = {
@@ -90,12 +92,14 @@ class Router:
             why = "the port is in use" if busy else error.strerror or str(error)
             raise UsageError(f"can't listen on {config.host}:{config.port}: {why}; choose another --port") from error
         self.prober.start()
+        self._kv.start()
 
     async def close(self, grace_s: float) -> None:
         """Stop listening, let answers under way end for up to `grace_s` seconds, release what is left, close
         everything."""
         await self._server.close(grace_s)
         await self.prober.close()
+        await self._kv.close()
         await self.parts.handoffs.close(min(grace_s, 5.0))
         await self.parts.client.close()
 

@@ -137,6 +137,11 @@ class RouterConfig:
         ports = {worker.url: worker.bootstrap for worker in named if worker.bootstrap}
         return dialect_for(self.dialect, ports, self.kv_connector, self.tokenise_once)
 
+    def event_ports(self) -> dict[str, int]:
+        """Return where workers publish their KV events, by URL. Raises UsageError."""
+        urls = (*self.workers, *self.prefill, *self.decode)
+        return {named.url: named.events for named in map(_split, urls) if named.events}
+
     def worker_events(self) -> list[WorkerAdded]:
         """Return the workers in order. Raises UsageError naming a URL that is none, or that is said twice."""
         events: list[WorkerAdded] = []
@@ -169,6 +174,7 @@ class _Named:
     ranks: int | None
     bootstrap: int | None
     encodes: bool
+    events: int | None
 
 
 def _split(text: str) -> _Named:
@@ -187,11 +193,11 @@ def _split(text: str) -> _Named:
         key, equals, value = part.partition("=")
         if part == "encode":
             said[key] = 1
-        elif key not in ("ranks", "bootstrap") or not equals or not value.isdigit() or int(value) < 1:
+        elif key not in ("ranks", "bootstrap", "events") or not equals or not value.isdigit() or int(value) < 1:
             raise UsageError(
-                f"{text!r}: write URL#ranks=N for a worker of N ranks, URL#bootstrap=PORT for its port, URL#encode for "
-                "one that encodes too"
+                f"{text!r}: write URL#ranks=N for a worker of N ranks, URL#bootstrap=PORT for its port, "
+                "URL#events=PORT for that of its KV events, URL#encode for one that encodes too"
             )
         else:
             said[key] = int(value)
-    return _Named(url, said.get("ranks"), said.get("bootstrap"), "encode" in said)
+    return _Named(url, said.get("ranks"), said.get("bootstrap"), "encode" in said, said.get("events"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tercet.core.route import Route
 from tercet.core.stage import Mode, Stage
 from tercet.routing.facts import RequestFacts
+from tercet.routing.kv_events import BlockEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,14 @@ class CacheStored:
 
 
 @dataclass(frozen=True, slots=True)
+class KvTold:
+    """A rank's engine said what its cache stored and dropped."""
+
+    address: str
+    events: tuple[BlockEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CacheCleared:
     """A rank's cache is empty; every rank's when `address` is None."""
 
@@ -196,6 +205,7 @@ Event = (
     | ConversationRecorded
     | PrefixLost
     | CacheStored
+    | KvTold
     | CacheCleared
     | ConversationsCleared
     | ModeChanged

@@ -40,7 +40,7 @@ class RequestFacts:
     turn may have ended, the latest first (a text shows no such places: any chunk's end stands for those inside it).
     `affinity` is equal for all turns of a conversation. `later_turn` says that the prompt holds an answer already.
     `prompts` counts the prompts of the request: the other facts are the first one's. `pictures` are in the order of the
-    prompt.
+    prompt. `ids` are those of a token-id prompt.
     """
 
     model: str
@@ -59,6 +59,7 @@ class RequestFacts:
     echo: bool = False
     max_tokens: int | None = None
     pictures: tuple[Picture, ...] = ()
+    ids: Sequence[int] = ()
 
     @property
     def single(self) -> bool:
@@ -164,6 +165,7 @@ def completion_facts(body: Mapping[str, Any], session: str | None, tokens_per_by
         prompts=prompts,
         echo=bool(body.get("echo")),
         max_tokens=_max_tokens(body),
+        ids=prompt if isinstance(prompt, list) and chunks and not body.get("cache_salt") else (),
     )
 
 

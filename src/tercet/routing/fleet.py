@@ -11,6 +11,7 @@ from tercet.core.stage import Mode, Stage, role_letter
 from tercet.routing import events as e
 from tercet.routing.conversations import Continuation, Conversations
 from tercet.routing.facts import CHUNK_IDS, RequestFacts
+from tercet.routing.kv_events import BlocksCleared, TokenBlocks
 from tercet.routing.load import Load
 from tercet.routing.picture_index import PictureIndex, PictureTokens
 from tercet.routing.prefix_index import PrefixIndex
@@ -57,6 +58,7 @@ class FleetState:
         self._pairs: set[tuple[str, str]] = set()
         self._loads: dict[str, Load] = {}
         self._indexes: dict[str, PrefixIndex] = {}
+        self._blocks: dict[str, TokenBlocks] = {}
         self._max_pictures = max_pictures
         self._pictures: dict[str, PictureIndex] = {}
         self.picture_tokens = PictureTokens(max_pictures)
@@ -128,6 +130,9 @@ class FleetState:
 
         `known` is `conversations.find(facts)`, passed in because it is the same for all ranks.
         """
+        if facts.ids and (blocks := self._blocks.get(rank.address)) is not None:
+            told = blocks.match(facts.ids)  # the engine's own word: exact
+            return Holding(told, facts.tokens_after(told), told)
         index = self._indexes[rank.address]
         count, held = index.match(facts.chunks) if facts.chunks else (0, 0)
         if known is not None and known.new_tokens is not None and known.conversation.address == rank.address:
@@ -202,6 +207,7 @@ class FleetState:
         self._pairs = {pair for pair in self._pairs if address not in pair}
         self._indexes[address].clear()
         self._pictures[address].clear()
+        self._blocks.pop(address, None)
         self.conversations.drop_rank(address)
         self._candidates.clear()
 
@@ -322,6 +328,14 @@ class FleetState:
         if event.address in self.ranks:
             self._store(event.facts, event.address, event.prompt_tokens)
 
+    def _kv_told(self, event: e.KvTold) -> None:
+        if event.address in self.ranks:
+            blocks = self._blocks.setdefault(event.address, TokenBlocks())
+            for told in event.events:
+                if isinstance(told, BlocksCleared):
+                    self._cache_cleared(e.CacheCleared(event.address))
+                blocks.apply(told)
+
     def _cache_cleared(self, event: e.CacheCleared) -> None:
         for address in self.ranks if event.address is None else {event.address} & self.ranks.keys():
             self._indexes[address].clear()
@@ -375,6 +389,7 @@ _FOLD: dict[type, Callable[[FleetState, Any], None]] = {
     e.ConversationRecorded: FleetState._conversation_recorded,
     e.PrefixLost: FleetState._prefix_lost,
     e.CacheStored: FleetState._cache_stored,
+    e.KvTold: FleetState._kv_told,
     e.CacheCleared: FleetState._cache_cleared,
     e.ConversationsCleared: FleetState._conversations_cleared,
     e.ModeChanged: FleetState._mode_changed,

@@ -1,0 +1,70 @@
+"""Listens to the KV events of vLLM workers (ZeroMQ) and tells the fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import zmq
+import zmq.asyncio
+
+from tercet.routing.events import KvTold
+from tercet.routing.fleet import FleetState
+from tercet.routing.kv_events import BlocksCleared, decode_batch
+
+log = logging.getLogger(__name__)
+
+
+class KvSubscriber:
+    """One subscription per rank: rank i publishes at its worker's port + i.
+
+    Whenever messages were missed (a gap in their numbers, an engine that counts from the start again) what was believed
+    of that rank is dropped: it fills again with what is stored from then on.
+    """
+
+    def __init__(self, fleet: FleetState, ports: Mapping[str, int]) -> None:
+        self._fleet, self._ports = fleet, ports
+        self._context: zmq.asyncio.Context | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to listen."""
+        if not self._ports:
+            return
+        self._context = zmq.asyncio.Context()
+        for rank in list(self._fleet.ranks.values()):
+            if (port := self._ports.get(rank.url)) is not None:
+                host = urlsplit(rank.url).hostname
+                endpoint = f"tcp://{host}:{port + (rank.rank or 0)}"
+                self._tasks.append(asyncio.create_task(self._listen(self._context, rank.address, endpoint)))
+
+    async def close(self) -> None:
+        """Stop listening."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._context is not None:
+            self._context.destroy(linger=0)
+
+    async def _listen(self, context: zmq.asyncio.Context, address: str, endpoint: str) -> None:
+        socket = context.socket(zmq.SUB)
+        socket.setsockopt(zmq.SUBSCRIBE, b"")
+        socket.connect(endpoint)
+        expected: int | None = None
+        while True:
+            frames = await socket.recv_multipart()
+            try:
+                _, number, payload = frames
+                events = decode_batch(payload)
+            except ValueError as error:
+                log.warning("%s published something else than KV events: %s", endpoint, error)
+                events, number = (BlocksCleared(),), b""
+            told = int.from_bytes(number, "big") if number else None
+            if expected is not None and told != expected:
+                log.warning("KV events of %s were missed (%s after %d): starting anew", address, told, expected - 1)
+                events = (BlocksCleared(), *events)
+            expected = None if told is None else told + 1
+            self._fleet.apply(KvTold(address, events))

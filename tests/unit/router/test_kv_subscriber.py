@@ -1,0 +1,60 @@
+"""The router's ear for KV events, before a real ZeroMQ publisher."""
+
+from __future__ import annotations
+
+import msgpack
+import zmq
+import zmq.asyncio
+
+from tercet.core.stage import Stage
+from tercet.router.kv_subscriber import KvSubscriber
+from tercet.routing.events import WorkerAdded
+from tercet.routing.facts import completion_facts
+from tercet.routing.fleet import FleetState
+from tests.unit.router.harness import until
+
+IDS = list(range(128))
+
+
+def stored(name: bytes, parent: bytes | None, tokens: list[int]) -> bytes:
+    event = {"type": "BlockStored", "block_hashes": [name], "parent_block_hash": parent, "token_ids": tokens}
+    data: bytes = msgpack.packb([0.0, [{**event, "block_size": 64, "lora_id": None, "medium": "GPU"}], 0])
+    return data
+
+
+async def test_the_fleet_learns_what_an_engine_holds_and_forgets_after_a_gap() -> None:
+    context = zmq.asyncio.Context()
+    publisher = context.socket(zmq.XPUB)  # like PUB, but says when somebody listens
+    port = publisher.bind_to_random_port("tcp://127.0.0.1")
+    fleet = FleetState()
+    fleet.apply(WorkerAdded("http://127.0.0.1:1", frozenset({Stage.PREFILL, Stage.DECODE}), 1))
+    (rank,) = fleet.ranks.values()
+    facts = completion_facts({"model": "m", "prompt": IDS}, None, 0.25)
+    subscriber = KvSubscriber(fleet, {rank.url: port})
+    subscriber.start()
+
+    def held() -> int:
+        return fleet.holding(facts, rank, None).held
+
+    async def publish(number: int, payload: bytes) -> None:
+        await publisher.send_multipart([b"", number.to_bytes(8, "big"), payload])
+
+    try:
+        await publisher.recv()
+        await publish(0, stored(b"a", None, IDS[:64]))
+        await until(lambda: held() == 64)
+        await publish(1, stored(b"b", b"a", IDS[64:]))
+        await until(lambda: held() == 128)
+        await publish(3, stored(b"c", None, [7] * 64))  # 2 was missed
+        await until(lambda: held() == 0)
+        await publish(4, stored(b"a", None, IDS[:64]))
+        await until(lambda: held() == 64)
+        await publish(0, stored(b"d", None, [8] * 64))  # a restarted engine
+        await until(lambda: held() == 0)
+        await publish(1, stored(b"a", None, IDS[:64]))
+        await until(lambda: held() == 64)
+        await publish(2, b"nonsense")
+        await until(lambda: held() == 0)
+    finally:
+        await subscriber.close()
+        context.destroy(linger=0)
