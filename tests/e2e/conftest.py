@@ -103,14 +103,14 @@ class Serve:
         wait_until(lambda: self.blocks_in_use() == 0, 20, "KV blocks in use never returned to zero")
 
 
-def start_serve(log_dir: Path, *arguments: str, ready: bool = True) -> Serve:
+def start_serve(log_dir: Path, *arguments: str, ready: bool = True, timeout_s: float = START_TIMEOUT_S) -> Serve:
     port = free_port()
     command = [sys.executable, "-m", "tercet", "serve", *arguments, "--port", str(port), "--log-dir", str(log_dir)]
     log_dir.mkdir(parents=True, exist_ok=True)
     with (log_dir / "serve.out").open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     serve = Serve(f"http://127.0.0.1:{port}", process, log_dir)
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while ready:
         try:
             if call(f"{serve.url}/ready").status == 200:

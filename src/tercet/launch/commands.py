@@ -55,9 +55,11 @@ class TercetCommands:
         """Return the router's command line."""
         topology = placement.topology
         router = topology.router
+        engine = engine_commands(topology.engine.engine)
         flags: dict[str, object] = {
             "--mode": topology.mode,
-            "--dialect": engine_commands(topology.engine.engine).dialect,
+            "--dialect": engine.dialect,
+            "--health-timeout": engine.health_timeout_s,
             "--host": router.host,
             "--port": router.port,
             "--balancer": router.balancer,

@@ -59,6 +59,7 @@ class BuiltinCommands:
 
     dialect: str = "tercet"
     start_timeout_s: float = 120.0
+    health_timeout_s: float | None = None
 
     def side_ports(self, topology: Topology, worker: WorkerSpec) -> int:
         """Return 0: its engines find each other by the topology's id."""

@@ -32,6 +32,11 @@ class EngineCommands(Protocol):
         """How long a worker may take to start when nobody says."""
         ...
 
+    @property
+    def health_timeout_s(self) -> float | None:
+        """How long a living worker may leave a health check unanswered; None: the router's own default."""
+        ...
+
     def side_ports(self, topology: Topology, worker: WorkerSpec) -> int:
         """Return how many consecutive ports the worker needs beside the one it serves on."""
         ...

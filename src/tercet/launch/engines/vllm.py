@@ -27,11 +27,14 @@ CPU_KV_GB = 1
 
 @dataclass(frozen=True, slots=True)
 class VllmCommands:
-    """Whole requests by plain workers; prefill and decode joined by NIXL, encoders by files in the deployment's
-    folder."""
+    """Whole requests by plain workers; prefill and decode joined by NIXL, encoders by files in the deployment's folder.
+
+    A front shares its cores with an engine that spins: on a busy machine a health check takes seconds.
+    """
 
     dialect: str = "vllm"
     start_timeout_s: float = 600.0
+    health_timeout_s: float | None = 20.0
 
     def side_ports(self, topology: Topology, worker: WorkerSpec) -> int:
         """Return one port a rank for NIXL's side channel, of workers that hand on or take over KV."""
@@ -90,6 +93,7 @@ def arguments_of(placement: Placement, worker: WorkerSpec, model: Path, *, sees:
         "--enable-prompt-tokens-details": True,
         "--allowed-local-media-path": "/" if engine.allow_local_media and sees else None,
         "--limit-mm-per-prompt": json.dumps({"image": engine.max_images}) if sees else None,
+        "--enable-mm-embeds": not encoder and sees and has_encoders(topology.workers),
         "--kv-transfer-config": _kv_transfer(letter, engine.lease_s, on_cpu) if _hands_over(worker) else None,
         "--ec-transfer-config": _ec_transfer(placement, worker) if has_encoders(topology.workers) else None,
     }

@@ -118,6 +118,7 @@ def test_ports_beside_and_dialect(tmp_path: Path) -> None:
     assert [TercetCommands().side_ports(topology, worker) for worker in topology.workers] == [1, 1]
     argv = TercetCommands().router(Placement(topology, "id"))
     assert argv[argv.index("--dialect") + 1] == "vllm"
+    assert argv[argv.index("--health-timeout") + 1] == "20.0"
 
 
 def test_without_vllm_the_error_says_how_to_get_it(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""Real vLLM workers, as `tercet serve --engine vllm` starts them. A few starts serve all tests: each takes minutes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tercet.core.errors import UsageError
+from tercet.launch.engines.environment import engine_python
+from tests.e2e.conftest import Serve, start_serve, stop_serve
+
+READY_TIMEOUT_S = 900.0
+VLLM = ("--engine", "vllm", "--dtype", "fp32", "--max-model-len", "1024", "--max-num-seqs", "8", "--max-images", "2")
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """The Python that has vLLM: $TERCET_VLLM_PYTHON, else where `tercet engine install vllm` put it."""
+    try:
+        return str(engine_python("vllm", os.environ.get("TERCET_VLLM_PYTHON")))
+    except UsageError as error:
+        if os.environ.get("TERCET_CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def stages(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """One worker of every kind: every mode is a live switch away."""
+    folder = tmp_path_factory.mktemp("stages")
+    arguments = ("1E1P1D1A", "--mode", "pd", "--model", "smollm2-vision", "--engine-python", vllm_python, *VLLM)
+    serve = start_serve(folder, *arguments, timeout_s=READY_TIMEOUT_S)
+    yield serve
+    stop_serve(serve)
+
+
+@pytest.fixture(scope="module")
+def ranks(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """P and D of two data-parallel ranks each."""
+    folder = tmp_path_factory.mktemp("ranks")
+    topology = folder / "ranks.yaml"
+    topology.write_text("mode: pd\nworkers: [{stages: [prefill], ranks: 2}, {stages: [decode], ranks: 2}]\n")
+    serve = start_serve(folder, str(topology), "--engine-python", vllm_python, *VLLM, timeout_s=READY_TIMEOUT_S)
+    yield serve
+    stop_serve(serve)
