@@ -4,13 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast lint bench chromium clean
+.PHONY: demo test test-engines test-fast lint bench chromium clean
 
 demo: $(VENV)/.engine  ## compare replicated, pd and ppd of a real model on two cores of this machine
 	$(BIN)/tercet compare --preset demo
 
 test: $(VENV)/.dev chromium  ## every test that needs no third-party engine
 	$(BIN)/python -m pytest -m "not engines"
+
+test-engines: $(VENV)/.dev  ## what needs real vLLM, which goes into an environment of its own (4 GB)
+	$(BIN)/tercet engine install vllm
+	TERCET_CI=1 $(BIN)/python -m pytest -m engines tests/engines
 
 test-fast: $(VENV)/.dev  ## the fast suite, for the inner loop
 	$(BIN)/python -m pytest -m "not slow and not engines"

@@ -15,35 +15,9 @@ from types import TracebackType
 
 import psutil
 
+from tercet.launch.engines.vllm import SITE
+
 READY_TIMEOUT_S = 300.0
-
-# What vLLM's CPU build lacks where torchvision, torchaudio and torchcodec are CUDA builds: two operators to name, and
-# packages to be empty. Reaches every sub-process through PYTHONPATH.
-_SITECUSTOMIZE = """
-import importlib.abc, importlib.machinery, sys
-
-class Empty(importlib.abc.Loader):
-    def create_module(self, spec):
-        return None
-
-    def exec_module(self, module):
-        pass
-
-class Finder(importlib.abc.MetaPathFinder):
-    library = None
-
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torchaudio", "torchcodec"):
-            return importlib.machinery.ModuleSpec(name, Empty(), is_package=True)
-        if name == "torchvision" and self.library is None:
-            import torch
-            self.library = torch.library.Library("torchvision", "DEF")
-            self.library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            self.library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return None
-
-sys.meta_path.insert(0, Finder())
-"""
 
 
 class Server:
@@ -142,14 +116,11 @@ def tercet(folder: Path, name: str, dtype: str, port: int, core: int, log: Path)
 
 def vllm(python: Path, folder: Path, name: str, dtype: str, port: int, core: int, log: Path) -> Server:
     """Start vLLM's CPU build from its own environment, without its prefix cache (prompts are unique anyway)."""
-    site = log.parent / "site"
-    site.mkdir(exist_ok=True)
-    (site / "sitecustomize.py").write_text(_SITECUSTOMIZE)
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     command += ["--served-model-name", name, "--dtype", dtype, "--port", str(port), "--host", "127.0.0.1"]
     command += ["--enforce-eager", "--max-model-len", "4096", "--no-enable-prefix-caching"]
     environment = {
-        "PYTHONPATH": str(site),
+        "PYTHONPATH": str(SITE),
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": str(core),
         "HF_HUB_OFFLINE": "1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import secrets
 import signal
@@ -87,7 +88,7 @@ def test_a_client_that_leaves_between_the_legs_strands_nothing(stages: Serve) ->
     try:
         door = urlsplit(stages.url)
         client = http.client.HTTPConnection(str(door.hostname), door.port, timeout=100)
-        body = '{"prompt": "%s %s", "max_tokens": 8}' % (secrets.token_hex(4), WORDS)
+        body = json.dumps({"prompt": f"{secrets.token_hex(4)} {WORDS}", "max_tokens": 8})
         client.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
         wait_until(lambda: metric(prefill, "vllm:request_success_total") > asked, 90, "P never answered")
         time.sleep(0.5)
