@@ -31,7 +31,7 @@ PREFILL_PARAMS: dict[str, object] = {
 _DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"\s*")
 
-Release = Callable[[ClientRequest, Route, dict[str, Any]], Leg | None]
+Release = Callable[[ClientRequest, Route, dict[str, Any]], tuple[Leg, ...]]
 """(request, route, ticket) -> the leg that frees P's blocks, None when the ticket holds none."""
 
 
@@ -190,8 +190,7 @@ class HandoffExchange:
         ticket, self._ticket = self._ticket, None
         if ticket is None or accepted:
             return ()
-        release = self._release(self._request, self._route, ticket.params)
-        return () if release is None else (release,)
+        return self._release(self._request, self._route, ticket.params)
 
     def _prefilled(self, leg: Leg, answer: Answer) -> Step:
         try:

@@ -59,9 +59,9 @@ def _state(engine: dict[str, Any]) -> EngineState:
     )
 
 
-def release(request: ClientRequest, route: Route, ticket: dict[str, Any]) -> Leg | None:
+def release(request: ClientRequest, route: Route, ticket: dict[str, Any]) -> tuple[Leg, ...]:
     """Return the request that frees a ticket's blocks on P at once."""
     if route.prefill is None or "ticket_id" not in ticket:
-        return None
+        return ()
     body = dump({"ticket_id": ticket["ticket_id"]})
-    return Leg(Stage.PREFILL, route.prefill, RELEASE_PATH, leg_headers(request, route.prefill), body)
+    return (Leg(Stage.PREFILL, route.prefill, RELEASE_PATH, leg_headers(request, route.prefill), body),)

@@ -49,12 +49,13 @@ class VllmDialect:
         return ()
 
 
-def release(request: ClientRequest, route: Route, ticket: dict[str, Any]) -> Leg | None:
-    """Return a request that D refuses (404, unknown model), upon which it tells P to free the ticket's blocks.
-
-    P frees them when D's engine next makes a step; failing that, the lease (30 s) ends.
+def release(request: ClientRequest, route: Route, ticket: dict[str, Any]) -> tuple[Leg, ...]:
+    """Return a request that D refuses (404, unknown model), upon which it tells P to free the ticket's blocks, and one
+    of a token that makes D's engine step: an idle one would hold the notice back until P's lease (30 s) ends.
     """
     if not ticket.get("do_remote_prefill"):
-        return None
-    body = dump({"model": NO_SUCH_MODEL, "prompt": "x", "max_tokens": 1, "kv_transfer_params": ticket})
-    return Leg(Stage.DECODE, route.decode, COMPLETIONS_PATH, leg_headers(request, route.decode), body)
+        return ()
+    refused = {"model": NO_SUCH_MODEL, "prompt": "x", "max_tokens": 1, "kv_transfer_params": ticket}
+    nudge = {"model": request.body.get("model"), "prompt": "x", "max_tokens": 1}
+    headers = leg_headers(request, route.decode)
+    return tuple(Leg(Stage.DECODE, route.decode, COMPLETIONS_PATH, headers, dump(body)) for body in (refused, nudge))

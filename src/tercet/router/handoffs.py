@@ -74,9 +74,9 @@ class Handoffs:
         self._taken[address] -= 1
 
     def release(self, legs: tuple[Leg, ...]) -> None:
-        """Send releases in the background."""
-        for leg in legs:
-            self._start(self._release(leg))
+        """Send releases in the background, each after the one before is answered."""
+        if legs:
+            self._start(self._release_all(legs))
 
     def abandon(self, exchange: Exchange, leg: Leg, task: asyncio.Task[Answer], begun: list[Response]) -> None:
         """Give up a prefill leg whose client is gone: P is told, and a ticket that comes all the same is released."""
@@ -102,6 +102,10 @@ class Handoffs:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+    async def _release_all(self, legs: tuple[Leg, ...]) -> None:
+        for leg in legs:
+            await self._release(leg)
 
     async def _release(self, leg: Leg) -> None:
         problem = ""
@@ -133,8 +137,7 @@ class Handoffs:
         if task.cancelled() or task.exception() is not None:
             return
         exchange.on_answer(leg, task.result())
-        for release in exchange.on_exit(accepted=False):
-            await self._release(release)
+        await self._release_all(exchange.on_exit(accepted=False))
 
 
 def _overloaded(address: str, why: str) -> RequestError:

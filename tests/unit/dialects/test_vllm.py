@@ -24,14 +24,15 @@ def test_legs_as_the_nixl_connector_wants_them() -> None:
     assert exchange.on_exit(accepted=True) == ()
 
 
-def test_a_release_is_a_request_that_d_refuses() -> None:
+def test_a_release_is_a_request_that_d_refuses_and_a_token_that_makes_it_step() -> None:
     exchange = DIALECT.begin(request(max_tokens=1), SPLIT)
     step = exchange.on_answer(only_leg(exchange), chat_answer(ticket=NIXL_TICKET))
     assert isinstance(step, Reply) and step.early
-    (release,) = exchange.on_exit(accepted=False)
+    release, nudge = exchange.on_exit(accepted=False)
     body = json.loads(release.body)
     assert release.rank is D and release.stage is Stage.DECODE and release.url == "http://d:1/v1/completions"
     assert body["kv_transfer_params"] == NIXL_TICKET and body["model"] == "tercet-release"
+    assert nudge.rank is D and json.loads(nudge.body) == {"model": "m", "prompt": "x", "max_tokens": 1}
 
 
 def test_without_blocks_there_is_nothing_to_release() -> None:
