@@ -47,7 +47,7 @@ def test_mooncake_both_answers_make_the_ticket(engines_first: bool) -> None:
         "transfer_id": transfer,
     }
     assert json.loads(decode.body)["kv_transfer_params"] == ticket
-    (release,) = exchange.on_exit(accepted=False)
+    release, _nudge = exchange.on_exit(accepted=False)
     assert release.rank == D and json.loads(release.body)["kv_transfer_params"] == ticket
 
 

@@ -95,7 +95,7 @@ def test_metadata_takes_a_pictures_place_on_p_and_d() -> None:
     decode = only(exchange.on_answer(prefill, chat_answer(ticket=NIXL_TICKET)))
     assert parts_of(decode) == expected and body_of(decode)["kv_transfer_params"] == NIXL_TICKET
     assert not exchange.pictures(), "a consumer's encoder cache may have dropped them"
-    (release,) = exchange.on_exit(accepted=False)
+    release, _nudge = exchange.on_exit(accepted=False)
     assert release.rank == D and body_of(release)["kv_transfer_params"] == NIXL_TICKET
 
 
