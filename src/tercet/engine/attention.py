@@ -26,6 +26,17 @@ class PagedOps(Protocol):
         """Attend with `q` [sequences, heads, head_dim]; returns [sequences, heads * head_dim] fp32."""
         ...
 
+    @property
+    def prefills(self) -> bool:
+        """True when `prefill` may be called."""
+        ...
+
+    def prefill(
+        self, layer: int, chunk: PrefillChunk, q: torch.Tensor, out: torch.Tensor, scale: float, window: int
+    ) -> None:
+        """Attend with `q` [rows, heads, head_dim] bf16, the chunk's last rows, into `out` [rows, heads * head_dim]."""
+        ...
+
 
 class _Buffer:
     """Memory that is used again and again: fresh megabytes would cost a page fault every 4 KiB."""
@@ -49,12 +60,13 @@ class PagedAttention:
     """
 
     def __init__(self, pool: KVPool, compute_dtype: torch.dtype, kernels: PagedOps | None = None) -> None:
-        """With `kernels`, decode and storing run in them; without, in torch operators."""
+        """With `kernels`, decode and storing run in them, prefill too where they can; without, in torch operators."""
         self._pool = pool
         self._dtype = compute_dtype
         self._heads = pool.shape.kv_heads
         self._dim = pool.shape.head_dim
         self._kernels = kernels
+        self._prefills = kernels is not None and kernels.prefills and compute_dtype == torch.bfloat16
         device = pool.rows[0].device
         self._gathered = _Buffer(pool.shape.dtype, device)
         self._converted = _Buffer(compute_dtype, device)
@@ -93,7 +105,11 @@ class PagedAttention:
         for chunk in plan.prefill:
             if chunk.samples or not last:
                 first = chunk.last - 1 if last else chunk.first
-                self._prefill(plan, layer, q, scale, window, chunk, first, out)
+                if self._kernels is not None and self._prefills:
+                    part = slice(first, chunk.last)
+                    self._kernels.prefill(layer, chunk, q[part], out[part], scale, window)
+                else:
+                    self._prefill(plan, layer, q, scale, window, chunk, first, out)
         return out[plan.sampled] if last else out
 
     def _context(self, plan: StepPlan, layer: int, first: int, tables: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from tercet.engine.linear import LinearOp, PackedLinear, PlainLinear, Transposed
 from tercet.engine.ops import LayerOps, TorchOps
 
 DTYPES = ("bf16", "fp32")
+PREFILL_THREADS = 2  # up to so many, one thread of the compiled prefill attention beats all threads of torch's
 
 
 class DeviceBackend(Protocol):
@@ -74,7 +75,8 @@ class DeviceBackend(Protocol):
 class CpuBackend:
     """Plain CPU cores.
 
-    With bf16 units, `bf16` is bf16 throughout, in oneDNN's prepacked linears. Without, it means weights and KV pool in
+    With bf16 units, `bf16` is bf16 throughout: oneDNN's prepacked linears, and prefill attention compiled for the units
+    (a third of torch's time). Without, it means weights and KV pool in
     bf16 and arithmetic in fp32 (emulated bf16 products run at a tenth of the speed).
 
     Kernels compiled by LLVM take over where llvmlite is installed: decode attention and the small operations always; on
@@ -98,6 +100,7 @@ class CpuBackend:
             torch.set_num_threads(threads)
         units = can_prepack(torch.bfloat16) if native_bf16 is None else native_bf16
         half = dtype == "bf16"
+        self._threads = threads
         self.device = torch.device("cpu")
         self.weight_dtype: torch.dtype | None = torch.bfloat16 if half else None
         self.kv_dtype = torch.bfloat16 if half else torch.float32
@@ -140,7 +143,7 @@ class CpuBackend:
             return None
         from tercet.engine.jit.paged import PagedKernels
 
-        return PagedKernels.build(pool, heads)
+        return PagedKernels.build(pool, heads, prefill=self._threads <= PREFILL_THREADS)
 
     def kv_bytes(self) -> int:
         """Return 256 MiB: 11,000 tokens of SmolLM2 in bf16."""

@@ -9,27 +9,38 @@ import torch
 from tercet.engine.jit.attention import DecodeKernel, DecodeShape
 from tercet.engine.jit.compiler import Compiled
 from tercet.engine.jit.emitter import I64, PTR, WIDTH, Emitter, integer
+from tercet.engine.jit.prefill import PrefillKernel
 from tercet.engine.kv_pool import KVPool
-from tercet.engine.step_plan import DecodeGroup
+from tercet.engine.step_plan import DecodeGroup, PrefillChunk
 
 
 class PagedKernels:
-    """Decode attention and the storing of keys and values, for one pool and one number of query heads."""
+    """Attention and the storing of keys and values, for one pool and one number of query heads."""
 
-    def __init__(self, pool: KVPool, shape: DecodeShape) -> None:
+    def __init__(self, pool: KVPool, shape: DecodeShape, *, prefill: bool) -> None:
         self._pool = pool
         self._shape = shape
         self._decode = DecodeKernel(shape)
+        self._prefill = PrefillKernel(shape) if prefill and PrefillKernel.supports(shape) else None
+        self._working: tuple[torch.Tensor, ...] = ()
         self._addresses = tuple(rows.data_ptr() for rows in pool.rows)
         self._scratch = torch.empty(0)
 
     @classmethod
-    def build(cls, pool: KVPool, heads: int) -> PagedKernels | None:
-        """Return the kernels for `heads` query heads, or None when the shape does not suit them."""
+    def build(cls, pool: KVPool, heads: int, *, prefill: bool = False) -> PagedKernels | None:
+        """Return the kernels for `heads` query heads, or None when the shape does not suit them.
+
+        `prefill`: that of bf16 prefill too, where the CPU has what it needs.
+        """
         kv = pool.shape
         bf16 = kv.dtype == torch.bfloat16
         shape = DecodeShape(kv.kv_heads, heads // kv.kv_heads, kv.head_dim, kv.block_size, kv.block_elements, bf16)
-        return cls(pool, shape) if shape.supported else None
+        return cls(pool, shape, prefill=prefill) if shape.supported else None
+
+    @property
+    def prefills(self) -> bool:
+        """True when `prefill` may be called."""
+        return self._prefill is not None
 
     def store(self, layer: int, slots: torch.Tensor, kv: torch.Tensor) -> None:
         """Write `kv` [tokens, 2 * kv_heads, head_dim], fp32 or bf16, in the pool's type to the tokens' `slots`."""
@@ -61,6 +72,33 @@ class PagedKernels:
             scale,
         )
         return out
+
+    def prefill(
+        self, layer: int, chunk: PrefillChunk, q: torch.Tensor, out: torch.Tensor, scale: float, window: int
+    ) -> None:
+        """Attend with `q` [rows, heads, head_dim] bf16, the chunk's last rows, into `out` [rows, heads * head_dim]."""
+        if self._prefill is None:
+            raise RuntimeError("there is no prefill kernel here: look at `prefills`")
+        if q.stride(1) != q.shape[2] or q.stride(2) != 1:
+            q = q.contiguous()
+        rows = q.shape[0]
+        context = chunk.start + chunk.last - chunk.first
+        needed = self._prefill.scratch_elements(context)
+        if not self._working or needed[0] > len(self._working[0]):
+            kinds = (torch.bfloat16, torch.bfloat16, torch.float32, torch.bfloat16)
+            self._working = tuple(torch.empty(n, dtype=kind) for n, kind in zip(needed, kinds, strict=True))
+        self._prefill.call(
+            q.data_ptr(),
+            out.data_ptr(),
+            self._addresses[layer],
+            chunk.table.data_ptr(),
+            *(part.data_ptr() for part in self._working),
+            rows,
+            context - rows,
+            q.stride(0),
+            window,
+            scale,
+        )
 
 
 @cache  # machine code is immutable: one copy a process
