@@ -32,13 +32,15 @@ ServedEngine = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="tercet computes; virtual answers at the speed of --gpu; vllm: vLLM's workers (see `tercet engine`).  "
-        "[default: tercet]",
+        help="tercet computes; virtual answers at the speed of --gpu; vllm, sglang, trtllm: those engines' workers "
+        "(see `tercet engine`).  [default: tercet]",
     ),
 ]
 EnginePython = Annotated[
     Path | None,
-    typer.Option(metavar="PATH", help="The Python that has vllm.  [default: this one, else `tercet engine install`'s]"),
+    typer.Option(
+        metavar="PATH", help="The Python that has the engine.  [default: this one, else `tercet engine install`'s]"
+    ),
 ]
 Gpu = Annotated[
     str | None,

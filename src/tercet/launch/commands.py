@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tercet.core.stage import Stage, role_letter
-from tercet.core.topology import Topology, WorkerSpec
+from tercet.core.errors import UsageError
+from tercet.core.stage import Mode, Stage, role_letter
+from tercet.core.topology import Topology, WorkerSpec, default_mode
+from tercet.dialects.registry import dialect_named
 from tercet.launch.engines.flags import flags_of
 from tercet.launch.engines.protocol import WorkerProcess
 from tercet.launch.engines.registry import engine_commands
@@ -53,27 +55,7 @@ class TercetCommands:
 
     def router(self, placement: Placement) -> Sequence[str]:
         """Return the router's command line."""
-        topology = placement.topology
-        router = topology.router
-        engine = engine_commands(topology.engine.engine)
-        flags: dict[str, object] = {
-            "--mode": topology.mode,
-            "--dialect": engine.dialect,
-            "--health-timeout": engine.health_timeout_s,
-            "--host": router.host,
-            "--port": router.port,
-            "--balancer": router.balancer,
-            "--ppd-threshold": router.ppd_threshold,
-            "--prefill-fallback": router.prefill_fallback,
-            "--encode-fallback": router.encode_fallback,
-            "--max-images": topology.engine.max_images,
-            "--api-key-file": router.api_key_file,
-            "--shutdown-grace": ROUTER_GRACE_S,
-        }
-        argv = [*_tercet("router"), *flags_of(flags)]
-        for worker in topology.workers:
-            argv += [_ROUTER_FLAGS[role_letter(worker.stages)], f"{placement.worker_url(worker)}{_said(worker)}"]
-        return argv
+        return [sys.executable, "-m", "tercet", "router", *router_arguments(placement)]
 
 
 ROUTER_GRACE_S = 3.0
@@ -82,13 +64,38 @@ ROUTER_GRACE_S = 3.0
 _ROUTER_FLAGS = {"A": "--worker", "E": "--encode", "P": "--prefill", "D": "--decode"}
 
 
-def _tercet(command: str) -> list[str]:
-    return [sys.executable, "-m", "tercet", command]
-
-
-def _said(worker: WorkerSpec) -> str:
-    """Return what the router is told of a worker besides its URL and role."""
-    said = [] if worker.ranks == 1 else [f"ranks={worker.ranks}"]
-    if Stage.ENCODE in worker.stages and role_letter(worker.stages) != "E":
-        said.append("encode")
-    return "#" + ",".join(said) if said else ""
+def router_arguments(placement: Placement, grace_s: float = ROUTER_GRACE_S) -> list[str]:
+    """Return the arguments of `tercet router`. Raises UsageError for a mode that the engine can't run."""
+    topology, router = placement.topology, placement.topology.router
+    engine = engine_commands(topology.engine.engine)
+    dialect = dialect_named(engine.dialect)
+    workers = topology.workers
+    mode = topology.mode
+    if not dialect.encodes:
+        # Its encode workers are spoken to by those that prefill.
+        workers = tuple(worker for worker in workers if role_letter(worker.stages) != "E")
+        mode = {Mode.EPD: default_mode(workers), Mode.EPPD: Mode.PPD}.get(mode, mode) if workers else mode
+    if mode is Mode.PPD and not dialect.decode_alone:
+        raise UsageError(f"mode {topology.mode} needs decode workers that compute prompts: {dialect.name}'s can't")
+    flags: dict[str, object] = {
+        "--mode": mode,
+        "--dialect": engine.dialect,
+        "--health-timeout": engine.health_timeout_s,
+        "--host": router.host,
+        "--port": router.port,
+        "--balancer": router.balancer,
+        "--ppd-threshold": router.ppd_threshold,
+        "--prefill-fallback": router.prefill_fallback,
+        "--encode-fallback": router.encode_fallback,
+        "--max-images": topology.engine.max_images,
+        "--api-key-file": router.api_key_file,
+        "--shutdown-grace": grace_s,
+    }
+    arguments = flags_of(flags)
+    for worker in workers:
+        said = ([f"ranks={worker.ranks}"] if worker.ranks > 1 else []) + list(engine.said(placement, worker))
+        if Stage.ENCODE in worker.stages and role_letter(worker.stages) != "E":
+            said.append("encode")
+        fragment = "#" + ",".join(said) if said else ""
+        arguments += [_ROUTER_FLAGS[role_letter(worker.stages)], f"{placement.worker_url(worker)}{fragment}"]
+    return arguments

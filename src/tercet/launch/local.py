@@ -159,6 +159,8 @@ class LocalDeployment:
     def _worker_part(self, worker: WorkerSpec) -> PartSpec:
         process = self._commands.worker(self._placement, worker)
         path = process.ready_path
+        for name, text in process.files.items():
+            Path(name).write_text(text, encoding="utf-8")
         return PartSpec(worker.name, process.argv, self.worker_urls[worker.name], path, path, process.env)
 
     def _part(self, spec: PartSpec, env: Mapping[str, str], keeper: Keeper) -> Part:

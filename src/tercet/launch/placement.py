@@ -14,7 +14,7 @@ class Placement:
     """What a command line needs beyond the topology.
 
     `run_path` is the deployment's folder, gone with it. `side_ports` holds by worker the consecutive ports that its
-    engine asked for beside the one it serves on.
+    engine asked for beside the one it serves on, `hosts` the names of workers that others don't reach at `host`.
     """
 
     topology: Topology
@@ -23,10 +23,11 @@ class Placement:
     cache_dir: Path | None = None
     run_path: Path | None = None
     side_ports: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    hosts: Mapping[str, str] = field(default_factory=dict)
 
     def worker_url(self, worker: WorkerSpec) -> str:
-        """Return the worker's URL. Workers listen on loopback only: the router is the door."""
-        return f"http://{self.host}:{worker.port}"
+        """Return the worker's URL. On one machine workers listen on loopback only: the router is the door."""
+        return f"http://{self.hosts.get(worker.name, self.host)}:{worker.port}"
 
     @property
     def router_url(self) -> str:

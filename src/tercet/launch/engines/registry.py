@@ -5,12 +5,16 @@ from __future__ import annotations
 from tercet.core.errors import UsageError
 from tercet.launch.engines.builtin import BuiltinCommands
 from tercet.launch.engines.protocol import EngineCommands
+from tercet.launch.engines.sglang import SglangCommands
+from tercet.launch.engines.trtllm import TrtllmCommands
 from tercet.launch.engines.vllm import VllmCommands
 
 ENGINES: dict[str, type[EngineCommands]] = {
     "tercet": BuiltinCommands,
     "virtual": BuiltinCommands,
     "vllm": VllmCommands,
+    "sglang": SglangCommands,
+    "trtllm": TrtllmCommands,
 }
 """Commands by the `engine` of a topology; another engine is another file here, another line, and a name in the
 schema."""

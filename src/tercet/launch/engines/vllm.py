@@ -53,6 +53,21 @@ class VllmCommands:
             "/health",
         )
 
+    def container(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
+        """Return how the worker's container is started. Raises UsageError for settings vLLM has no word for."""
+        check(placement.topology)
+        # Whether the model takes pictures stands in its configuration, which is not here: encoders say so.
+        sees = has_encoders(placement.topology.workers)
+        arguments = arguments_of(placement, worker, Path(placement.topology.model), sees=sees)
+        env = environment_of(placement, worker, "")
+        # The model comes from the hub, and which GPUs there are the container's runtime decides.
+        env = {name: value for name, value in env.items() if name not in ("HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES")}
+        return WorkerProcess(("python3", "-m", "vllm.entrypoints.openai.api_server", *arguments), env, "/health")
+
+    def said(self, placement: Placement, worker: WorkerSpec) -> tuple[str, ...]:
+        """Return nothing: NIXL's side channels travel in the tickets."""
+        return ()
+
 
 def check(topology: Topology) -> None:
     """Raise UsageError for settings that vLLM can't follow."""
