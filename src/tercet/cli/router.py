@@ -36,12 +36,27 @@ def spread(arguments: list[str]) -> list[str]:
     return result
 
 
+def from_files(arguments: list[str]) -> list[str]:
+    """Put the lines of FILE in the place of `@FILE`; empty lines and # comments are skipped. Raises UsageError."""
+    result: list[str] = []
+    for argument in arguments:
+        if argument.startswith("@"):
+            try:
+                lines = Path(argument[1:]).read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"cannot read the arguments in {argument[1:]}: {error}") from error
+            result += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        else:
+            result.append(argument)
+    return result
+
+
 class Command(TyperCommand):
     """The command, whose flags of URLs take several values after one flag, as the vLLM router's do."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments."""
-        parsed: list[str] = super().parse_args(ctx, spread(args))
+        parsed: list[str] = super().parse_args(ctx, spread(from_files(args)))
         return parsed
 
 
@@ -150,6 +165,7 @@ def router(
 
     A flag of URLs takes several, or may be repeated; URL#encode is a worker of another role that encodes pictures too,
     URL#events=PORT a vLLM worker that publishes KV events there.
+    @FILE stands for arguments in a file, one a line.
     Change the mode while it serves: POST /mode/NAME. Flags of vLLM's router work too: --worker-urls, --policy,
     --pd-disaggregation, --intra-node-data-parallel-size.
 

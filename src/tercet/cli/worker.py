@@ -57,6 +57,9 @@ def worker(
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Accept only requests with one of these keys, one a line.")
     ] = None,
+    shutdown_grace: Annotated[
+        float, typer.Option(metavar="SECONDS", help="For requests in flight when it is asked to end.", min=0)
+    ] = 3.0,
 ) -> None:
     """Start one worker: an OpenAI-compatible server on a URL, with one engine process per device.
 
@@ -108,7 +111,7 @@ def worker(
         api_keys=flags.read_keys(api_key_file),
         **{field: value for field, value in given.items() if value is not None},
     )
-    raise typer.Exit(run(config))
+    raise typer.Exit(run(config, grace_s=shutdown_grace))
 
 
 def _stage(text: str) -> Stage:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from tercet.core.errors import UsageError
 
 PR_SET_PDEATHSIG = 1
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+"""Where control groups of version 2 say how much processor time a container gets: microseconds, and of how many."""
 ENGINE_NICENESS = 5
 """Ranks run below router and client: a long step must not delay a byte that is ready to go."""
 
@@ -85,7 +89,20 @@ def settle(device: Device) -> int:
     if device.kind == "cpu":
         os.sched_setaffinity(0, device.cores)
     os.nice(ENGINE_NICENESS)
-    return len(device.cores) or 1
+    threads = len(device.cores) or 1
+    return min(threads, quota()) if device.name == "cpu" else threads
+
+
+def quota(cpu_max: Path = CPU_MAX) -> int:
+    """Return how many cores' time this container may use, at least 1; sys.maxsize without a limit.
+
+    A container sees all cores of its machine: with a thread for each, most of them would wait for the next period.
+    """
+    try:
+        allowed, period = cpu_max.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return sys.maxsize  # no control groups of version 2, or not here
+    return sys.maxsize if allowed == "max" else max(1, -(-int(allowed) // int(period)))
 
 
 def _is_number(text: str) -> bool:
