@@ -48,6 +48,7 @@ ENTRIES = (
     Entry("status", "status", "Show what is running: workers, ranks, load, cache, counts per mode."),
     Entry("logs", "logs", "Show or follow the log of a worker or of the router."),
     Entry("stop", "stop", "Stop a deployment and wait until nothing of it is left."),
+    Entry("deploy", "deploy", "Write the manifests that put a topology on Kubernetes."),
     Entry("compare", "compare", "Measure architectures against each other, and say which wins."),
     Entry("bench", "bench", "Send measured traffic to any OpenAI-compatible server."),
     Entry("calibrate", "calibrate", "Fit a stack's constants, or this machine, to measurements, for planning."),

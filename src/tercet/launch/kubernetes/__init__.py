@@ -1,0 +1,1 @@
+"""A topology as objects of a Kubernetes cluster."""
