@@ -58,6 +58,9 @@ def serve(
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return once it is ready; it goes on running.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the command lines that it would start, and start nothing.")
+    ] = False,
     restart: Annotated[
         str,
         typer.Option(
@@ -69,7 +72,10 @@ def serve(
     ] = None,
     start_timeout: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="How long a part may take to start.  [default: 120; vllm: 600]"),
+        typer.Option(
+            metavar="SECONDS",
+            help="How long a part may take to start.  [default: 120; vllm: 600; sglang: 1200; trtllm: 1800]",
+        ),
     ] = None,
     balancer: Annotated[
         str | None,
@@ -130,6 +136,7 @@ def serve(
       tercet serve examples/topologies/pd.yaml --dtype fp32
       tercet serve 2P2D --engine virtual --gpu h100   virtual GPUs: real scheduling, imitated speed
       tercet serve 1P1D --engine vllm --dtype fp32    vLLM's workers, KV handed over by NIXL
+      tercet serve 1P1D --engine sglang --model Qwen/Qwen3-8B --dry-run   the command lines, for you to start
       tercet serve 1P1D --random-weights tiny         starts in seconds, answers nonsense
     """
     from tercet.launch.devices import parse_devices
@@ -171,6 +178,12 @@ def serve(
         "blocking_image_loading": blocking_image_loading or None,
     }
     built = with_settings(topology_from(topology, asked), settings)
+    if dry_run:
+        from tercet.launch.plan import planned_lines
+
+        for line in list(planned_lines(built, cache_dir)):
+            typer.echo(line)
+        return
     _serve(built, detach, restart == "on-failure", log_dir, cache_dir, start_timeout)
 
 

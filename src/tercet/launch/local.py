@@ -13,12 +13,13 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from tercet.core.errors import UsageError
-from tercet.core.topology import RouterSpec, Topology, WorkerSpec, check_sight, with_sight
+from tercet.core.topology import RouterSpec, Topology, WorkerSpec
 from tercet.http.client import Client
 from tercet.launch.commands import Commands, TercetCommands
 from tercet.launch.devices import resolve_devices
 from tercet.launch.engines.registry import engine_commands
 from tercet.launch.keeper import Keeper
+from tercet.launch.model import shown_model, with_stages
 from tercet.launch.part import BACKOFF_S, Part, PartSpec
 from tercet.launch.placement import Placement
 from tercet.launch.ports import PortReservation, check_free
@@ -114,7 +115,8 @@ class LocalDeployment:
 
     async def _start(self) -> None:
         self._started_at = time.time()
-        assigned, self.warnings = resolve_devices(self._with_stages(self.topology))
+        sees = self._commands.sees(self.topology, self._cache_dir)
+        assigned, self.warnings = resolve_devices(with_stages(self.topology, sees))
         self.topology = self._reserve_ports(assigned)
         self._run_dir = run_dir = RunDir.claim(self._run_root, self.topology.name)
         self.name = run_dir.name
@@ -147,14 +149,6 @@ class LocalDeployment:
         self._publish("ready")
         self._watchers = [asyncio.create_task(part.watch(self._restart)) for part in (*self._workers, self._router)]
         self._on_progress(Progress("deployment", "ready", self.url))
-
-    def _with_stages(self, topology: Topology) -> Topology:
-        """Return the topology whose workers encode where the model sees. Raises UsageError when it does not, but a
-        worker shall."""
-        if not self._commands.sees(topology, self._cache_dir):
-            check_sight(topology.workers, shown_model(topology))
-            return topology
-        return replace(topology, workers=with_sight(topology.workers))
 
     def _worker_part(self, worker: WorkerSpec) -> PartSpec:
         process = self._commands.worker(self._placement, worker)
@@ -279,12 +273,6 @@ def check_router_port(run_root: Path, router: RouterSpec) -> None:
                 f"`tercet stop {state.name}`, or choose another port with --port"
             )
     check_free(router.host, router.port, "router", "--port")
-
-
-def shown_model(topology: Topology) -> str:
-    """Return what people are told of the model."""
-    shape = topology.engine.random_weights
-    return topology.model if shape is None else f"random weights of {shape}"
 
 
 async def _all_or_none(starts: Sequence[Coroutine[None, None, None]]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from tercet.core.errors import MissingExtraError
-from tercet.core.topology import Topology
+from tercet.core.topology import Topology, check_sight, with_sight
 from tercet.engine.models.folder import ModelFolder
 from tercet.engine.models.random_model import random_model_folder
 from tercet.engine.models.store import resolve
@@ -16,6 +17,21 @@ from tercet.engine.models.store import resolve
 def sees(topology: Topology, cache_dir: Path | None = None) -> bool:
     """True when the topology's model takes pictures."""
     return "vision_config" in prepare_model(topology, cache_dir).config
+
+
+def with_stages(topology: Topology, model_sees: bool) -> Topology:
+    """Return the topology whose workers encode where the model sees. Raises UsageError when it does not, but a worker
+    shall."""
+    if model_sees:
+        return replace(topology, workers=with_sight(topology.workers))
+    check_sight(topology.workers, shown_model(topology))
+    return topology
+
+
+def shown_model(topology: Topology) -> str:
+    """Return what people are told of the model."""
+    shape = topology.engine.random_weights
+    return topology.model if shape is None else f"random weights of {shape}"
 
 
 def prepare_model(

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tercet.cli.main import build_app
-from tercet.cli.router import spread
+from tercet.cli.router import from_files, spread
+from tercet.core.errors import UsageError
 
 A, B, C = "http://a:1", "http://b:2", "http://c:3"
 
@@ -53,6 +56,22 @@ def test_flags_reach_the_configuration(configured: list[object]) -> None:
     assert isinstance(config, RouterConfig)
     assert (config.mode, config.prefill, config.decode) == ("ppd", (A,), (B, C + "#ranks=2"))
     assert (config.port, config.ppd_threshold, config.host) == (9, 64, "127.0.0.1")
+
+
+def test_arguments_may_lie_in_a_file(configured: list[object], tmp_path: Path) -> None:
+    from tercet.router.config import RouterConfig
+
+    file = tmp_path / "arguments"
+    file.write_text(f"# of a ConfigMap\n--prefill\n{A}\n\n--decode\n{B}\n{C}#ranks=2\n")
+    call(f"@{file}", "--port", "9")
+    (config,) = configured
+    assert isinstance(config, RouterConfig)
+    assert (config.prefill, config.decode, config.port) == ((A,), (B, C + "#ranks=2"), 9)
+
+
+def test_a_file_of_arguments_that_is_not_there_is_named() -> None:
+    with pytest.raises(UsageError, match="cannot read the arguments in /nowhere"):
+        from_files(["@/nowhere"])
 
 
 def test_flags_of_the_vllm_router_mean_the_same(configured: list[object]) -> None:

@@ -32,7 +32,7 @@ def test_what_the_launcher_writes_the_command_reads_back(monkeypatch: pytest.Mon
 
     seen: list[WorkerConfig] = []
 
-    def run(config: WorkerConfig) -> int:
+    def run(config: WorkerConfig, *, grace_s: float) -> int:
         seen.append(config)
         return 0
 
