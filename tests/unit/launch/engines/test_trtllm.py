@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_settings_become_flags_and_options() -> None:
     placement = placed(text, ", kv_blocks: 100, max_num_seqs: 8, transport: nixl")
     argv = TrtllmCommands().container(placement, placement.topology.workers[0]).argv
     assert argv[:2] == ("trtllm-serve", "o/m")
-    flags = dict(zip(argv, argv[1:], strict=False))
+    flags = dict(itertools.pairwise(argv))
     assert (flags["--max_batch_size"], flags["--tp_size"], flags["--max_seq_len"]) == ("8", "2", "4096")
     said = options_of(placement.topology, placement.topology.workers[0])
     assert said["enable_attention_dp"] is True
