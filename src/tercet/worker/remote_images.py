@@ -6,22 +6,15 @@ hands its KV on.
 
 from __future__ import annotations
 
-import logging
-from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
-from tercet.core.errors import TransferError
 from tercet.core.image_ticket import ImageTicket
 from tercet.engine.sequence import ImageFetch
 from tercet.transfer.client import HandoffClient
 from tercet.worker.lease_keeper import LeaseKeeper
-from tercet.worker.remote_tickets import FETCH_TIMEOUT_S
-
-log = logging.getLogger(__name__)
-
-FETCH_THREADS = 4
+from tercet.worker.remote_reads import RemoteReads
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +26,9 @@ class ImageFetched:
 
 
 class RemoteImages:
-    """Image tickets of other engines, held by sequences. Owns its threads; `wake` is called after every fetch.
+    """Image tickets of other engines, held by sequences.
 
-    Used by the engine loop alone, but for what happens in the threads.
-    """
+    Owns the threads that read; `wake` is called after every fetch."""
 
     def __init__(
         self,
@@ -46,12 +38,10 @@ class RemoteImages:
         block_bytes: int,
         wake: Callable[[], None],
     ) -> None:
-        self._client, self._keeper, self._pool, self._block_bytes = client, keeper, pool, block_bytes
-        self._wake = wake
+        self._keeper = keeper
         self._held: dict[str, list[ImageTicket]] = {}
         self._holders: dict[str, int] = {}
-        self._fetched: deque[ImageFetched] = deque()
-        self._threads = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch-image")
+        self._reads: RemoteReads[ImageFetched] = RemoteReads(client, pool, block_bytes, wake, "fetch-image")
 
     def hold(self, sequence_id: str, tickets: Iterable[ImageTicket]) -> None:
         """Keep these tickets' leases until `let_go`; several sequences may hold the same ticket."""
@@ -75,34 +65,14 @@ class RemoteImages:
         held = self._held.get(fetch.sequence.id, ())
         ticket = next((ticket for ticket in held if ticket.key == fetch.key), None)
         if ticket is None:  # its sequence has ended since
-            self._fetched.append(ImageFetched(fetch.key, "its client left"))
-            self._wake()
+            self._reads.end(ImageFetched(fetch.key, "its client left"))
         else:
-            self._threads.submit(self._fetch, ticket, fetch.local)
+            self._reads.start(ticket, ticket.block_ids, fetch.local, partial(ImageFetched, ticket.key), accept=False)
 
     def fetched(self) -> list[ImageFetched]:
         """Return the reads that ended since the last call."""
-        ended = []
-        while self._fetched:
-            ended.append(self._fetched.popleft())
-        return ended
+        return self._reads.ended()
 
     def close(self) -> None:
         """End the threads. Reads under way get a TransferError when the client is closed, which is the next step."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    # --- in the fetch threads: nothing here may touch the scheduler ---
-
-    def _fetch(self, ticket: ImageTicket, local: tuple[int, ...]) -> None:
-        why = None
-        try:
-            self._client.fetch(
-                ticket, ticket.block_ids, self._pool, local, self._block_bytes, FETCH_TIMEOUT_S, accept=False
-            )
-        except TransferError as error:
-            why = str(error)
-        except Exception as error:  # a fault of a transport must not leave a sequence waiting for ever
-            log.exception("fetching the embeddings of ticket %s", ticket.id)
-            why = repr(error)
-        self._fetched.append(ImageFetched(ticket.key, why))
-        self._wake()
+        self._reads.close()

