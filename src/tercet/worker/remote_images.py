@@ -28,7 +28,8 @@ class ImageFetched:
 class RemoteImages:
     """Image tickets of other engines, held by sequences.
 
-    Owns the threads that read; `wake` is called after every fetch."""
+    Owns the threads that read; `wake` is called after every fetch.
+    """
 
     def __init__(
         self,
