@@ -51,6 +51,11 @@ class Scheduler:
         self._expirations = 0
         self._remote_recomputes = 0
 
+    @property
+    def running(self) -> Seq[Sequence]:
+        """The sequences that compute or decode, by arrival: to be read, not kept."""
+        return self._running
+
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Raises RequestError when it can never fit or its ticket contradicts it."""
         if sequence.id in self._sequences or sequence.id in self._fetching:

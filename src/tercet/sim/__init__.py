@@ -1,0 +1,1 @@
+"""The simulator: the same scheduler and the same routing on a virtual clock."""

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from tercet.core.errors import UsageError
+from tercet.core.stage import Mode
+from tercet.latency.linear import LinearOracle
+from tercet.latency.oracle import ChosenOracle, OracleSource
+from tercet.latency.stack import StackConstants
+from tercet.results.serving import peak_concurrency
+from tercet.results.slo import Slo
+from tercet.routing.policy import Policy
+from tercet.sim.fleet import EngineCaps, FleetSpec, fleet_of
+from tercet.sim.simulate import WorkerLoss, simulate
+from tercet.traffic.pictures import Pictures
+from tercet.traffic.spec import TrafficSpec
+from tercet.traffic.workload import Workload, workload_from_name
+
+SHORT = Workload("short", 160, 40)
+DEVICE = ChosenOracle(
+    LinearOracle(base_ms=10.0, token_ms=0.1, context_ms=0.0, kv_token_bytes=1000, kv_tokens=1 << 20, image_ms=50.0),
+    OracleSource("linear", "made up"),
+    link_bytes_s=1e6,
+    image_tokens=64,
+)
+BLIND = replace(DEVICE, image_tokens=0)
+
+
+def one_by_one(workload: Workload = SHORT, requests: int = 4, turns: int = 1) -> TrafficSpec:
+    return TrafficSpec(workload, 1.0, requests, turns, concurrency=1)
+
+
+def test_a_lone_request_costs_its_prompt_and_its_steps() -> None:
+    fleet = fleet_of("1A", BLIND, stack=StackConstants(per_request_ms=3.0, idle_ms=2.0))
+    result = simulate(fleet, one_by_one())
+    assert len(result.requests) == 4
+    for record in result.requests:
+        assert record.ttft_ms == pytest.approx(3 + 2 + 10 + 16)
+        assert record.tpot_ms == pytest.approx(10)
+        assert (record.prompt_tokens, record.output_tokens, record.route) == (160, 40, "A0")
+
+
+def test_a_handoff_costs_its_bytes_and_its_hop() -> None:
+    fleet = fleet_of("1P1D", BLIND, stack=StackConstants(hop_ms=5.0))
+    record = simulate(fleet, one_by_one()).requests[0]
+    assert record.ttft_ms == pytest.approx(10 + 16 + 5 + 160)
+    assert record.external_tokens == 160
+    assert record.route == "P0>D0"
+    assert record.phases_ms["handoff"] == pytest.approx(165)
+
+
+def test_transfers_wait_for_the_link() -> None:
+    fleet = fleet_of("1P1D", BLIND)
+    together = TrafficSpec(SHORT, 1.0, 4, concurrency=4)
+    result = simulate(fleet, together)
+    # Four prompts in one step, then 160 ms of link each, one after the other.
+    firsts = sorted(record.ttft_ms for record in result.requests)
+    assert [b - a for a, b in pairwise(firsts)] == pytest.approx([160, 160, 160], abs=11)
+    assert result.counters.transferred_bytes == 4 * 160_000
+    assert result.counters.transfer_wait_s > 0.4
+
+
+def test_leaps_change_nothing() -> None:
+    fleet = fleet_of("2A", BLIND, stack=StackConstants(per_request_ms=1.0))
+    traffic = TrafficSpec(SHORT, 20.0, 200, 2, seed=3)
+    leaping = simulate(fleet, traffic, token_times=True)
+    stepping = simulate(fleet, traffic, token_times=True, watch=lambda address: lambda now, batch: None)
+    assert leaping.counters.leapt > leaping.counters.steps / 10
+    assert stepping.counters.leapt == 0
+    assert leaping.counters.steps == stepping.counters.steps
+    for a, b in zip(leaping.requests, stepping.requests, strict=True):
+        assert a.chunk_s == pytest.approx(b.chunk_s)
+        assert len(a.chunk_s) == 40
+        assert (a.route, a.cached_tokens) == (b.route, b.cached_tokens)
+
+
+@pytest.mark.parametrize(
+    ("mode", "threshold", "route", "split"),
+    [(Mode.PD, 512, "P0>D0", 4), (Mode.PPD, 512, "D0", 2), (Mode.PPD, 100, "P0>D0", 4)],
+)
+def test_later_turns_go_as_the_mode_says(mode: Mode, threshold: int, route: str, split: int) -> None:
+    fleet = fleet_of("1P1D", BLIND, mode=mode, policy=Policy(ppd_threshold=threshold))
+    result = simulate(fleet, one_by_one(turns=2))
+    later = [record for record in result.requests if record.turn == 2]
+    assert {record.route for record in later} == {route}
+    assert all((record.cached_tokens or 0) >= 160 for record in later)
+    assert all(record.prompt_tokens == 160 + 40 + 160 for record in later)
+    assert result.counters.split == split
+
+
+def test_a_prefix_that_was_evicted_is_a_misprediction_and_costs_its_prompt() -> None:
+    # Room for two conversations; three take turns, so each finds its first turn gone, which the router can't know.
+    caps = EngineCaps(kv_blocks=40)
+    fleet = fleet_of("1A", BLIND, mode=Mode.REPLICATED, caps=caps)
+    workload = Workload("w", 192, 32)
+    result = simulate(fleet, TrafficSpec(workload, 1.0, 12, 2, concurrency=3))
+    assert result.figures.ok == 12
+    assert result.counters.mispredictions > 0
+    roomy = simulate(fleet_of("1A", BLIND, mode=Mode.REPLICATED), TrafficSpec(workload, 1.0, 12, 2, concurrency=3))
+    assert roomy.counters.mispredictions == 0
+    assert roomy.counters.prefix_hits > result.counters.prefix_hits
+
+
+def test_shared_prefixes_are_found() -> None:
+    workload = Workload("w", 320, 8, prefix_tokens=160)
+    result = simulate(fleet_of("1A", BLIND), one_by_one(workload))
+    assert [record.cached_tokens for record in result.requests] == [0, 160, 160, 160]
+
+
+SEEING = Workload("pictures", 32, 8, pictures=Pictures(2, 2))
+
+
+def test_pictures_are_prepared_side_by_side_and_encoded() -> None:
+    stack = StackConstants(image_host_ms=100.0, image_host_workers=1, embedding_hop_ms=7.0)
+    inline = simulate(fleet_of("1A", DEVICE, stack=stack), one_by_one(SEEING)).requests[0]
+    # Two pictures on one host worker, the last one's encoding, and 2 x 64 + 32 tokens.
+    assert inline.ttft_ms == pytest.approx(200 + 50 + 10 + 16)
+    assert inline.vision_tokens == 128
+    wide = simulate(fleet_of("1A", DEVICE, stack=stack.but(image_host_workers=2)), one_by_one(SEEING)).requests[0]
+    assert wide.ttft_ms == pytest.approx(100 + 50 + 50 + 10 + 16)
+    apart = simulate(fleet_of("2E1A", DEVICE, stack=stack), one_by_one(SEEING)).requests[0]
+    assert apart.route == "E0+E1>A0"
+    assert apart.ttft_ms == pytest.approx(100 + 50 + 7 + 10 + 16)
+
+
+def test_an_encoder_keeps_pictures_that_come_again() -> None:
+    workload = replace(SEEING, pictures=Pictures(1, 1, pool=2))
+    stack = StackConstants(image_host_ms=100.0)
+    result = simulate(fleet_of("1E1P1D", DEVICE, stack=stack), one_by_one(workload, requests=8))
+    assert result.counters.encoded == 2
+    again = simulate(
+        fleet_of("1E1P1D", DEVICE, stack=stack, caps=EngineCaps(embedding_tokens=0)), one_by_one(workload, requests=8)
+    )
+    assert again.counters.encoded == 8
+
+
+def test_pictures_need_a_model_that_sees() -> None:
+    with pytest.raises(UsageError, match="name a model that does"):
+        simulate(fleet_of("1A", BLIND), one_by_one(SEEING))
+
+
+def test_data_parallel_ranks_share_the_work() -> None:
+    specs = fleet_of("1A", BLIND).pools[0]
+    fleet = FleetSpec((replace(specs, ranks=4),), Mode.AGGREGATED)
+    result = simulate(fleet, TrafficSpec(SHORT, 1.0, 8, concurrency=8))
+    assert sorted(record.route or "" for record in result.requests) == sorted(["A0", "A1", "A2", "A3"] * 2)
+    assert fleet.gpus == 4
+
+
+def test_caps_make_requests_wait() -> None:
+    free = simulate(fleet_of("1A", BLIND), TrafficSpec(SHORT, 1.0, 8, concurrency=8))
+    capped = simulate(fleet_of("1A", BLIND, caps=EngineCaps(max_num_seqs=2)), TrafficSpec(SHORT, 1.0, 8, concurrency=8))
+    assert capped.figures.ttft_ms.max > 3 * 390 > free.figures.ttft_ms.max
+
+
+def test_a_clients_pool_makes_requests_wait_too() -> None:
+    fleet = fleet_of("1A", BLIND, stack=StackConstants(connections=1))
+    result = simulate(fleet, TrafficSpec(SHORT, 1.0, 4, concurrency=4))
+    assert result.figures.ttft_ms.max == pytest.approx(3 * (26 + 390) + 26)
+
+
+def test_a_closed_loop_comes_in_waves() -> None:
+    result = simulate(fleet_of("1A", BLIND), TrafficSpec(SHORT, 1.0, 10, concurrency=4))
+    assert peak_concurrency(result.requests) == 4
+    starts = [record.sent_s for record in result.requests]
+    assert starts[:4] == [0.0] * 4
+    assert starts[4] > 0.4
+    assert starts[8] > 2 * 0.4
+    assert len(starts) == 10
+
+
+def test_a_warm_up_is_not_measured_and_leaves_its_caches() -> None:
+    workload = Workload("w", 320, 8, prefix_tokens=160)
+    cold = simulate(fleet_of("1A", BLIND), one_by_one(workload))
+    warm = simulate(fleet_of("1A", BLIND), one_by_one(workload), warmup=16)
+    assert len(warm.requests) == len(cold.requests) == 4
+    assert warm.requests[0].sent_s == 0
+    assert warm.counters.steps > cold.counters.steps
+
+
+def test_a_lost_worker_fails_streams_and_has_the_others_tried_again() -> None:
+    fleet = fleet_of("2A", BLIND)
+    traffic = TrafficSpec(SHORT, 1.0, 12, concurrency=4)
+    result = simulate(fleet, traffic, losses=[WorkerLoss("A0", 0.2, 0.5)])
+    kinds = [record.failure for record in result.requests]
+    assert kinds.count("closed") == 2
+    assert result.figures.ok == 10
+    after = [record.route for record in result.requests if record.ok and record.done_s > 1.2]
+    assert "A0" in after
+    early = simulate(fleet, traffic, losses=[WorkerLoss("A0", 0.005)])
+    assert early.figures.ok == 12
+    assert early.counters.retries == 2
+    assert {record.route for record in early.requests} == {"A1"}
+
+
+def test_d_computes_again_what_a_lost_p_held() -> None:
+    fleet = fleet_of("1P1D", BLIND)
+    result = simulate(fleet, one_by_one(requests=1), losses=[WorkerLoss("P0", 0.1)])
+    record = result.requests[0]
+    assert record.ok
+    assert record.external_tokens == 0
+
+
+def test_without_a_worker_requests_are_refused() -> None:
+    result = simulate(fleet_of("1A", BLIND), one_by_one(requests=3), losses=[WorkerLoss("A0", 0.0)])
+    assert [record.failure for record in result.requests] == ["http_5xx"] * 3
+    with pytest.raises(UsageError, match="no worker is called 'P7'"):
+        simulate(fleet_of("1A", BLIND), one_by_one(), losses=[WorkerLoss("P7", 0.0)])
+
+
+def test_figures_without_records_are_the_same() -> None:
+    fleet = fleet_of("1P1D", BLIND, stack=StackConstants(per_request_ms=1.0))
+    traffic = TrafficSpec(SHORT, 4.0, 100, seed=5)
+    slo = Slo(ttft_ms=300.0)
+    kept = simulate(fleet, traffic, slo=slo)
+    light = simulate(fleet, traffic, records=False, slo=slo)
+    assert light.requests == ()
+    assert light.figures.good == sum(slo.met_by(record) for record in kept.requests)
+    ttfts = sorted(record.ttft_ms for record in kept.requests)
+    found = light.figures.ttft_ms.spread()
+    assert found is not None
+    assert found.p50 == pytest.approx(ttfts[50], rel=0.02)
+    assert found.mean == pytest.approx(sum(ttfts) / 100)
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    fleet = fleet_of("2P2D", BLIND, mode=Mode.PPD)
+    traffic = TrafficSpec(workload_from_name("W1").scaled(0.25), 5.0, 40, 2, seed=9)
+    assert simulate(fleet, traffic).requests == simulate(fleet, traffic).requests
+
+
+def test_prompts_that_never_fit_fail() -> None:
+    result = simulate(fleet_of("1A", BLIND, caps=EngineCaps(max_model_len=100)), one_by_one(turns=2))
+    assert [record.failure for record in result.requests] == ["http_4xx", "not_sent"] * 2
+
+
+def test_fleets_that_cannot_run_are_refused() -> None:
+    with pytest.raises(UsageError, match="needs a prefill worker"):
+        fleet_of("2A", BLIND, mode=Mode.PD)
+    with pytest.raises(UsageError, match="moves nothing"):
+        fleet_of("1P1D", BLIND, link_bytes_s=0.0)
