@@ -1,1 +1,1 @@
-"""The simulator: the same scheduler and the same routing on a virtual clock."""
+"""Floor 2: the same scheduler and the same routing on a virtual clock, for hardware that is not here."""
