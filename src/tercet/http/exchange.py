@@ -39,6 +39,7 @@ class Exchange:
         "_head",
         "_held",
         "_held_size",
+        "_interim_bytes",
         "_keep_alive",
         "_max_header_bytes",
         "_method",
@@ -68,6 +69,7 @@ class Exchange:
         self._head = b""
         self._held: list[tuple[bytes, int]] = []
         self._held_size = 0
+        self._interim_bytes = 0
         self._sink: Sink | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._complete = False
@@ -144,24 +146,27 @@ class Exchange:
             self._fail("first_byte_timeout", f"no answer came within {waited:.1f} s")
 
     def _head_received(self, data: bytes, now_ns: int) -> None:
-        end = data.find(b"\r\n\r\n")
-        if end < 0 or end > self._max_header_bytes:
-            self._head = data
-            if len(data) > self._max_header_bytes:
-                self._fail("protocol", f"the answer's headers are larger than {self._max_header_bytes} bytes")
-            return
-        rest = data[end + 4 :]
-        self._parser.feed_data(data[: end + 4])
-        if self.status < 200:  # an interim answer: the real one follows
+        while True:
+            end = data.find(b"\r\n\r\n")
+            if end < 0 or end + self._interim_bytes > self._max_header_bytes:
+                self._head = data
+                if len(data) + self._interim_bytes > self._max_header_bytes:
+                    self._fail("protocol", f"the answer's headers are larger than {self._max_header_bytes} bytes")
+                return
+            rest = data[end + 4 :]
+            self._parser.feed_data(data[: end + 4])
+            if self.status >= 200:
+                break
+            # An interim answer: the real one follows.
             self._complete = False
             self.headers.clear()
-            self._head = b""
-            if rest:
-                self._head_received(rest, now_ns)
-            return
+            self._interim_bytes += end + 4
+            data = rest
+        self._head = b""
         self.head_ns = now_ns
-        self.chunked = self.headers.get("transfer-encoding", "").lower().endswith("chunked")
-        self._bounded = self.chunked or "content-length" in self.headers
+        if problem := self._framed():
+            self._malformed(problem)
+            return
         self._keep_alive = self._parser.should_keep_alive()
         if not self._complete and not has_body(self._method, self.status):
             self._complete = True
@@ -171,6 +176,20 @@ class Exchange:
         elif rest:
             self._body_received(rest, now_ns)
         self._wake()
+
+    def _framed(self) -> str | None:
+        """Note how the body is framed; return what is wrong with that: passed on, it must read the same everywhere."""
+        length, coding = self.headers.get("content-length"), self.headers.get("transfer-encoding")
+        self.chunked = coding is not None
+        self._bounded = self.chunked or length is not None
+        if coding is not None and coding.strip(" \t").lower() != "chunked":
+            return f"its transfer coding is {coding!r}"
+        version = self._parser.get_http_version()
+        if version != "1.1" and (version != "1.0" or coding is not None):
+            return f"HTTP/{version}" + (" with Transfer-Encoding" if coding else "")
+        if length is not None and len(length) > 19:
+            return "its Content-Length is endless"
+        return None
 
     def _body_received(self, data: bytes, now_ns: int) -> None:
         upstream = self._upstream
@@ -188,7 +207,8 @@ class Exchange:
 
     def _parse(self, sink: Sink, data: bytes, now_ns: int) -> None:
         self._parser.feed_data(data)
-        if self._extra:
+        if self._extra or (self._complete and self.chunked and _surplus(data)):
+            self._extra = True
             self._fail("protocol", "bytes follow the answer's end")
             return
         sink.read(data, self._pieces, now_ns)
@@ -262,7 +282,7 @@ class Exchange:
                 self._sink.ended(self.error)
         self._wake()
 
-    def _malformed(self, error: Exception) -> None:
+    def _malformed(self, error: Exception | str) -> None:
         self._complete = False  # it may be, with bytes after its end
         self._fail("protocol", f"malformed answer: {error}")
 
@@ -301,3 +321,10 @@ class Exchange:
     def on_message_complete(self) -> None:
         """The answer is whole."""
         self._complete = True
+
+
+def _surplus(data: bytes) -> bool:
+    """True when line ends follow those that end a chunked body: the parser skips them, a client need not."""
+    rest = data.rstrip(b"\r\n")
+    ends = data[len(rest) :]
+    return ends != b"\r\n\r\n" if rest else not b"\r\n\r\n".endswith(ends)

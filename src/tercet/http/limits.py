@@ -17,6 +17,7 @@ class ServerLimits:
     """
 
     max_header_bytes: int = 64 * 1024
+    max_headers: int = 128
     max_body_bytes: int = 64 * 1024 * 1024
     max_connections: int = 8192
     header_timeout_s: float = 15.0
@@ -28,6 +29,16 @@ class ServerLimits:
         """Return the refusal of a request whose headers exceed their bound."""
         text = f"the request's headers are larger than {self.max_header_bytes} bytes"
         return RequestError(431, text, code="headers_too_large")
+
+    def too_many_headers(self) -> RequestError:
+        """Return the refusal of a request with more headers than its bound."""
+        text = f"the request has more than {self.max_headers} headers"
+        return RequestError(431, text, code="headers_too_large")
+
+    def framing_too_large(self) -> RequestError:
+        """Return the refusal of a body whose framing outweighs it."""
+        text = f"chunk extensions and trailers may add up to {self.max_header_bytes} bytes"
+        return RequestError(413, text, code="request_too_large")
 
     def body_too_large(self) -> RequestError:
         """Return the refusal of a request whose body exceeds its bound."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from time import perf_counter_ns
 from typing import Protocol
 
@@ -9,8 +10,12 @@ import httptools
 
 from tercet.core.errors import RequestError
 from tercet.http.limits import ServerLimits
-from tercet.http.request import Request, split_target
+from tercet.http.request import Request, origin_form, split_target
 from tercet.http.wire import request_head
+
+_HOST = re.compile(r"[A-Za-z0-9._~%!$&'()*+;=-]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
+_OVERHEAD = 16
+"""What framing may cost for each byte of a chunked body, beyond what headers may: chunks of one byte cost five."""
 
 
 class Taker(Protocol):
@@ -39,6 +44,7 @@ class RequestReader:
         "_parser",
         "_raw_size",
         "_raw_slack",
+        "_repeated",
         "_taker",
         "_target",
         "client",
@@ -58,6 +64,7 @@ class RequestReader:
         self._body_size = 0
         self._raw_size = 0
         self._raw_slack = 0
+        self._repeated = 0
         self._complete = False
         self.http10 = False
         self.in_body = False
@@ -80,8 +87,8 @@ class RequestReader:
         excess = self._raw_size - self._raw_slack - self._limits.max_header_bytes
         if excess > 0 and not self.in_body:
             raise self._limits.headers_too_large()
-        if excess > 8 * self._limits.max_body_bytes:
-            raise self._limits.body_too_large()  # chunk framing without end
+        if excess - self._limits.max_header_bytes > (1 + _OVERHEAD) * self._body_size:
+            raise self._limits.framing_too_large()  # chunk extensions or trailers without end
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -114,6 +121,7 @@ class RequestReader:
         self._target = b""
         self._body = []
         self._body_size = 0
+        self._repeated = 0
         self.in_body = False
         self.wants_continue = False
 
@@ -128,7 +136,13 @@ class RequestReader:
         key = name.decode("latin-1").lower()
         text = value.decode("latin-1")
         known = self._headers.get(key)
-        self._headers[key] = text if known is None else f"{known}, {text}"
+        if known is None:
+            self._headers[key] = text
+            return
+        self._headers[key] = f"{known}, {text}"
+        self._repeated += 1
+        if self._repeated > self._limits.max_headers:
+            raise self._limits.too_many_headers()
 
     def on_headers_complete(self) -> None:
         """Check the head before any of the body is read. Raises RequestError."""
@@ -142,14 +156,22 @@ class RequestReader:
             if self._parser.get_method() == b"CONNECT":
                 raise RequestError(405, "CONNECT is not offered: this is no forward proxy", code="method_not_allowed")
             return
+        host = headers.get("host")
+        if not (self.http10 if host is None else _HOST.fullmatch(host.strip(" \t"))):
+            raise RequestError(400, "exactly one Host header with HOST or HOST:PORT is needed", code="bad_http")
+        if len(headers) + self._repeated > self._limits.max_headers:
+            raise self._limits.too_many_headers()
         if self._raw_size > self._limits.max_header_bytes:  # else its head can't be too large either
             size = len(self._target) + sum(map(len, headers)) + sum(map(len, headers.values()))
             if size > self._limits.max_header_bytes:
                 raise self._limits.headers_too_large()
         length = headers.get("content-length")
-        if length is None and "transfer-encoding" not in headers:
+        coding = headers.get("transfer-encoding")
+        if coding is not None:
+            self._check_coding(coding)
+        elif length is None:
             return
-        if length is not None and int(length) > self._limits.max_body_bytes:
+        elif len(length) > 19 or int(length) > self._limits.max_body_bytes:
             raise self._limits.body_too_large()
         expect = headers.get("expect", "").lower()
         if expect == "100-continue":
@@ -157,6 +179,14 @@ class RequestReader:
         elif expect:
             raise RequestError(417, f"unknown expectation {expect!r}", code="expectation_failed")
         self._taker.body_follows()
+
+    def _check_coding(self, coding: str) -> None:
+        """Refuse what another server could frame otherwise than this one does. Raises RequestError."""
+        if self.http10:
+            raise RequestError(400, "Transfer-Encoding belongs to HTTP/1.1", code="bad_http")
+        if coding.strip(" \t").lower() != "chunked":
+            text = f"no transfer coding but chunked is spoken here, and only once: {coding!r}"
+            raise RequestError(501, text, code="unknown_transfer_coding")
 
     def on_body(self, piece: bytes) -> None:
         """Take a piece of the body. Raises RequestError as soon as it is too large."""
@@ -170,7 +200,7 @@ class RequestReader:
         """Hand the request on."""
         if self._parser.should_upgrade():
             return  # to be read once more
-        target = self._target.decode("latin-1")
+        target = origin_form(self._target.decode("latin-1"))
         path, query = split_target(target)
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         method = self._parser.get_method().decode("latin-1")

@@ -54,7 +54,7 @@ def _read(pieces: list[bytes], limits: ServerLimits | None = None) -> _Taker:
 def test_a_stream_of_requests_in_one_piece_and_byte_by_byte() -> None:
     taker = _read([STREAM])
     assert taker.seen == SEEN
-    assert taker.requests[1].headers["x-one"] == "1, 2" and taker.requests[1].target == "http://h:1/b%20c?y"
+    assert taker.requests[1].headers["x-one"] == "1, 2" and taker.requests[1].target == "/b%20c?y"
     assert "x-one" not in taker.requests[3].headers and "upgrade" not in taker.requests[2].headers
     assert _read([bytes([byte]) for byte in STREAM]).seen == SEEN
 
@@ -70,7 +70,7 @@ def test_garbage_is_refused_or_read_but_never_breaks_the_reader(garbage: bytes, 
     try:
         _read([STREAM[:at] + garbage + STREAM[at + drop :]])
     except RequestError as error:
-        assert error.status in (400, 405, 413, 417, 431, 505)
+        assert error.status in (400, 405, 413, 417, 431, 501, 505)
 
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
