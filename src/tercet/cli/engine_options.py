@@ -78,6 +78,14 @@ Transport = Annotated[
         "both ends have.  [default: auto]",
     ),
 ]
+RankMatch = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHICH",
+        help="Which ranks of D may take over from rank i of P: exact (rank i), or any.  [default: any, unless the "
+        "engine's connector pairs ranks]",
+    ),
+]
 Lease = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", help="How long P keeps the blocks of a ticket nobody has read.  [default: 30]"),

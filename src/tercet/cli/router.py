@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from tercet.cli import engine_options as flags
 from tercet.cli.engine_options import read_keys
 from tercet.core.errors import UsageError
 from tercet.core.stage import Mode
@@ -111,6 +112,7 @@ def router(
     tokenise_once: Annotated[
         bool | None, typer.Option("--tokenise-once", help="Have vLLM's D take a text prompt's tokens from P.")
     ] = None,
+    rank_match: flags.RankMatch = None,
     prefill_fallback: Annotated[
         str | None, typer.Option(metavar="WHAT", help="When no P answers: error, or decode (D does it).")
     ] = None,
@@ -190,6 +192,7 @@ def router(
         "ppd_threshold": ppd_threshold,
         "kv_connector": kv_connector,
         "tokenise_once": tokenise_once,
+        "rank_match": rank_match,
         "prefill_fallback": prefill_fallback,
         "encode_fallback": encode_fallback,
         "max_images": max_images,

@@ -104,6 +104,13 @@ def serve(
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Accept only requests with one of these keys, one a line.")
     ] = None,
+    data_parallel_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Ranks of each worker that prefills or decodes.  [default: the file's, else 1]", min=1
+        ),
+    ] = None,
+    rank_match: flags.RankMatch = None,
     transport: flags.Transport = None,
     lease: flags.Lease = None,
     block_size: flags.BlockSize = None,
@@ -134,6 +141,7 @@ def serve(
       tercet serve --mode epd                         smollm2-vision, pictures encoded apart
       tercet serve 2A --devices cpu:0,cpu:1 --port 9000
       tercet serve examples/topologies/pd.yaml --dtype fp32
+      tercet serve 1P1D --data-parallel-size 2        two ranks a worker, each on its own cores
       tercet serve 2P2D --engine virtual --gpu h100   virtual GPUs: real scheduling, imitated speed
       tercet serve 1P1D --engine vllm --dtype fp32    vLLM's workers, KV handed over by NIXL
       tercet serve 1P1D --engine sglang --model Qwen/Qwen3-8B --dry-run   the command lines, for you to start
@@ -160,6 +168,8 @@ def serve(
         "balancer": balancer,
         "ppd_threshold": ppd_threshold,
         "prefill_fallback": prefill_fallback,
+        "rank_match": rank_match,
+        "data_parallel_size": data_parallel_size,
         "encode_fallback": encode_fallback,
         "api_key_file": None if api_key_file is None else str(api_key_file.absolute()),
         "transport": transport,

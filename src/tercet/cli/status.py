@@ -131,8 +131,11 @@ def _show(console: Console, url: str, data: dict[str, Any]) -> None:
                 *(f"{rank[number]:,}" for number in numbers),
             )
     console.print(table)
-    if apart := [pair["pair"] for pair in data["pairs"] if not pair["ready"]]:
-        console.print(f"no request has crossed yet: {', '.join(apart)}", markup=False)
+    for pair in data["pairs"]:
+        if not pair["ready"]:
+            console.print(f"{pair['pair']}: {pair['problem'] or 'no request has crossed yet'}", markup=False)
+    if data["unmatched"]:
+        console.print(data["unmatched"], markup=False)
     if data["counts"]:
         console.print(_counts(data["counts"]))
 

@@ -51,6 +51,7 @@ def worker(
     max_image_pixels: flags.MaxImagePixels = None,
     media_timeout: flags.MediaTimeout = None,
     blocking_image_loading: flags.BlockingImageLoading = False,
+    rank_match: flags.RankMatch = None,
     topology_id: Annotated[
         str, typer.Option(metavar="ID", help="P and D must agree on it, and on the secret in TERCET_TOPOLOGY_SECRET.")
     ] = "default",
@@ -94,6 +95,7 @@ def worker(
         "max_image_bytes": max_image_bytes,
         "max_image_pixels": max_image_pixels,
         "media_timeout_s": media_timeout,
+        "rank_match": rank_match,
     }
     config = WorkerConfig(
         name=name,

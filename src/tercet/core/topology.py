@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tercet.core.errors import UsageError
 from tercet.core.stage import ROLE_NAMES, ROLE_STAGES, Mode, Stage, role_letter
@@ -18,6 +19,8 @@ VISION_MODEL = "smollm2-vision"
 class WorkerSpec:
     """One worker: a front and one engine process per rank. `port` 0 lets the launcher choose.
 
+    `engine` are fields of EngineSpec, and their values, that this worker has unlike the others.
+
     `devices` holds one name per rank ("cpu:0", "cpu:0-1" for a set of cores, "cuda:0"); empty until the launcher
     assigns them.
     """
@@ -27,6 +30,7 @@ class WorkerSpec:
     ranks: int = 1
     devices: tuple[str, ...] = ()
     port: int = 0
+    engine: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +61,14 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class RouterSpec:
-    """Settings of the router. `balancer` None leaves the choice to the mode; `port` 0 lets the launcher choose."""
+    """Settings of the router. `balancer` None leaves the choice to the mode, `rank_match` None to
+    the engine's connector; `port` 0 lets the launcher choose."""
 
     host: str = "127.0.0.1"
     port: int = 8000
     balancer: str | None = None
     ppd_threshold: int = 512
+    rank_match: str | None = None
     prefill_fallback: str = "error"
     encode_fallback: str = "error"
     api_key_file: str | None = None
@@ -90,6 +96,10 @@ class Topology:
     def ranks(self) -> int:
         """Return the number of engine processes of all workers."""
         return sum(worker.ranks for worker in self.workers)
+
+    def of(self, worker: WorkerSpec) -> Topology:
+        """Return the topology as `worker` sees it: with its own engine settings."""
+        return replace(self, engine=replace(self.engine, **dict(worker.engine))) if worker.engine else self
 
     def with_mode(self, mode: Mode) -> Topology:
         """Return the same topology under another mode. Raises UsageError when a stage is missing."""

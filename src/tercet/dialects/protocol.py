@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from tercet.core.build import EngineBuild
 from tercet.core.errors import RequestError
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
@@ -129,6 +130,11 @@ class Dialect(Protocol):
         ...
 
     @property
+    def rank_match(self) -> str:
+        """Return which of D's ranks can take over from a rank of P when nobody says: `exact` or `any`."""
+        ...
+
+    @property
     def encodes(self) -> bool:
         """True when there are encode workers in this dialect, and prefill workers to which pictures can be named."""
         ...
@@ -157,3 +163,4 @@ class EngineState:
     ready: bool
     kv_tokens: int | None = None
     embedding_tokens: int | None = None
+    build: EngineBuild | None = None

@@ -51,6 +51,7 @@ class SglangDialect:
     reset_path: str = "/flush_cache"
     decode_alone: bool = False
     encodes: bool = False
+    rank_match: str = "any"
 
     def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> Exchange:
         """Raise RequestError 501: no encode worker is spoken to in this dialect."""

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from tercet.core.build import EngineBuild
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.encode import EncodeExchange, EncodeProbe
@@ -25,6 +26,7 @@ class TercetDialect:
     reset_path: str = "/cache/reset"
     decode_alone: bool = True
     encodes: bool = True
+    rank_match: str = "any"
 
     def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> EncodeProbe:
         """Return the state machine that has one picture, a data URI, encoded as a proof of life."""
@@ -56,6 +58,7 @@ def _state(engine: dict[str, Any]) -> EngineState:
         bool(engine["ready"]),
         kv_tokens if isinstance(kv_tokens, int) and kv_tokens > 0 else None,
         embedding_tokens if isinstance(embedding_tokens, int) and embedding_tokens >= 0 else None,
+        EngineBuild.from_dict(engine.get("build")),
     )
 
 

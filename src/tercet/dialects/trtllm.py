@@ -51,6 +51,7 @@ class TrtllmDialect:
     reset_path: str = "/reset_prefix_cache"
     decode_alone: bool = True
     encodes: bool = False
+    rank_match: str = "any"
 
     def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> Exchange:
         """Raise RequestError 501: no encode worker is spoken to in this dialect."""

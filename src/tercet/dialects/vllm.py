@@ -32,6 +32,12 @@ class VllmDialect:
     decode_alone: bool = True
     encodes: bool = True
 
+    @property
+    def rank_match(self) -> str:
+        """Return exact for P2P-NCCL, whose ranks look for their peer at its port plus their own number; NIXL's and
+        Mooncake's tickets name the engine."""
+        return "exact" if self.connector == "p2p-nccl" else "any"
+
     def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> VllmEncodeProbe:
         """Return the state machine that has one picture, a data URI, encoded as a proof of life."""
         return VllmEncodeProbe(picture, rank, headers)

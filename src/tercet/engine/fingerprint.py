@@ -7,6 +7,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+LAYOUT_NAME = "block-layer-kv-head-token-dim"
+"""How a KV block lies in memory, from its outermost dimension on."""
+
 _SAMPLES = 64
 _SAMPLE_BYTES = 256 * 1024
 _IRRELEVANT = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures")

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import torch
 
-LAYOUT_NAME = "block-layer-kv-head-token-dim"
-
 
 @dataclass(frozen=True, slots=True)
 class KVShape:

@@ -12,10 +12,10 @@ import torch
 from tercet.core.errors import MissingExtraError, UsageError
 from tercet.engine.attention import PagedAttention
 from tercet.engine.backend import DeviceBackend
-from tercet.engine.fingerprint import model_fingerprint, weights_hash
+from tercet.engine.fingerprint import LAYOUT_NAME, model_fingerprint, weights_hash
 from tercet.engine.fuse import can_fuse, fuse
 from tercet.engine.hf_model import ATTENTION_NAME, HFModel, paged_attention_forward
-from tercet.engine.kv_pool import LAYOUT_NAME, KVShape
+from tercet.engine.kv_pool import KVShape
 from tercet.engine.llava import is_llava, language_weights
 from tercet.engine.step_plan import StepPlan
 

@@ -51,7 +51,7 @@ class TercetCommands:
 
     def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         """Return how to start the worker. Raises UsageError for settings that can't work, before anything runs."""
-        return engine_commands(placement.topology.engine.engine).worker(placement, worker)
+        return engine_commands(placement.topology.engine.engine).worker(placement.of(worker), worker)
 
     def router(self, placement: Placement) -> Sequence[str]:
         """Return the router's command line."""
@@ -85,6 +85,7 @@ def router_arguments(placement: Placement, grace_s: float = ROUTER_GRACE_S) -> l
         "--port": router.port,
         "--balancer": router.balancer,
         "--ppd-threshold": router.ppd_threshold,
+        "--rank-match": router.rank_match,
         "--prefill-fallback": router.prefill_fallback,
         "--encode-fallback": router.encode_fallback,
         "--max-images": topology.engine.max_images,

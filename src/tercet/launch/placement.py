@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tercet.core.topology import Topology, WorkerSpec
@@ -24,6 +24,10 @@ class Placement:
     run_path: Path | None = None
     side_ports: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     hosts: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, worker: WorkerSpec) -> Placement:
+        """Return the placement as `worker` sees it: with its own engine settings."""
+        return replace(self, topology=self.topology.of(worker)) if worker.engine else self
 
     def worker_url(self, worker: WorkerSpec) -> str:
         """Return the worker's URL. On one machine workers listen on loopback only: the router is the door."""

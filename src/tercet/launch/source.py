@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from tercet.core.errors import UsageError
-from tercet.core.stage import Mode
+from tercet.core.stage import Mode, role_letter
 from tercet.core.topology import (
     PRESETS,
     EngineSpec,
     RouterSpec,
     Topology,
+    WorkerSpec,
     check_encode_fallback,
     default_mode,
     default_model,
@@ -55,6 +56,8 @@ def with_settings(topology: Topology, settings: Mapping[str, Any]) -> Topology:
     if "devices" in given:
         # Devices named at the terminal replace all of the file's, those of single workers too.
         given["workers"] = tuple(replace(worker, devices=()) for worker in topology.workers)
+    if ranks := given.pop("data_parallel_size", None):
+        given["workers"] = _with_ranks(given.get("workers", topology.workers), ranks)
     changed = replace(
         topology,
         engine=replace(topology.engine, **engine),
@@ -67,6 +70,17 @@ def with_settings(topology: Topology, settings: Mapping[str, Any]) -> Topology:
     check_gpu(changed.engine.gpu)
     check_encode_fallback(changed.router.encode_fallback, changed.workers)
     return changed
+
+
+def _with_ranks(workers: tuple[WorkerSpec, ...], ranks: int) -> tuple[WorkerSpec, ...]:
+    """Return the workers with so many ranks each, but for those that only encode. Devices named for another number
+    are dropped."""
+    return tuple(
+        worker
+        if role_letter(worker.stages) == "E"
+        else replace(worker, ranks=ranks, devices=worker.devices if len(worker.devices) == ranks else ())
+        for worker in workers
+    )
 
 
 def _flag(path: tuple[str | int, ...]) -> str:

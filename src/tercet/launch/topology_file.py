@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
@@ -113,17 +113,13 @@ def _build(data: dict[str, Any]) -> Topology:
         check_gpu(data.get("engine", {}).get("gpu"))
     except UsageError as error:
         raise _PlacedError(("engine", "gpu"), str(error)) from error
-    engine = dict(data.get("engine", {}))
-    for name, field in _SECONDS.items():
-        if name in engine:
-            engine[field] = float(engine.pop(name))
     topology = Topology(
         name=data.get("name", ""),
         model=data.get("model", default_model(specs)),
         mode=mode,
         workers=specs,
         devices=tuple(data.get("devices", ())),
-        engine=EngineSpec(**engine),
+        engine=EngineSpec(**_engine_fields(data.get("engine", {}))),
         router=router,
     )
     return topology if topology.name else replace(topology, name=topology.short_form.lower())
@@ -148,8 +144,19 @@ def _workers(entries: Sequence[dict[str, Any]]) -> tuple[WorkerSpec, ...]:
             raise _PlacedError(("workers", i, "name"), f"the name {name!r} is taken; every worker needs its own")
         if port and any(port == spec.port for spec in specs):
             raise _PlacedError(("workers", i, "port"), f"port {port} is another worker's already")
-        specs.append(WorkerSpec(name, stages, ranks, devices, port))
+        own = tuple(_engine_fields(entry.get("engine", {})).items())
+        specs.append(WorkerSpec(name, stages, ranks, devices, port, own))
     return tuple(specs)
+
+
+def _engine_fields(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return engine settings of the file under the names that EngineSpec has for them."""
+    return {_SECONDS.get(name, name): float(value) if name in _SECONDS else value for name, value in entry.items()}
+
+
+def _engine_entry(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `_engine_fields` reads."""
+    return {name.removesuffix("_s") if name in _SECONDS.values() else name: value for name, value in settings.items()}
 
 
 def topology_to_dict(topology: Topology) -> dict[str, Any]:
@@ -167,13 +174,11 @@ def topology_to_dict(topology: Topology) -> dict[str, Any]:
                 "ranks": worker.ranks,
                 **({"devices": list(worker.devices)} if worker.devices else {}),
                 "port": worker.port,
+                **({"engine": _engine_entry(dict(worker.engine))} if worker.engine else {}),
             }
             for worker in topology.workers
         ],
-        "engine": {
-            field.removesuffix("_s") if field in _SECONDS.values() else field: getattr(engine, field)
-            for field in EngineSpec.__dataclass_fields__
-        },
+        "engine": _engine_entry({field: getattr(engine, field) for field in EngineSpec.__dataclass_fields__}),
         "router": {field: getattr(router, field) for field in RouterSpec.__dataclass_fields__},
     }
 

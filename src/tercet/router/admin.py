@@ -82,12 +82,14 @@ class Admin:
                 "dialect": parts.dialect.name,
                 "balancer": parts.policy.balancer or DEFAULT_BALANCERS[fleet.mode],
                 "ppd_threshold": parts.policy.ppd_threshold,
+                "rank_match": parts.policy.rank_match,
                 "encode_fallback": parts.config.encode_fallback,
                 "uptime_s": round(monotonic() - self._started, 1),
                 "in_flight": fleet.in_flight,
                 "conversations": len(fleet.conversations),
                 "workers": [self._worker(url) for url in fleet.workers],
                 "pairs": self._pairs(),
+                "unmatched": self._prober.unmatched(),
                 "counts": parts.metrics.summary(),
             },
         )
@@ -173,11 +175,15 @@ class Admin:
         }
 
     def _pairs(self) -> list[dict[str, object]]:
-        fleet = self._parts.fleet
-        pairs = [
-            (p, d) for p in fleet.ranks.values() if p.letter == "P" for d in fleet.ranks.values() if d.letter == "D"
+        named = ((f"{p.label}>{d.label}", p, d) for p, d in self._prober.pairs())
+        return [
+            {
+                "pair": name,
+                "ready": (ready := self._parts.fleet.paired(p.address, d.address)),
+                "problem": None if ready else self._prober.problem(name),
+            }
+            for name, p, d in named
         ]
-        return [{"pair": f"{p.label}>{d.label}", "ready": fleet.paired(p.address, d.address)} for p, d in pairs]
 
     def _cards(self) -> dict[str, dict[str, Any]]:
         cards: dict[str, dict[str, Any]] = {}

@@ -13,7 +13,7 @@ from tercet.dialects.registry import dialect_for, dialect_named
 from tercet.media.limits import MediaLimits
 from tercet.routing.balancers import balancer_named
 from tercet.routing.events import WorkerAdded
-from tercet.routing.policy import PPD_THRESHOLD, Policy
+from tercet.routing.policy import PPD_THRESHOLD, Policy, check_rank_match, unequal_ranks
 
 FALLBACKS = ("error", "decode")
 ENCODE_FALLBACKS = ("error", "local")
@@ -27,11 +27,11 @@ class RouterConfig:
     ranks, else it has `data_parallel_size`, else as many as it says; `URL#bootstrap=PORT` (with ranks:
     `#ranks=N,bootstrap=PORT`) where its decode workers find it, for dialects that meet in rooms and for vLLM's
     connectors `mooncake` and, with the port of each end, `p2p-nccl`. `mode` None takes the one that fits the workers;
-    `balancer` None the mode's. `first_byte_timeout_s` bounds the wait for a prefill and for the first byte of a
-    stream, `answer_timeout_s` that for an answer which isn't streamed, `idle_timeout_s` silence within an answer.
-    `max_unaccepted_handoffs` bounds, per decode rank, the requests between their prefill's start and the decode
-    worker's acceptance. `health_failures` unanswered checks in a row mean a worker is dead. `worker_api_key` is sent
-    to the workers.
+    `balancer` None the mode's, `rank_match` None what the dialect's connector needs. `first_byte_timeout_s` bounds the
+    wait for a prefill and for the first byte of a stream, `answer_timeout_s` that for an answer which isn't streamed,
+    `idle_timeout_s` silence within an answer. `max_unaccepted_handoffs` bounds, per decode rank, the requests between
+    their prefill's start and the decode worker's acceptance. `health_failures` unanswered checks in a row mean a worker
+    is dead. `worker_api_key` is sent to the workers.
     """
 
     mode: Mode | None = None
@@ -42,6 +42,7 @@ class RouterConfig:
     prefill: tuple[str, ...] = ()
     decode: tuple[str, ...] = ()
     data_parallel_size: int | None = None
+    rank_match: str | None = None
     dialect: str = "tercet"
     kv_connector: str = "nixl"
     tokenise_once: bool = False
@@ -73,6 +74,7 @@ class RouterConfig:
     def __post_init__(self) -> None:
         """Refuse settings that can't work. Raises UsageError."""
         self.make_dialect()
+        check_rank_match(self.rank_match)
         if self.balancer is not None:
             balancer_named(self.balancer)
         if self.prefill_fallback not in FALLBACKS:
@@ -108,6 +110,8 @@ class RouterConfig:
             choices = " or ".join(ENCODE_FALLBACKS)
             raise UsageError(f"unknown encode fallback {self.encode_fallback!r}: choose {choices}")
         check_encode_fallback(self.encode_fallback, self._specs())
+        if reason := self.unequal():
+            raise UsageError(reason)
         if self.prefill_fallback == "decode" and not dialect_named(self.dialect).decode_alone:
             raise UsageError(f"--prefill-fallback decode: a decode worker of {self.dialect} can't compute a prompt")
 
@@ -128,7 +132,16 @@ class RouterConfig:
         """Return how requests are routed."""
         alone = dialect_named(self.dialect).decode_alone
         fallback, locally = self.prefill_fallback == "decode", self.encode_fallback == "local"
-        return Policy(self.balancer, self.ppd_threshold, fallback, self.seed, alone, locally)
+        match = self.rank_match or self.make_dialect().rank_match
+        return Policy(self.balancer, self.ppd_threshold, fallback, self.seed, alone, locally, match)
+
+    def unequal(self) -> str | None:
+        """Return why the ranks that were given for P and D can't be paired, or None."""
+        ends = [
+            [event.ranks for event in self.worker_events() if event.stages == ROLE_STAGES[letter]] for letter in "PD"
+        ]
+        known = all(map(self.fixed_ranks, (event.url for event in self.worker_events())))
+        return unequal_ranks(self.policy().rank_match, *ends) if known else None
 
     def make_dialect(self) -> Dialect:
         """Return the workers' dialect. Raises UsageError."""

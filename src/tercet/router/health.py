@@ -10,15 +10,17 @@ import secrets
 from collections.abc import Coroutine
 from typing import Any
 
+from tercet.core.build import misfit
 from tercet.core.errors import RequestError
 from tercet.core.route import Rank, Route
-from tercet.core.stage import Mode, Stage
+from tercet.core.stage import Mode, Stage, role_letter
 from tercet.dialects.protocol import EngineState, Exchange, Failure, Leg, Legs, Reply, Step
 from tercet.dialects.request import COMPLETIONS_PATH, ClientRequest, dump
 from tercet.http.client import ClientError
 from tercet.router.parts import Parts
 from tercet.router.probe_picture import probe_picture
 from tercet.routing.events import CacheSized, ModelsListed, PairHealth, RankHealth, RankRestarted, WorkerAdded
+from tercet.routing.policy import unequal_ranks
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Prober:
         self._changed = asyncio.Event()
         self._limit = asyncio.Semaphore(PROBES_AT_ONCE)
         self._engines: dict[str, str] = {}
+        self._states: dict[str, EngineState] = {}
         self._said: dict[str, str] = {}
         self.cards: dict[str, list[dict[str, Any]]] = {}
 
@@ -61,9 +64,20 @@ class Prober:
         if url in self._doubts:
             self._doubts[url].set()
 
-    def problem(self, url: str) -> str | None:
-        """Return why this worker is not ready, for people; None when it is, or nothing is known yet."""
-        return self._said.get(url)
+    def problem(self, what: str) -> str | None:
+        """Return why this worker (its URL) or pair (`P0>D0`) is not ready, for people; None when it is, or nothing is
+        known yet."""
+        return self._said.get(what)
+
+    def pairs(self) -> list[tuple[Rank, Rank]]:
+        """Return the P and D ranks that are to hand on to each other."""
+        matches = self._parts.policy.matches
+        return [(p, d) for p in self._all("P") for d in self._all("D") if matches(p, d)]
+
+    def unmatched(self) -> str | None:
+        """Return why some ranks have nobody to hand on to, or None."""
+        ends = [[w.ranks for w in self._parts.fleet.workers.values() if role_letter(w.stages) == x] for x in "PD"]
+        return unequal_ranks(self._parts.policy.rank_match, *ends)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -128,6 +142,7 @@ class Prober:
                 known = self._engines.get(rank.address)
                 restarted = state.engine_id is not None and known is not None and known != state.engine_id
                 ready = state.ready and state.engine_id is not None
+                self._states[rank.address] = state
                 if state.engine_id is not None and (restarted or known is None):
                     self._engines[rank.address] = state.engine_id
                     if state.kv_tokens is not None or state.embedding_tokens is not None:
@@ -193,7 +208,7 @@ class Prober:
         while True:
             self._changed.clear()
             fleet = self._parts.fleet
-            open_pairs = [(p, d) for p in self._all("P") for d in self._all("D") if not self._paired(p, d)]
+            open_pairs = [(p, d) for p, d in self.pairs() if not self._paired(p, d)]
             able = [(p, d) for p, d in open_pairs if fleet.ready(p.address) and fleet.ready(d.address)]
             await asyncio.gather(*(self._probe_pair(p, d) for p, d in able))
             still_open = any(not self._paired(p, d) for p, d in able)
@@ -203,6 +218,10 @@ class Prober:
 
     async def _probe_pair(self, prefill: Rank, decode: Rank) -> None:
         pair = f"{prefill.label}>{decode.label}"
+        states = self._states.get(prefill.address), self._states.get(decode.address)
+        if states[0] and states[1] and (why := misfit(states[0].build, states[1].build)):
+            self._say(pair, why)  # a request would only be refused
+            return
         async with self._limit:
             engines = self._identity(prefill), self._identity(decode)
             try:

@@ -20,7 +20,9 @@ EMBEDDING_CACHE_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """One worker: its name, stages, engine and address. `devices` has one entry per rank."""
+    """One worker: its name, stages, engine and address. `devices` has one entry per rank.
+
+    `rank_match` exact refuses tickets of another prefill rank than that of the same number."""
 
     name: str = "worker-0"
     stages: frozenset[Stage] = frozenset({Stage.PREFILL, Stage.DECODE})
@@ -52,6 +54,7 @@ class WorkerConfig:
     max_image_bytes: int = 16 * 1024 * 1024
     max_image_pixels: int = 36_000_000
     media_timeout_s: float = 10.0
+    rank_match: str = "any"
 
     def __post_init__(self) -> None:
         """Refuse settings that can't work. Raises UsageError."""
@@ -66,6 +69,8 @@ class WorkerConfig:
         if self.dtype not in ("bf16", "fp32"):
             raise UsageError(f"unknown dtype {self.dtype!r}: choose bf16 or fp32")
         check_transport(self.transport)
+        if self.rank_match not in ("exact", "any"):
+            raise UsageError(f"unknown rank match {self.rank_match!r}: choose exact or any")
         if self.embedding_cache_bytes < 0:
             raise UsageError("--embedding-cache-bytes can't be negative; 0 keeps no embeddings")
         for name in (

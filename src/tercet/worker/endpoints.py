@@ -11,9 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from tercet import __version__
+from tercet.core.build import EngineBuild
 from tercet.core.errors import RequestError
 from tercet.core.ids import new_id
 from tercet.core.stage import Stage
+from tercet.core.ticket import TICKET_VERSION
+from tercet.engine.fingerprint import LAYOUT_NAME
 from tercet.http.server import Request, Responder
 from tercet.text.tokenizer import Tokenizer
 from tercet.worker.answers import AnswerWriter
@@ -119,6 +123,14 @@ class Endpoints:
         started = time.perf_counter()
         generation = await self._parsed(request, lambda data: self._read(data, chat))
         rank = self._pick_rank(request.headers.get("x-data-parallel-rank"))
+        if generation.ticket is not None and self._config.rank_match == "exact" and generation.ticket.rank != rank:
+            raise RequestError(
+                400,
+                f"the ticket is of prefill rank {generation.ticket.rank} and landed on decode rank {rank}: whoever is "
+                "between here and the router must pass X-data-parallel-rank on, and not spread over ranks itself",
+                code="ticket_mismatch",
+                param="kv_transfer_params",
+            )
         engine = self._engines[rank]
         asked = request.headers.get("x-request-id", "")
         request_id = asked if _REQUEST_ID.fullmatch(asked) else new_id("request")
@@ -238,6 +250,7 @@ class Endpoints:
                 "ready": e.ready,
                 "kv_tokens": e.kv_tokens,
                 "embedding_tokens": e.embedding_tokens,
+                "build": self._build(e).to_dict(),
                 "pid": e.pid,
                 "restarts": e.restarts,
             }
@@ -246,6 +259,21 @@ class Endpoints:
         # Changes when any rank was restarted: what a router knew of this worker's caches is void then.
         identity = "+".join(e.engine_id or "starting" for e in self._engines)
         return {"status": "ok", "name": self._config.name, "engine_id": identity, "engines": engines}
+
+    def _build(self, engine: EngineClient) -> EngineBuild:
+        config = self._config
+        return EngineBuild(
+            engine=config.engine,
+            version=__version__,
+            model=self._model,
+            dtype=config.dtype,
+            block_size=config.block_size,
+            layout=LAYOUT_NAME,
+            tensor_parallel=1,
+            ticket_version=TICKET_VERSION,
+            transports=config.transports(),
+            fingerprint=engine.fingerprint,
+        )
 
     def _model_card(self) -> dict[str, object]:
         return {

@@ -51,6 +51,7 @@ class ConcurrentDialect:
     ready_path: str = "/ready"
     reset_path: str = "/cache/reset"
     decode_alone: bool = True
+    rank_match: str = "any"
     encodes: bool = False
 
     def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> Exchange:

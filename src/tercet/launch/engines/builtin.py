@@ -50,6 +50,7 @@ def worker_config(placement: Placement, worker: WorkerSpec) -> WorkerConfig:
         max_image_pixels=engine.max_image_pixels,
         media_timeout_s=engine.media_timeout_s,
         topology_id=placement.topology_id,
+        rank_match=placement.topology.router.rank_match or "any",
     )
 
 
@@ -109,6 +110,7 @@ def arguments_of(placement: Placement, worker: WorkerSpec) -> list[str]:
             "--max-image-bytes": config.max_image_bytes,
             "--max-image-pixels": config.max_image_pixels,
             "--media-timeout": config.media_timeout_s,
+            "--rank-match": placement.topology.router.rank_match,
             "--topology-id": config.topology_id,
         }
     )

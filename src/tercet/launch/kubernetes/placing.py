@@ -125,18 +125,19 @@ def _with_stages(topology: Topology) -> Topology:
 
 
 def _groups(topology: Topology, options: DeployOptions) -> tuple[Group, ...]:
-    alike: dict[tuple[str, tuple[str, ...], int, int], list[WorkerSpec]] = {}
+    alike: dict[tuple[object, ...], list[WorkerSpec]] = {}
     for worker in topology.workers:
         stages = tuple(sorted(str(stage) for stage in worker.stages))
         role = ROLE_NAMES[role_letter(worker.stages)]
-        alike.setdefault((role, stages, worker.ranks, _cores(topology, worker, options)), []).append(worker)
-    roles = [key[0] for key in alike]
+        cores = _cores(topology, worker, options)
+        alike.setdefault((role, stages, worker.ranks, cores, worker.engine), []).append(worker)
+    roles = [str(key[0]) for key in alike]
     groups = []
-    for number, (key, workers) in enumerate(alike.items()):
-        role, _, ranks, cores = key
+    for number, (role, workers) in enumerate(zip(roles, alike.values(), strict=True)):
         # Pods are called NAME-0: a second group called NAME-2 would take the name of a pod.
         name = role if roles.count(role) == 1 else f"{role}-{chr(ord('a') + roles[:number].count(role))}"
-        groups.append(Group(name, tuple(workers), ranks, cores))
+        cores = _cores(topology, workers[0], options)
+        groups.append(Group(name, tuple(workers), workers[0].ranks, cores))
     return tuple(groups)
 
 

@@ -85,7 +85,7 @@ def container_of(placement: Placement, group: Group, options: DeployOptions) -> 
     """Return how the container of each of the group's pods is started; Kubernetes puts the pod's name into it."""
     engine = placement.topology.engine.engine
     first = next(worker for worker in placement.topology.workers if worker.name == f"{group.name}-0")
-    process = engine_commands(engine).container(placement, first)
+    process = engine_commands(engine).container(placement.of(first), first)
     if engine not in OWN_ENGINES:
         return process
     argv = ["$(POD_NAME)" if word == first.name else word for word in process.argv]
