@@ -91,3 +91,9 @@ def test_devices_at_the_terminal_replace_those_of_single_workers(tmp_path: Path)
 def test_a_flag_is_checked_like_the_file(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         with_settings(topology_from("1A", None), settings)
+
+
+def test_ranks_of_all_that_prefill_or_decode() -> None:
+    topology = with_settings(topology_from("1E1P1D", None), {"data_parallel_size": 2, "rank_match": "exact"})
+    assert [worker.ranks for worker in topology.workers] == [1, 2, 2]
+    assert topology.router.rank_match == "exact"

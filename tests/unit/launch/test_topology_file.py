@@ -131,3 +131,20 @@ def test_every_example_loads(path: Path) -> None:
     topology = load_topology(path)
     assert isinstance(topology, Topology)
     assert topology.name == path.stem
+
+
+def test_one_workers_engine_may_differ() -> None:
+    text = """
+workers:
+  - {stages: [prefill], engine: {max_num_batched_tokens: 4096, lease: 5}}
+  - {stages: [decode]}
+engine: {max_num_seqs: 8}
+"""
+    topology = parse_topology(text, "t.yaml")
+    prefill, decode = topology.workers
+    assert topology.of(prefill).engine.max_num_batched_tokens == 4096 and topology.of(prefill).engine.lease_s == 5.0
+    assert topology.of(prefill).engine.max_num_seqs == topology.of(decode).engine.max_num_seqs == 8
+    assert topology.of(decode).engine.max_num_batched_tokens == 512
+    assert parse_topology(json.dumps(topology_to_dict(topology)), "again") == topology
+    with pytest.raises(UsageError, match=r"workers\[0\].engine.engine: unknown key"):
+        parse_topology("workers: [{stages: [prefill, decode], engine: {engine: virtual}}]", "t.yaml")

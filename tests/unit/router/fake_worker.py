@@ -56,6 +56,7 @@ class FakeWorker:
         self.server = Server(self.handle, port=port)
         self.engine_ids = [new_id("engine") for _ in range(ranks)]
         self.ready = True
+        self.build: dict[str, object] | None = None
         self.status = 200  # of inferences
         self.error: dict[str, Any] = {"message": "broken", "type": "server_error", "code": "engine_dead", "param": None}
         self.finish = ""  # forced finish reason
@@ -103,7 +104,8 @@ class FakeWorker:
         path = request.path
         if path in ("/ready", "/health"):
             engines = [
-                {"rank": i, "engine_id": engine_id, "ready": self.ready} for i, engine_id in enumerate(self.engine_ids)
+                {"rank": i, "engine_id": engine_id, "ready": self.ready, "build": self.build}
+                for i, engine_id in enumerate(self.engine_ids)
             ]
             data = {"ready": self.ready, "engines": engines}
             await self._json(responder, data, 200 if self.ready or path == "/health" else 503)

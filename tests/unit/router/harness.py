@@ -119,8 +119,8 @@ class Setup:
 
     async def ready(self) -> None:
         await until(lambda: self.router.parts.fleet.ranks and all(map(self.router.parts.fleet.ready, self.fleet_ranks)))
-        p, d = ([r.address for r in self.router.parts.fleet.ranks.values() if r.letter == x] for x in "PD")
-        await until(lambda: all(self.router.parts.fleet.paired(a, b) for a in p for b in d))
+        paired, pairs = self.router.parts.fleet.paired, self.router.prober.pairs
+        await until(lambda: all(paired(p.address, d.address) for p, d in pairs()))
         await until(lambda: not self.tickets.held and not self.embeddings.held)
         self.tickets.ended.clear()  # what the probes did
         self.embeddings.ended.clear()

@@ -46,6 +46,11 @@ def test_the_mode_to_begin_with(settings: dict[str, Any], mode: Mode) -> None:
         ({"workers": (A,), "dialect": "x"}, "vllm"),
         ({"workers": (A,), "prefill_fallback": "x"}, "error or decode"),
         ({"workers": (A,), "data_parallel_size": 0}, "--data-parallel-size"),
+        ({"workers": (A,), "rank_match": "some"}, "choose exact or any"),
+        (
+            {"prefill": ("http://a:1#ranks=2",), "decode": ("http://b:1#ranks=3",), "rank_match": "exact"},
+            "P has 2 ranks and D 3",
+        ),
         ({"workers": (A,), "max_unaccepted_handoffs": 0}, "at least 1"),
         ({"workers": (A,), "idle_timeout_s": 0}, "--idle-timeout must"),
         ({"workers": (A,), "ppd_threshold": -1}, "negative"),
@@ -63,3 +68,10 @@ def test_ranks() -> None:
     config = RouterConfig(prefill=("http://a:1#ranks=2",), decode=(B,), data_parallel_size=4)
     assert [event.ranks for event in config.worker_events()] == [2, 4]
     assert config.fixed_ranks(B)
+
+
+def test_ranks_match_as_the_connector_pairs_them() -> None:
+    ends: dict[str, Any] = {"prefill": ("http://a:1",), "decode": (B,), "dialect": "vllm"}
+    assert RouterConfig(**ends).policy().rank_match == "any"
+    assert RouterConfig(**ends, kv_connector="p2p-nccl").policy().rank_match == "exact"
+    assert RouterConfig(**ends, kv_connector="p2p-nccl", rank_match="any").policy().rank_match == "any"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.unit.core.test_build import BUILD
 from tests.unit.router.fake_worker import FakeWorker, Tickets
 from tests.unit.router.harness import routing, until
 
@@ -103,3 +104,41 @@ async def test_probes_hold_nothing_back() -> None:
     async with routing("PPDD", "pd") as setup:
         await setup.idle()
         assert all(not worker.inferences for worker in setup.workers)
+
+
+async def test_exact_ranks_hand_on_to_their_own_number_alone() -> None:
+    async with routing("PD", "pd", ranks=3, rank_match="exact") as setup:
+        assert [pair["pair"] for pair in (await setup.status())["pairs"]] == ["P0>D0", "P1>D1", "P2>D2"]
+        routes = {(await setup.complete(f"{i} b c", max_tokens=3)).route for i in range(12)}
+        assert routes == {"P0>D0", "P1>D1", "P2>D2"}
+        await setup.idle()
+
+
+async def test_any_rank_hands_on_to_any() -> None:
+    async with routing("PD", "pd", ranks=2) as setup:
+        assert len((await setup.status())["pairs"]) == 4
+        await setup.idle()
+
+
+async def test_ranks_without_a_counterpart_are_named() -> None:
+    async with routing("PD", "pd", wait=False, rank_match="exact") as setup:
+        setup.role("D")[0].engine_ids.append("engine-more")
+        await until(lambda: setup.router.prober.unmatched())
+        said = (await setup.status())["unmatched"]
+        assert "P has 1 ranks and D 2" in said and "rank_match any" in said
+
+
+async def test_a_pair_that_says_it_does_not_fit_is_not_tried() -> None:
+    async with routing("PD", "pd", wait=False) as setup:
+        setup.role("P")[0].build = BUILD.to_dict()
+        setup.role("D")[0].build = {**BUILD.to_dict(), "dtype": "fp32"}
+        await until(lambda: setup.router.prober.problem("P0>D0"))
+        (pair,) = (await setup.status())["pairs"]
+        assert pair == {"pair": "P0>D0", "ready": False, "problem": "KV can't be handed on: dtype bf16 on P, fp32 on D"}
+        handed_on = [body for _, body, _ in setup.role("D")[0].seen if "kv_transfer_params" in body]
+        assert not handed_on, "nothing was sent to find out"
+        assert (await setup.complete("a")).status == 503
+        setup.role("D")[0].build = BUILD.to_dict()
+        await setup.ready()
+        assert (await setup.complete("a")).status == 200
+        await setup.idle()
