@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from tercet.core.api_keys import HASHED, key_lines
 from tercet.core.errors import UsageError
 
 Model = Annotated[
@@ -117,10 +118,20 @@ def read_keys(path: Path | None) -> tuple[str, ...]:
     if path is None:
         return ()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot read --api-key-file {path}: {error.strerror}") from error
-    keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    keys = key_lines(text)
     if not keys:
         raise UsageError(f"--api-key-file {path} holds no key: write one a line")
     return keys
+
+
+def first_key(path: Path | None) -> str | None:
+    """Return the key to send, in a file's first line. Raises UsageError, also for a key's hash, which opens nothing."""
+    key = next(iter(read_keys(path)), None)
+    if key is not None and key.startswith(HASHED):
+        raise UsageError(
+            f"{path} holds the hash of a key: what is needed here is the key that `tercet keys new` printed"
+        )
+    return key

@@ -58,6 +58,7 @@ ENTRIES = (
     Entry("engine", "engine", "Install another engine (vllm) in an environment of its own."),
     Entry("worker", "worker", "Start one worker alone."),
     Entry("router", "router", "Start the router alone, in front of workers that run already."),
+    Entry("keys", "keys", "Make, list and revoke the API keys of a router."),
     Entry("schema", "schema", "Print the JSON schema of topology files."),
 )
 

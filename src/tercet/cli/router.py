@@ -9,8 +9,9 @@ import typer
 from typer.core import TyperCommand
 
 from tercet.cli import engine_options as flags
-from tercet.cli.engine_options import read_keys
+from tercet.cli.engine_options import first_key
 from tercet.core.errors import UsageError
+from tercet.core.secret import take_secret, worker_key
 from tercet.core.stage import Mode
 from tercet.core.topology import mode_from_name
 
@@ -127,10 +128,15 @@ def router(
     host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(metavar="N", help="Port to listen on.", min=0, max=65535)] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Accept only requests with one of these keys, one a line.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Accept only requests with one of these keys: see `tercet keys`."),
     ] = None,
     worker_api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The key that the workers want, in the first line.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The key that the workers want, in the first line.  [default: of TERCET_TOPOLOGY_SECRET]",
+        ),
     ] = None,
     connect_timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="To reach a worker.")] = None,
     first_byte_timeout: Annotated[
@@ -213,17 +219,24 @@ def router(
         "probe_timeout_s": probe_timeout,
         "shutdown_grace_s": shutdown_grace,
         "seed": seed,
+        "api_key_file": None if api_key_file is None else str(api_key_file.absolute()),
     }
     config = RouterConfig(
         workers=tuple(worker or ()),
         encode=tuple(encode or ()),
         prefill=tuple(prefill or ()),
         decode=tuple(decode or ()),
-        api_keys=read_keys(api_key_file),
-        worker_api_key=next(iter(read_keys(worker_api_key_file)), None),
+        worker_api_key=_worker_key(worker_api_key_file, guarded=api_key_file is not None),
         **{field: value for field, value in given.items() if value is not None},
     )
     raise typer.Exit(run(config))
+
+
+def _worker_key(path: Path | None, *, guarded: bool) -> str | None:
+    """Return what the workers want: of the file, else of the topology's secret, where clients need a key too."""
+    secret = take_secret()
+    given = first_key(path)
+    return worker_key(secret) if given is None and secret is not None and guarded else given
 
 
 def _mode(name: str | None, pd_disaggregation: bool) -> Mode | None:

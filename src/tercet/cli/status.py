@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tercet.cli.engine_options import read_keys
+from tercet.cli.engine_options import first_key
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +59,7 @@ def status(
         url = named[0].url
     elif "://" not in url:
         raise UsageError(f"{url!r} is neither a router's URL (http://HOST:PORT) nor a running deployment's name")
-    data = _fetch(url.rstrip("/"), next(iter(read_keys(api_key_file)), None))
+    data = _fetch(url.rstrip("/"), first_key(api_key_file))
     if as_json:
         typer.echo(json.dumps(data, indent=1))
     else:

@@ -58,6 +58,9 @@ def worker(
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Accept only requests with one of these keys, one a line.")
     ] = None,
+    require_secret: Annotated[
+        bool, typer.Option("--require-secret", help="Answer only who knows TERCET_TOPOLOGY_SECRET, as its router does.")
+    ] = False,
     shutdown_grace: Annotated[
         float, typer.Option(metavar="SECONDS", help="For requests in flight when it is asked to end.", min=0)
     ] = 3.0,
@@ -110,6 +113,7 @@ def worker(
         allow_local_media=allow_local_media,
         blocking_image_loading=blocking_image_loading,
         topology_id=topology_id,
+        require_secret=require_secret,
         api_keys=flags.read_keys(api_key_file),
         **{field: value for field, value in given.items() if value is not None},
     )

@@ -26,10 +26,20 @@ class MissingExtraError(UsageError):
 
 
 class RequestError(TercetError):
-    """A request that is refused; becomes an OpenAI error object with HTTP status `status`."""
+    """A request that is refused; becomes an OpenAI error object with HTTP status `status`.
+
+    `retry_after_s` says when another try is worth it.
+    """
 
     def __init__(
-        self, status: int, message: str, *, kind: str = "", code: str | None = None, param: str | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "",
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -37,6 +47,7 @@ class RequestError(TercetError):
         self.kind = kind or _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
         self.code = code
         self.param = param
+        self.retry_after_s = retry_after_s
 
     def body(self) -> dict[str, Any]:
         """Return the OpenAI error object: {"error": {message, type, code, param}}."""

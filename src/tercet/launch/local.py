@@ -13,6 +13,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from tercet.core.errors import UsageError
+from tercet.core.secret import SECRET_VARIABLE, worker_key
 from tercet.core.topology import RouterSpec, Topology, WorkerSpec
 from tercet.http.client import Client
 from tercet.launch.commands import Commands, TercetCommands
@@ -27,7 +28,6 @@ from tercet.launch.progress import OnProgress, Progress
 from tercet.launch.segments import sweep_all
 from tercet.launch.state import RunDir, RunState, default_log_dir, default_run_root, running
 from tercet.transfer.pool import sweep
-from tercet.worker.config import SECRET_VARIABLE
 
 SECRET_BYTES = 32
 GRACE_S = 5.0
@@ -83,6 +83,7 @@ class LocalDeployment:
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._started_at = 0.0
+        self._secret = secrets.token_bytes(SECRET_BYTES)
 
     @property
     def url(self) -> str:
@@ -141,7 +142,7 @@ class LocalDeployment:
             self._keeper = keeper = await Keeper.start(run_dir.topology_id, run_dir.path, log)
         finally:
             os.close(log)
-        env = {**os.environ, SECRET_VARIABLE: secrets.token_hex(SECRET_BYTES), "PYTHONUNBUFFERED": "1"}
+        env = {**os.environ, SECRET_VARIABLE: self._secret.hex(), "PYTHONUNBUFFERED": "1"}
         self._workers = [self._part(spec, env, keeper) for spec in workers]
         await _all_or_none([part.start() for part in self._workers])
         self._router = self._part(router, env, keeper)
@@ -155,7 +156,10 @@ class LocalDeployment:
         path = process.ready_path
         for name, text in process.files.items():
             Path(name).write_text(text, encoding="utf-8")
-        return PartSpec(worker.name, process.argv, self.worker_urls[worker.name], path, path, process.env)
+        env = dict(process.env)
+        if process.key_variable is not None and self.topology.router.api_key_file is not None:
+            env[process.key_variable] = worker_key(self._secret)
+        return PartSpec(worker.name, process.argv, self.worker_urls[worker.name], path, path, env)
 
     def _part(self, spec: PartSpec, env: Mapping[str, str], keeper: Keeper) -> Part:
         return Part(

@@ -9,6 +9,7 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from math import ceil
 
 import uvloop
 from setproctitle import setproctitle
@@ -23,6 +24,7 @@ from tercet.router.config import RouterConfig
 from tercet.router.generation import generate
 from tercet.router.handoffs import Handoffs
 from tercet.router.health import Prober
+from tercet.router.key_file import KeyFile
 from tercet.router.kv_subscriber import KvSubscriber
 from tercet.router.metrics import RouterMetrics
 from tercet.router.parts import Parts
@@ -32,6 +34,9 @@ from tercet.routing.events import ModeChanged
 from tercet.routing.fleet import FleetState
 
 log = logging.getLogger(__name__)
+
+BYTES_PER_TOKEN = 4
+"""By which a request is charged whose answer isn't read."""
 
 Endpoint = Callable[[Request, Responder], Awaitable[None]]
 
@@ -55,7 +60,7 @@ class Router:
             sender,
             Handoffs(config.max_unaccepted_handoffs, sender.control, metrics),
             metrics,
-            Door(config.api_keys, config.worker_api_key),
+            Door(KeyFile(config.api_keys, config.api_key_file), config.worker_api_key),
         )
         self.prober = Prober(self.parts)
         self._kv = KvSubscriber(fleet, config.event_ports())
@@ -111,17 +116,18 @@ class Router:
         except RequestError as error:
             if responder.started:
                 raise
-            if error.status == 503:
-                headers.append(("Retry-After", "1"))
+            wait_s = 1 if error.status == 503 and error.retry_after_s is None else error.retry_after_s
+            if wait_s is not None:
+                headers.append(("Retry-After", str(ceil(wait_s))))
             await responder.send(error.status, json.dumps(error.body()).encode(), headers=headers)
 
     async def _dispatch(self, request: Request, responder: Responder, headers: list[tuple[str, str]]) -> None:
-        self.parts.door.check(request.path, request.headers)
-        path = request.path
+        path, door = request.path, self.parts.door
+        key = door.check(request.method, path, request.headers)
         if path in (CHAT_PATH, COMPLETIONS_PATH):
             if request.method != "POST":
                 raise RequestError(405, f"{request.method} {path}: use POST")
-            await generate(self.parts, request, responder, headers, self.prober.suspect)
+            await generate(self.parts, request, responder, headers, self.prober.suspect, door.enter(key))
             return
         methods = self._endpoints.get(path)
         if methods is None:
@@ -132,7 +138,12 @@ class Router:
                 raise RequestError(405, f"{request.method} {path}: use {', '.join(methods)}")
             await endpoint(request, responder)
         elif path.startswith("/v1/"):
-            await pass_through(self.parts, request, responder, headers, self.prober.suspect)
+            quota = door.enter(key)
+            try:
+                await pass_through(self.parts, request, responder, headers, self.prober.suspect)
+            finally:
+                if quota is not None:
+                    quota.leave(len(request.body) // BYTES_PER_TOKEN)
         else:
             raise RequestError(404, f"no such path: {path}")
 

@@ -39,7 +39,8 @@ class Call:
     """Takes routes until one answers, or the next attempt would be one too many.
 
     `suspect` is told the URL of a worker that failed. Cancelling `run` (the client left) cancels every leg and has
-    the blocks released that P holds. `broken` is true when a stream failed after its first byte.
+    the blocks released that P holds. `broken` is true when a stream failed after its first byte; `tokens` counts
+    those of prompt and answer, once it is whole.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Call:
         self._usage: Usage | None = None
         self._cache: Counter[str] = Counter()
         self.broken = False
+        self.tokens = 0
 
     async def run(self) -> None:
         """Answer the request. Raises RequestError while nothing has been sent."""
@@ -267,7 +269,7 @@ class Call:
             self._broke()
             return
         assert self._observation is not None
-        self._observation.finished(self._parts, find_usage(relayed.tail), relayed)
+        self.tokens = self._observation.finished(self._parts, find_usage(relayed.tail), relayed)
 
     def _break_off(self, error: RequestError) -> None:
         """Say in the stream that it broke: nothing of it can be taken back, nor sent again."""
@@ -288,7 +290,7 @@ class Call:
             if reply.early:
                 self._parts.metrics.early_ends.add(self._mode)
             elif self._observation is not None:
-                self._observation.finished(self._parts, self._usage, None)
+                self.tokens = self._observation.finished(self._parts, self._usage, None)
         await self._responder.send(reply.status, reply.body, headers=headers, content_type=reply.content_type)
 
     def _first_byte(self, now_ns: int, more: list[tuple[str, str]], good: bool) -> list[tuple[str, str]]:

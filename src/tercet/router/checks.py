@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Mapping
 
+from tercet.core.api_keys import ApiKey
 from tercet.core.errors import RequestError
 from tercet.core.ids import new_id
+from tercet.router.key_file import KeyFile
+from tercet.router.quota import Quota, Quotas
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/openapi.json"})
 PASSED_ON = ("traceparent", "tracestate")
+ADMIN_V1 = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+"""Paths beside the OpenAI API's by which an engine is changed."""
+INTERNAL_V1 = frozenset({"/v1/encode"})
+"""What only routers ask of workers: answers are tickets."""
 
 
 def request_id(headers: Mapping[str, str]) -> str:
@@ -20,30 +26,53 @@ def request_id(headers: Mapping[str, str]) -> str:
     return asked if _REQUEST_ID.fullmatch(asked) else new_id("req")
 
 
+def for_everyone(method: str, path: str) -> bool:
+    """True for what any key may ask: the OpenAI API, and which mode it is. The rest is the operator's."""
+    if path.startswith("/v1/"):
+        return path not in ADMIN_V1
+    return path == "/mode" and method in ("GET", "HEAD")
+
+
 class Door:
     """Lets in who has a key; everybody when there are no keys. Decides what a client may say to a worker."""
 
-    def __init__(self, api_keys: tuple[str, ...], worker_api_key: str | None) -> None:
-        self._keys = tuple(key.encode() for key in api_keys)
+    def __init__(self, keys: KeyFile, worker_api_key: str | None) -> None:
+        self._keys = keys
         self._worker = f"Bearer {worker_api_key}" if worker_api_key else None
+        self._quotas = Quotas()
 
-    def check(self, path: str, headers: Mapping[str, str]) -> None:
-        """Raise RequestError 401 unless the path is open to all or the key is right."""
-        if not self._keys or path in OPEN_PATHS:
-            return
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        given = key.strip().encode("utf-8", "surrogatepass")
-        # Every key is compared, in constant time: timing tells nothing.
-        right = [hmac.compare_digest(given, known) for known in self._keys]
-        if scheme.lower() != "bearer" or not any(right):
-            raise RequestError(401, "wrong or missing API key: send Authorization: Bearer KEY", code="invalid_api_key")
+    @property
+    def guarded(self) -> bool:
+        """True when a key is needed."""
+        return bool(self._keys.ring()[0])
+
+    def check(self, method: str, path: str, headers: Mapping[str, str]) -> ApiKey | None:
+        """Return the key of a request; None where none is needed. Raises RequestError 401, 403, 404."""
+        if path in INTERNAL_V1:
+            raise RequestError(404, f"no such path: {path}")
+        if path in OPEN_PATHS:
+            return None
+        ring, anew = self._keys.ring()
+        if anew:
+            self._quotas.keep({key.digest for key in ring})
+        if not ring:
+            return None
+        key = ring.find(headers.get("authorization", ""))
+        if not key.admin and not for_everyone(method, path):
+            text = f"{method} {path} needs an admin's key: `tercet keys new --admin` makes one"
+            raise RequestError(403, text, code="admin_key_needed")
+        return key
+
+    def enter(self, key: ApiKey | None) -> Quota | None:
+        """Count a request in; None where nothing is limited. Raises RequestError 429."""
+        return None if key is None else self._quotas.enter(key)
 
     def worker_headers(self, rid: str, headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         """Return the headers that go to the workers: never a client's own word on ranks."""
         result = [("X-Request-Id", rid)]
         if self._worker is not None:
             result.append(("Authorization", self._worker))
-        elif not self._keys and "authorization" in headers:
+        elif not self.guarded and "authorization" in headers:
             result.append(("Authorization", headers["authorization"]))
         result += [(name, headers[name]) for name in PASSED_ON if name in headers]
         return tuple(result)

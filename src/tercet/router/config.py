@@ -68,11 +68,14 @@ class RouterConfig:
     probe_timeout_s: float = 60.0
     shutdown_grace_s: float = 10.0
     api_keys: tuple[str, ...] = ()
+    api_key_file: str | None = None
     worker_api_key: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse settings that can't work. Raises UsageError."""
+        if self.api_keys and self.api_key_file is not None:
+            raise UsageError("give API keys as lines or in a file, not both")
         self.make_dialect()
         check_rank_match(self.rank_match)
         if self.balancer is not None:

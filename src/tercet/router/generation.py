@@ -14,19 +14,27 @@ from tercet.http.server import Request, Responder
 from tercet.router.call import Call, Suspect
 from tercet.router.parts import Parts
 from tercet.router.pictures import picture_keys
+from tercet.router.quota import Quota
 from tercet.router.timing import Timing
 from tercet.routing.facts import RequestFacts, chat_facts, completion_facts
 
 CLIENT_GONE = 499
 BROKEN = 502
+UNASKED_TOKENS = 512
+"""What an answer is taken for that broke off and had no limit of its own."""
 
 
 async def generate(
-    parts: Parts, request: Request, responder: Responder, headers: list[tuple[str, str]], suspect: Suspect
+    parts: Parts,
+    request: Request,
+    responder: Responder,
+    headers: list[tuple[str, str]],
+    suspect: Suspect,
+    quota: Quota | None = None,
 ) -> None:
-    """Serve one chat or text completion. `headers` begin with X-Request-Id. Raises RequestError while nothing was
-    sent."""
-    mode, status = parts.fleet.mode, CLIENT_GONE
+    """Serve one chat or text completion. `headers` begin with X-Request-Id; `quota` has counted the request in. Raises
+    RequestError while nothing was sent."""
+    mode, status, spent = parts.fleet.mode, CLIENT_GONE, 0
     try:
         body, raw = read_body(request.body)
         model = body.get("model")
@@ -46,10 +54,12 @@ async def generate(
             client_request = ClientRequest(request.path, body, raw, passed)
         timing = Timing(request.received_ns)
         call = Call(parts, client_request, facts, responder, headers, timing, suspect)
+        spent = _at_most(client_request, facts)
         await call.run()
+        spent = call.tokens
         status = BROKEN if call.broken else responder.status
     except RequestError as error:
-        status = error.status
+        status, spent = error.status, 0
         raise
     except asyncio.CancelledError:
         raise
@@ -57,7 +67,16 @@ async def generate(
         status = 500
         raise
     finally:
+        if quota is not None:
+            quota.leave(spent)
         parts.metrics.finished(mode, status, (perf_counter_ns() - request.received_ns) / 1e9)
+
+
+def _at_most(request: ClientRequest, facts: RequestFacts) -> int:
+    """Return the tokens that are charged where nobody will know: leaving just before the end must not be free."""
+    limit = request.max_tokens
+    answer = limit if isinstance(limit, int) and limit > 0 else UNASKED_TOKENS
+    return facts.prompt_tokens + answer * request.choices
 
 
 def _facts(

@@ -79,16 +79,17 @@ class Observation:
         if self.route.prefill is None:
             self._holds_pictures(parts)
 
-    def finished(self, parts: Parts, usage: Usage | None, relayed: Relayed | None) -> None:
-        """The answer is whole: D holds prompt and answer of this conversation."""
-        if self.facts.prompts != 1:
-            return
+    def finished(self, parts: Parts, usage: Usage | None, relayed: Relayed | None) -> int:
+        """The answer is whole: D holds prompt and answer of this conversation. Return how many tokens they have."""
         if usage is not None:
-            prompt, answer = usage.prompt_tokens, usage.completion_tokens // self.choices
+            prompt, answers = usage.prompt_tokens, usage.completion_tokens
         else:
             prompt = self.facts.prompt_tokens if self.prompt_tokens is None else self.prompt_tokens
-            answer = 0 if relayed is None else _estimate_tokens(relayed) // self.choices
-        parts.fleet.apply(ConversationRecorded(self.facts, self.route.decode.address, prompt, answer))
+            answers = 0 if relayed is None else _estimate_tokens(relayed)
+        if self.facts.prompts == 1:
+            answer = answers // self.choices
+            parts.fleet.apply(ConversationRecorded(self.facts, self.route.decode.address, prompt, answer))
+        return prompt + answers
 
     def misfit(self, parts: Parts) -> None:
         """D refused P's ticket: no request goes that way until a probe crossed."""

@@ -12,8 +12,6 @@ from tercet.media.limits import MediaLimits
 from tercet.transfer.registry import AUTO, automatic
 from tercet.transfer.registry import check as check_transport
 
-SECRET_VARIABLE = "TERCET_TOPOLOGY_SECRET"
-"""Where the launcher leaves the topology's secret for its children: everybody can read a command line."""
 EMBEDDING_CACHE_BYTES = 64 * 1024 * 1024
 """Default size of an embedding pool: 800 pictures of the bundled vision model in bf16."""
 
@@ -48,6 +46,7 @@ class WorkerConfig:
     topology_id: str = "default"
     max_body_bytes: int = 32 * 1024 * 1024
     api_keys: tuple[str, ...] = ()
+    require_secret: bool = False
     allow_local_media: bool = False
     blocking_image_loading: bool = False
     max_images: int = 32

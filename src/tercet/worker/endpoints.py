@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import re
 import time
@@ -12,6 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from tercet import __version__
+from tercet.core.api_keys import KeyRing
 from tercet.core.build import EngineBuild
 from tercet.core.errors import RequestError
 from tercet.core.ids import new_id
@@ -64,13 +64,16 @@ class Endpoints:
         max_model_len: int,
         pictures: PictureEncoder | None = None,
         picture_figures: PictureFigures | None = None,
+        worker_key: str | None = None,
     ) -> None:
-        """`pictures` and their figures are there when this worker encodes."""
+        """`pictures` and their figures are there when this worker encodes; `worker_key` is let in beside the API
+        keys."""
         self._config, self._engines, self._tokenizer = config, engines, tokenizer
         self._model, self._max_model_len = model, max_model_len
         self._created = int(time.time())
         self._metrics = WorkerMetrics(engines, picture_figures)
         self._pictures = pictures
+        self._keys = KeyRing((*config.api_keys, *((worker_key,) if worker_key else ())))
         self._next_rank = 0
 
     async def handle(self, request: Request, responder: Responder) -> None:
@@ -235,12 +238,8 @@ class Endpoints:
         return min(order, key=lambda rank: (not self._engines[rank].ready, self._engines[rank].in_flight))
 
     def _authorize(self, request: Request) -> None:
-        if not self._config.api_keys:
-            return
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        known = [hmac.compare_digest(key.strip().encode(), k.encode()) for k in self._config.api_keys]
-        if scheme.lower() != "bearer" or not any(known):
-            raise RequestError(401, "wrong or missing API key: send Authorization: Bearer KEY", code="invalid_api_key")
+        if self._keys:
+            self._keys.find(request.headers.get("authorization", ""))
 
     def _health(self) -> dict[str, object]:
         engines = [

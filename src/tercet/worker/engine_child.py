@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tercet.core.secret import SECRET_VARIABLE
 from tercet.transfer.pool import sweep
 from tercet.worker.channel import FrontChannel, Message
-from tercet.worker.config import SECRET_VARIABLE, EngineConfig
+from tercet.worker.config import EngineConfig
 
 ENGINE_COMMAND = (sys.executable, "-m", "tercet.worker.engine_process")
 STOP_TIMEOUT_S = 1.5

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import signal
 import sys
@@ -15,12 +14,13 @@ import uvloop
 from setproctitle import setproctitle
 
 from tercet.core.errors import MissingExtraError, TercetError, UsageError
+from tercet.core.secret import SECRET_VARIABLE, take_secret, worker_key
 from tercet.core.stage import Stage
 from tercet.engine.models.store import ModelFolder, random_model_folder, resolve
 from tercet.http.server import Server
 from tercet.text.image_token import image_token
 from tercet.text.tokenizer import Tokenizer, load_tokenizer
-from tercet.worker.config import SECRET_VARIABLE, EngineConfig, WorkerConfig
+from tercet.worker.config import EngineConfig, WorkerConfig
 from tercet.worker.endpoints import Endpoints
 from tercet.worker.engine_child import ENGINE_COMMAND
 from tercet.worker.engine_client import EngineClient
@@ -110,6 +110,7 @@ async def serve(
         max_model_len=max_model_len(config, folder),
         pictures=pictures,
         picture_figures=pictures.figures if pictures is not None else None,
+        worker_key=worker_key(secret) if config.require_secret else None,
     )
     server = Server(endpoints.handle, host=config.host, port=config.port, max_body_bytes=config.max_body_bytes)
     try:
@@ -156,9 +157,11 @@ def run(config: WorkerConfig, *, engine_command: Sequence[str] = ENGINE_COMMAND,
     code."""
     setproctitle(f"tercet worker {config.name}")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    text = os.environ.pop(SECRET_VARIABLE, None)
-    secret = bytes.fromhex(text) if text else secrets.token_bytes(32)
     try:
+        secret = take_secret()
+        if secret is None and config.require_secret:
+            raise UsageError(f"--require-secret needs the topology's secret in {SECRET_VARIABLE}, as its router has it")
+        secret = secret or secrets.token_bytes(32)
         # Before there is an event loop: a download can take minutes, and signals must end it.
         folder = (
             random_model_folder(config.random_weights, config.cache_dir)

@@ -51,6 +51,7 @@ def worker_config(placement: Placement, worker: WorkerSpec) -> WorkerConfig:
         media_timeout_s=engine.media_timeout_s,
         topology_id=placement.topology_id,
         rank_match=placement.topology.router.rank_match or "any",
+        require_secret=placement.topology.router.api_key_file is not None,
     )
 
 
@@ -112,5 +113,6 @@ def arguments_of(placement: Placement, worker: WorkerSpec) -> list[str]:
             "--media-timeout": config.media_timeout_s,
             "--rank-match": placement.topology.router.rank_match,
             "--topology-id": config.topology_id,
+            "--require-secret": config.require_secret,
         }
     )

@@ -14,13 +14,15 @@ from tercet.launch.placement import Placement
 class WorkerProcess:
     """How one worker is started. `env` is laid over the launcher's; `ready_path` answers 200 once it can serve.
 
-    `files` holds the text of the files that its command line names and that must lie there first, by path.
+    `files` holds the text of the files that its command line names and that must lie there first, by path;
+    `key_variable` is the variable of its environment that holds the one API key it lets in.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     ready_path: str = "/ready"
     files: Mapping[str, str] = field(default_factory=dict)
+    key_variable: str | None = None
 
 
 class EngineCommands(Protocol):

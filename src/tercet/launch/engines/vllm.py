@@ -51,6 +51,7 @@ class VllmCommands:
             (str(python), "-m", "vllm.entrypoints.openai.api_server", *arguments),
             environment_of(placement, worker, os.environ.get("PYTHONPATH", "")),
             "/health",
+            key_variable="VLLM_API_KEY",
         )
 
     def container(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:

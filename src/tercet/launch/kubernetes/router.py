@@ -6,6 +6,7 @@ import hashlib
 
 import yaml
 
+from tercet.core.secret import SECRET_VARIABLE
 from tercet.launch.commands import router_arguments
 from tercet.launch.kubernetes.manifest import (
     Manifest,
@@ -17,7 +18,8 @@ from tercet.launch.kubernetes.manifest import (
     pod_security,
 )
 from tercet.launch.kubernetes.options import DeployOptions
-from tercet.launch.kubernetes.placing import KEYS_FILE, Placed
+from tercet.launch.kubernetes.placing import KEYS_FILE, OWN_ENGINES, Placed
+from tercet.launch.kubernetes.workers import SECRET
 from tercet.launch.topology_file import topology_to_dict
 
 NAME = "router"
@@ -95,15 +97,18 @@ def _pod(placed: Placed, options: DeployOptions) -> Manifest:
         {"name": "topology", "mountPath": FOLDER, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},
     ]
+    env: list[Manifest] = [{"name": "HOME", "value": "/tmp"}]
     if topology.router.api_key_file:
         volumes.append({"name": "keys", "secret": {"secretName": KEYS_SECRET}})
         mounts.append({"name": "keys", "mountPath": KEYS_FILE.rpartition("/")[0], "readOnly": True})
+        if placed.source.engine.engine in OWN_ENGINES:  # they let in only who knows it
+            env.append({"name": SECRET_VARIABLE, "valueFrom": {"secretKeyRef": {"name": SECRET, "key": "secret"}}})
     container = {
         "name": NAME,
         "image": options.image_router,
         "command": ["python"],
         "args": ["-m", "tercet", "router", f"@{FOLDER}/{ARGUMENTS}"],
-        "env": [{"name": "HOME", "value": "/tmp"}],
+        "env": env,
         "ports": [{"name": "http", "containerPort": topology.router.port}],
         "startupProbe": http_probe("/health", "http", 2, 60),
         "readinessProbe": http_probe("/ready", "http", 5, 3),

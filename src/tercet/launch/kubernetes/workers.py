@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from tercet.core.secret import SECRET_VARIABLE
 from tercet.core.stage import Stage
 from tercet.core.topology import has_encoders
 from tercet.launch.engines.protocol import WorkerProcess
@@ -21,7 +22,6 @@ from tercet.launch.kubernetes.manifest import (
 from tercet.launch.kubernetes.options import DeployOptions
 from tercet.launch.kubernetes.placing import EMBEDDINGS, OWN_ENGINES, WORKER_PORT, Group, Placed
 from tercet.launch.placement import Placement
-from tercet.worker.config import SECRET_VARIABLE
 
 SECRET = "tercet-topology"
 HUB_SECRET = "hf-token"

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tercet.core.api_keys import KeyRing, key_lines
+
+
+def _keys(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tercet", "keys", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    made = _keys("new", str(file), "--name", "alice", "--requests-per-minute", "60", "--concurrent", "4")
+    key = made.stdout.strip()
+    assert made.returncode == 0 and key.startswith("tk-")
+    assert key not in file.read_text() and file.stat().st_mode & 0o777 == 0o600
+    file.write_text("# ours\n" + file.read_text())
+    admin = _keys("new", str(file), "--admin").stdout.strip()
+
+    ring = KeyRing(key_lines(file.read_text()))
+    found = ring.find(f"Bearer {key}")
+    assert (found.name, found.requests_per_minute, found.concurrent, found.admin) == ("alice", 60, 4, False)
+    assert ring.find(f"Bearer {admin}").admin
+
+    listed = _keys("list", str(file)).stdout
+    assert "alice" in listed and "requests_per_minute=60" in listed and "key-1" in listed and "admin" in listed
+    assert found.digest not in listed
+
+    twice = _keys("new", str(file), "--name", "alice")
+    assert twice.returncode == 2 and "already" in twice.stderr
+    assert _keys("revoke", str(file), "alice").returncode == 0
+    assert "# ours" in file.read_text() and len(key_lines(file.read_text())) == 1
+    gone = _keys("revoke", str(file), "alice")
+    assert gone.returncode == 2 and "no key named 'alice'" in gone.stderr
+    last = _keys("revoke", str(file), "key-1")
+    assert last.returncode == 2 and "stand open" in last.stderr and len(key_lines(file.read_text())) == 1
