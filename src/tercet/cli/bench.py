@@ -12,16 +12,12 @@ import typer
 from tercet.bench.job import Header
 from tercet.bench.plan import Plan
 from tercet.cli import traffic_options as flags
+from tercet.cli.loads import DEFAULT_QPS, DEFAULT_REQUESTS, loads_from, percentiles_from, requests_from
 from tercet.core.errors import UsageError
 from tercet.results.slo import slo_from_flags
-from tercet.traffic.arrivals import Arrivals
 from tercet.traffic.prompts import PromptForm
-from tercet.traffic.scripts import Dataset, read_dataset
+from tercet.traffic.scripts import read_dataset
 from tercet.traffic.spec import LoadKind, TrafficSpec
-
-DEFAULT_QPS = "1"
-DEFAULT_REQUESTS = 64
-"""What the workload `images` is sent at when no load is named."""
 
 
 def bench(
@@ -178,13 +174,13 @@ def bench(
         image_size=image_size,
         image_pool=image_pool,
     )
-    kind, loads, pattern = _loads(qps, concurrency, arrivals, data, shape.pictures is not None, trace_speed)
+    kind, loads, pattern = loads_from(qps, concurrency, arrivals, data, shape.pictures is not None, trace_speed)
     wanted_slo = slo_from_flags(slo or ())
-    wanted = Wanted(output, wanted_slo, _percentiles(percentiles), _exports(export))
+    wanted = Wanted(output, wanted_slo, percentiles_from(percentiles), _exports(export))
     traffic = TrafficSpec(
         shape,
         qps=loads[0] if kind is LoadKind.QPS else 1.0,
-        num_requests=_requests(num_requests, duration, shape.requests, data),
+        num_requests=requests_from(num_requests, duration, shape.requests, data),
         turns=turns,
         think_s=think,
         arrivals=pattern,
@@ -226,39 +222,6 @@ def bench(
         raise typer.Exit(code)
 
 
-def _loads(
-    qps: str, concurrency: str, arrivals: str, data: Dataset | None, pictures: bool, speed: float
-) -> tuple[LoadKind, tuple[float, ...], Arrivals]:
-    """Return what the loads count, the loads, and how an open loop's conversations arrive. Raises UsageError."""
-    if qps and concurrency:
-        raise UsageError("--qps and --concurrency are two kinds of load: give one of them")
-    pattern = flags.arrival_pattern(arrivals) if arrivals else Arrivals.POISSON
-    if concurrency or (pictures and not qps):
-        if arrivals:
-            raise UsageError("--arrivals has no meaning with --concurrency: a conversation starts when another ends")
-        return LoadKind.CONCURRENCY, flags.parse_counts(concurrency or flags.IMAGE_LOADS, "--concurrency"), pattern
-    if data is not None and data.timed and not qps and pattern in (Arrivals.TRACE, Arrivals.POISSON):
-        if not 0 < speed < float("inf"):
-            raise UsageError(f"--trace-speed {speed} is out of range: give a number above 0, where 1 is real time")
-        span = max(script.at_s or 0.0 for script in data.scripts)
-        return LoadKind.QPS, (round(len(data.scripts) / span * speed, 6) if span else 1.0,), Arrivals.TRACE
-    if pattern is Arrivals.TRACE and qps:
-        raise UsageError("--arrivals trace takes its rate from the data set: leave --qps out, and use --trace-speed")
-    return LoadKind.QPS, flags.parse_rates(qps or DEFAULT_QPS), pattern
-
-
-def _requests(given: int | None, duration: float | None, usual: int | None, data: Dataset | None) -> int:
-    if given is not None:
-        if given < 1:
-            raise UsageError(f"--num-requests {given} is out of range: send at least one request")
-        return given
-    if duration is not None:
-        return 0
-    if data is not None and data.kind == "trace":
-        return len(data.scripts)
-    return usual or DEFAULT_REQUESTS
-
-
 def _form(text: str) -> PromptForm | None:
     try:
         return PromptForm(text) if text else None
@@ -284,13 +247,6 @@ def _headers(api_key: str, given: Sequence[str]) -> tuple[Header, ...]:
             raise UsageError("--header: write 'NAME: VALUE'")
         headers.append(Header(name.strip(), value.strip()))
     return tuple(headers)
-
-
-def _percentiles(text: str) -> tuple[float, ...]:
-    found = flags.parse_rates(text, "--percentiles")
-    if any(not 0 <= q <= 100 for q in found):
-        raise UsageError(f"--percentiles {text!r}: they lie between 0 and 100")
-    return found
 
 
 def _exports(text: str) -> tuple[str, ...]:

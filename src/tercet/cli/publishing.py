@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tercet.cli.measuring import Outcome, finish
 from tercet.report.serving import serving_block
-from tercet.results.document import Results
+from tercet.results.document import SIMULATED, Results
 from tercet.results.export import export
 from tercet.results.lines import write_lines
 from tercet.results.record import RunRecord
@@ -41,11 +41,12 @@ def print_blocks(results: Results, console: Console, wanted: Wanted) -> None:
     """Print one block per load, the tables of turns and loads, and the notes."""
     from tercet.report.terminal import print_conclusions, print_results
 
+    predicted = results.kind == SIMULATED
     loads: dict[tuple[str, float], list[RunRecord]] = {}
     for run in results.runs:
         loads.setdefault((run.load_kind, run.load), []).append(run)
     for runs in loads.values():
-        for line in serving_block(runs, slo=wanted.slo, percentiles=wanted.percentiles):
+        for line in serving_block(runs, slo=wanted.slo, percentiles=wanted.percentiles, predicted=predicted):
             alarming = line.startswith(("INVALID", "INTERRUPTED"))
             console.print(line, markup=False, style="bold red" if alarming else "", soft_wrap=True)
         console.print()

@@ -66,9 +66,9 @@ def report(
     require_extra()
     console = console_for_output()
     for _, measured in each if tables else ():
-        if measured.kind == "bench":
+        if measured.kind in ("bench", "simulate"):
             print_blocks(measured, console, Wanted(output, asked, DEFAULT_PERCENTILES))
-    if tables and any(measured.kind != "bench" for _, measured in each):
+    if tables and any(measured.kind == "compare" for _, measured in each):
         print_comparison(results, console)
     written: list[Path] = []
     page = write_report(results, output, slo=asked, warnings=warnings, wrote=written.append)

@@ -16,12 +16,17 @@ DEFAULT_PERCENTILES = (95.0, 99.0)
 
 
 def serving_block(
-    runs: Sequence[RunRecord], *, slo: Slo | None = None, percentiles: Sequence[float] = DEFAULT_PERCENTILES
+    runs: Sequence[RunRecord],
+    *,
+    slo: Slo | None = None,
+    percentiles: Sequence[float] = DEFAULT_PERCENTILES,
+    predicted: bool = False,
 ) -> list[str]:
-    """Return the block of one load's runs, line by line."""
+    """Return the block of one load's runs, line by line; `predicted` says that nothing was measured."""
     figures = serving_figures(runs, slo)
-    lines = [" Serving Benchmark Result ".center(WIDTH, "=")]
-    lines += [f"{name + ':':<40} {value:<10}".rstrip() for name, value in _rows(runs, figures, slo)]
+    title = " PREDICTED Serving Result " if predicted else " Serving Benchmark Result "
+    lines = [title.center(WIDTH, "=")]
+    lines += [f"{name + ':':<40} {value:<10}".rstrip() for name, value in _rows(runs, figures, slo, predicted)]
     for title, short, values in (
         ("End-to-End Latency", "E2E Latency", figures.e2e_ms),
         ("Time to First Token", "TTFT", figures.ttft_ms),
@@ -33,17 +38,20 @@ def serving_block(
     lines.append("From schedule, not from sending".center(WIDTH, "-"))
     lines += _latency("E2E Latency", figures.scheduled_e2e_ms, percentiles, brief=True)
     lines += _latency("TTFT", figures.scheduled_ttft_ms, percentiles, brief=True)
-    lines.append("Load generator".center(WIDTH, "-"))
-    lines += _client(runs)
+    if not predicted:
+        lines.append("Load generator".center(WIDTH, "-"))
+        lines += _client(runs)
     lines.append("=" * WIDTH)
     return lines
 
 
-def _rows(runs: Sequence[RunRecord], figures: ServingFigures, slo: Slo | None) -> list[tuple[str, str]]:
+def _rows(
+    runs: Sequence[RunRecord], figures: ServingFigures, slo: Slo | None, predicted: bool
+) -> list[tuple[str, str]]:
     first = runs[0]
     open_loop = first.load_kind == "qps"
     rows = [
-        ("Backend", "tercet bench"),
+        ("Backend", "tercet simulate" if predicted else "tercet bench"),
         ("Traffic request rate", f"{first.load:g}" if open_loop else "inf"),
         ("Max request concurrency", "not set" if open_loop else f"{first.load:g}"),
         ("Successful requests", str(figures.ok)),

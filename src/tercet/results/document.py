@@ -14,6 +14,12 @@ from tercet.results.verdict import AnswerCheck, Verdict
 SCHEMA_VERSION = 2
 """Raised when a reader of the older files would misread the newer ones."""
 
+SIMULATED = "simulate"
+"""The kind of a file that holds predictions."""
+
+PREDICTED = "predicted"
+"""What the architectures of such a file have in their labels, so that they are told apart wherever they are shown."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -91,7 +97,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One results file. `kind` is "compare" or "bench"; `interrupted`: it holds what was measured until then.
+    """One results file. `kind` is "compare", "bench", or SIMULATED when nothing was measured.
+
+    `interrupted`: it holds what was measured until then.
 
     `sources` are the files it was merged from; empty for a measurement.
     """

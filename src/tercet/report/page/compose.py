@@ -26,7 +26,7 @@ from tercet.report.page.origin import architecture_grid, machine_grid, settings_
 from tercet.report.page.parts import Card, Document, Key, Section
 from tercet.report.recommend import recommendations
 from tercet.report.usefulness import usefulness
-from tercet.results.document import Results
+from tercet.results.document import SIMULATED, Results
 
 MAX_PANELS = 24
 """Pictures of one section."""
@@ -122,7 +122,7 @@ def _facts(results: Results, evidence: Evidence) -> tuple[tuple[str, str], ...]:
         ("Devices", f"{devices[0]} each" if len(devices) == 1 else "UNEQUAL: " + ", ".join(map(str, devices))),
         ("Runs", f"{runs}, {invalid} INVALID" if invalid else f"{runs}, all valid"),
         ("Requests", f"{sum(cell.requests for cell in evidence.cells):,}"),
-        ("Measured", results.created_at[:10]),
+        ("Predicted" if results.kind == SIMULATED else "Measured", results.created_at[:10]),
     ]
     if results.method is not None:
         facts.insert(3, ("Paired blocks", f"{results.method.blocks}"))
@@ -131,6 +131,8 @@ def _facts(results: Results, evidence: Evidence) -> tuple[tuple[str, str], ...]:
 
 def _warnings(results: Results, evidence: Evidence) -> tuple[str, ...]:
     found = []
+    if results.kind == SIMULATED:
+        found.append("These figures are predicted, not measured: no request was sent to a server.")
     if results.interrupted:
         found.append("The measurement was stopped early: only what was measured until then is here.")
     invalid = [cell for cell in evidence.cells if cell.invalid_runs]

@@ -1,0 +1,292 @@
+"""The work behind `tercet simulate`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tercet.bench.run import run_record, traffic_record
+from tercet.cli.device_options import Device, device_from
+from tercet.cli.measuring import Outcome, command_line
+from tercet.cli.publishing import Wanted, finish_bench
+from tercet.core.errors import TercetError, UsageError
+from tercet.core.stage import Mode
+from tercet.core.topology import Topology
+from tercet.latency.known_models import find_model
+from tercet.latency.registry import ENGINES
+from tercet.launch.source import topology_from, with_settings
+from tercet.report.progress import narrator
+from tercet.report.terminal import console_for_output
+from tercet.results.document import PREDICTED, SIMULATED, ArchitectureRecord, Results
+from tercet.results.environment import installed_versions, this_machine
+from tercet.results.record import ClientHealth, RunRecord
+from tercet.results.slo import Slo
+from tercet.results.summary import summarise
+from tercet.sim.fleet import EngineCaps, FleetSpec, fleet_from_topology
+from tercet.sim.result import SimCounters, SimulationResult
+from tercet.sim.simulate import PROGRESS_EVERY, WorkerLoss
+from tercet.sim.sweep import Case, sweep
+from tercet.traffic.spec import LoadKind, TrafficSpec
+
+NOT_A_CLIENT = ClientHealth(0.0, 0.0, 0.0, 0.0, 0.0, saturated=False)
+"""A simulated client is never late."""
+BYTES_A_VALUE = 2
+"""Embeddings are kept in bf16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the flags said."""
+
+    topology: str
+    mode: Mode | None
+    model: str | None
+    gpu: str | None
+    gpu_spec: str | None
+    engine_like: str | None
+    tp: int
+    oracle: str
+    memory_share: float
+    stack: str | None
+    link_gb_s: float | None
+    caps: Mapping[str, int | None]
+    routing: Mapping[str, Any]
+    traffic: TrafficSpec
+    load_kind: LoadKind
+    loads: tuple[float, ...]
+    scale: float
+    warmup: int
+    lose: tuple[str, ...]
+    slo: Slo | None
+    percentiles: tuple[float, ...]
+    jobs: int
+    ray: str
+    output: Path
+
+
+def run_simulations(asked: Asked) -> int:
+    """Simulate every load, print and write the results; return the exit code. Raises UsageError."""
+    topology = with_settings(topology_from(asked.topology, asked.mode), {"model": asked.model, **asked.routing})
+    device = _device(asked, topology)
+    fleet = _fleet(asked, topology, device)
+    _require_room(fleet, asked.traffic)
+    losses = tuple(parse_loss(text) for text in asked.lose)
+    cases = [
+        Case(
+            fleet,
+            asked.traffic.at(asked.load_kind, load),
+            f"sim-q{i}",
+            asked.warmup,
+            token_times=True,
+            slo=asked.slo,
+            losses=losses,
+        )
+        for i, load in enumerate(asked.loads)
+    ]
+    view = narrator(console_for_output(stderr=True))
+    view.say(f"{topology.short_form} in mode {fleet.mode}: {device.chosen.source.summary}")
+    created = datetime.now(UTC)
+    found: dict[int, SimulationResult] = {}
+    outcome = Outcome()
+    try:
+        _simulate(asked, cases, found, view)
+    except KeyboardInterrupt:
+        outcome = Outcome(interrupted=True)
+    except UsageError:
+        raise
+    except TercetError as error:
+        outcome = Outcome(error=error)
+    results = _results(asked, topology, fleet, device, cases, found, created, outcome) if found else None
+    return finish_bench(outcome, results, Wanted(asked.output, asked.slo, asked.percentiles))
+
+
+def _simulate(asked: Asked, cases: Sequence[Case], found: dict[int, SimulationResult], view: Any) -> None:
+    total = sum(case.traffic.num_conversations * case.traffic.turns for case in cases)
+    known = total > 0 and all(case.traffic.num_conversations for case in cases)
+    alone = len(cases) == 1 or (asked.jobs == 1 and not asked.ray)
+    text = "simulating requests" if known and alone else "simulating loads"
+    with view.task(text, total if known and alone else len(cases)) as advance:
+
+        def told(done: int) -> None:
+            for _ in range(PROGRESS_EVERY if known and alone else 0):
+                advance()
+
+        for index, result in sweep(cases, jobs=asked.jobs, ray=asked.ray, progress=told):
+            found[index] = result
+            left = result.figures.requests % PROGRESS_EVERY if known and alone else 1
+            for _ in range(left):
+                advance()
+
+
+def parse_loss(text: str) -> WorkerLoss:
+    """Read `D1@30` or `P0@10+20`. Raises UsageError."""
+    match = re.fullmatch(r"([EPDA][0-9]+)@([0-9.]+)(?:\+([0-9.]+))?", text)
+    try:
+        if match is None:
+            raise ValueError
+        return WorkerLoss(match[1], float(match[2]), None if match[3] is None else float(match[3]))
+    except ValueError:
+        raise UsageError(
+            f"--lose {text!r}: write a worker and seconds, such as D1@30, or P0@10+20 to come back"
+        ) from None
+
+
+def _device(asked: Asked, topology: Topology) -> Device:
+    engine = asked.engine_like or (topology.engine.engine if topology.engine.engine in ENGINES else "vllm")
+    pictures = asked.traffic.workload.pictures
+    device = device_from(
+        gpu=asked.gpu or (None if asked.gpu_spec else topology.engine.gpu),
+        gpu_spec=asked.gpu_spec,
+        model=topology.model,
+        engine=engine,
+        tp=asked.tp,
+        oracle=asked.oracle,
+        memory_share=asked.memory_share,
+        stack=asked.stack,
+        picture=None if pictures is None else (pictures.width, pictures.height),
+    )
+    if topology.engine.gpu_slowdown != 1:
+        slower = device.chosen.oracle.slowed(topology.engine.gpu_slowdown)
+        device = replace(device, chosen=replace(device.chosen, oracle=slower))
+    return device
+
+
+def _fleet(asked: Asked, topology: Topology, device: Device) -> FleetSpec:
+    short = not Path(asked.topology).is_file()
+    caps = EngineCaps() if short else _caps_of(topology, device.model)
+    changes = {name: value for name, value in asked.caps.items() if value is not None}
+    if bad := [name for name, value in changes.items() if value < (name != "kv_blocks")]:
+        raise UsageError(f"--{bad[0].replace('_', '-')} {changes[bad[0]]} is out of range")
+    fleet = fleet_from_topology(
+        topology, device.chosen, stack=device.stack, caps=replace(caps, **changes), gpus=asked.tp
+    )
+    return fleet if asked.link_gb_s is None else replace(fleet, link_bytes_s=asked.link_gb_s * 1e9)
+
+
+def _caps_of(topology: Topology, model: str) -> EngineCaps:
+    engine = topology.engine
+    try:
+        row_bytes = find_model(model).shape.hidden * BYTES_A_VALUE
+    except UsageError:  # a measured machine needs no known model
+        row_bytes = 4096 * BYTES_A_VALUE
+    return EngineCaps(
+        engine.max_num_seqs,
+        engine.max_num_batched_tokens,
+        engine.max_model_len,
+        engine.block_size,
+        engine.kv_blocks,
+        engine.embedding_cache_bytes // row_bytes,
+    )
+
+
+def _require_room(fleet: FleetSpec, traffic: TrafficSpec) -> None:
+    room = min(
+        pool.caps.scheduler(pool.device.oracle.kv_capacity()).max_len for pool in fleet.pools if pool.letter != "E"
+    )
+    if traffic.longest > room:
+        raise UsageError(
+            f"conversations grow to {traffic.longest} tokens, an engine takes {room}: lower --turns, --scale or the "
+            "workload, or raise max_model_len or kv_blocks in the topology file"
+        )
+
+
+def _results(
+    asked: Asked,
+    topology: Topology,
+    fleet: FleetSpec,
+    device: Device,
+    cases: Sequence[Case],
+    found: Mapping[int, SimulationResult],
+    created: datetime,
+    outcome: Outcome,
+) -> Results:
+    label = f"{fleet.mode} {PREDICTED}"
+    runs = tuple(_run(label, fleet, cases[i], i, found[i], created) for i in sorted(found))
+    sent = traffic_record(cases[0].traffic, asked.scale)
+    if asked.slo is not None:
+        sent = replace(sent, options={**sent.options, "slo": str(asked.slo)})
+    architecture = ArchitectureRecord(
+        label,
+        str(fleet.mode),
+        topology.short_form,
+        {worker.name: (f"{asked.tp} x {device.gpu}",) * worker.ranks for worker in topology.workers},
+        fleet.gpus,
+        {**_engine(fleet, device), **{f"stack {name}": value for name, value in asdict(fleet.stack).items()}},
+        asdict(fleet.policy),
+    )
+    return Results(
+        kind=SIMULATED,
+        created_at=created.isoformat(timespec="seconds"),
+        command=command_line(),
+        versions=installed_versions(),
+        machine=this_machine(),
+        model=device.model,
+        seed=asked.traffic.seed,
+        traffics=(sent,),
+        architectures=(architecture,),
+        runs=runs,
+        summaries=summarise(runs, {label: fleet.gpus}),
+        verdicts=(),
+        answers=None,
+        notes=(*_notes(fleet, device), *(_inside(cases[i], found[i].counters) for i in sorted(found))),
+        interrupted=bool(outcome.stopped_by),
+    )
+
+
+def _run(
+    label: str, fleet: FleetSpec, case: Case, order: int, result: SimulationResult, created: datetime
+) -> RunRecord:
+    record = run_record(
+        case.traffic,
+        architecture=label,
+        mode=str(fleet.mode),
+        block=0,
+        order=order,
+        salt=case.salt,
+        started=created,
+        records=result.requests,
+        health=NOT_A_CLIENT,
+    )
+    return replace(record, stages=result.stages)
+
+
+def _engine(fleet: FleetSpec, device: Device) -> dict[str, Any]:
+    return {
+        "engine": f"{device.engine}, {PREDICTED}",
+        "gpu": device.gpu,
+        "gpus_a_rank": fleet.pools[0].gpus,
+        "oracle": device.chosen.source.summary,
+        **asdict(fleet.pools[-1].caps),
+    }
+
+
+def _notes(fleet: FleetSpec, device: Device) -> list[str]:
+    source = device.chosen.source
+    assumed = f"; assumed: {'; '.join(device.assumed)}" if device.assumed else ""
+    return [
+        f"PREDICTED, not measured: {fleet.short_form} with {device.model} on {fleet.gpus} GPUs. Step times: "
+        f"{source.summary}{assumed}.",
+        f"Stack: {fleet.stack.source}.",
+    ]
+
+
+def _inside(case: Case, counters: SimCounters) -> str:
+    load = f"{case.traffic.load:g}{'/s' if case.traffic.load_kind is LoadKind.QPS else ' at once'}"
+    parts = [f"caches held {counters.hit_rate:.0%} of the prompts' tokens"]
+    if counters.split:
+        moved, wait = counters.transferred_bytes / 1e9, counters.transfer_wait_s * 1e3 / counters.split
+        parts.append(f"{counters.split} handoffs moved {moved:.1f} GB and waited {wait:.1f} ms each for the link")
+    if counters.encoded:
+        parts.append(f"{counters.encoded} pictures encoded, {counters.picture_hits + counters.picture_named} found")
+    for count, word in (
+        (counters.preemptions, "preemptions"),
+        (counters.mispredictions, "requests whose worker held less than believed"),
+        (counters.retries, "retries after a worker was lost"),
+    ):
+        if count:
+            parts.append(f"{count} {word}")
+    return f"At {load}: {', '.join(parts)}."

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tercet.cli.main import build_app
+from tercet.cli.simulating import parse_loss
+from tercet.core.errors import UsageError
+from tercet.results.file import read
+from tercet.sim.simulate import WorkerLoss
+
+
+def run(folder: Path, *arguments: str) -> Path:
+    command = ["simulate", *arguments, "-o", str(folder)]
+    with pytest.raises(SystemExit) as ended:
+        build_app(command)(command)
+    assert ended.value.code == 0
+    return next(folder.glob("tercet-simulate-*Z.json"))
+
+
+def test_a_prediction_is_a_results_file_that_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run(tmp_path, "1P1D", "--model", "llama-3.1-8b", "--qps", "2,4", "--requests", "20", "--turns", "2")
+    results = read(path)
+    assert results.kind == "simulate"
+    assert [run.load for run in results.runs] == [2.0, 4.0]
+    assert all(len(request.chunk_s) == 256 for run in results.runs for request in run.requests)
+    assert results.architectures[0].label == "pd predicted"
+    assert any("PREDICTED, not measured" in note for note in results.notes)
+    shown = capsys.readouterr().out
+    assert "PREDICTED Serving Result" in shown
+    assert "Load generator" not in shown
+
+
+def test_loads_in_processes_give_the_same(tmp_path: Path) -> None:
+    flags = ("2A", "--qps", "2,4", "--requests", "10", "--scale", "0.1")
+    alone, shared = run(tmp_path / "a", *flags), run(tmp_path / "b", *flags, "--jobs", "2")
+    runs = [json.loads(path.read_text())["runs"] for path in (alone, shared)]
+    assert [run["requests"] for run in runs[0]] == [run["requests"] for run in runs[1]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("1P1D", "--gpu", "z9"), "unknown GPU"),
+        (("1P1D", "--model", "gpt-9"), "no latencies are known of the model"),
+        (("1P1D", "--stack", "nothing.yaml"), "neither a file nor one of"),
+        (("1P1D", "--gpu", "h100", "--gpu-spec", "memory=80GB"), "two ways to name a GPU"),
+        (("1P1D", "--lose", "D7"), "write a worker and seconds"),
+        (("1P1D", "--lose", "D7@1"), "no worker is called 'D7'"),
+        (("1P1D", "--max-num-seqs", "0"), "--max-num-seqs 0 is out of range"),
+        (("1P1D", "--workload", "100000/1000", "--turns", "4"), "conversations grow to"),
+    ],
+)
+def test_wrong_use_is_told(flags: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    command = ["simulate", *flags, "-o", str(tmp_path)]
+    with pytest.raises(UsageError, match=said):
+        build_app(command)(command)
+
+
+def test_losses_are_read() -> None:
+    assert parse_loss("D1@30") == WorkerLoss("D1", 30.0)
+    assert parse_loss("P0@1.5+20") == WorkerLoss("P0", 1.5, 20.0)
