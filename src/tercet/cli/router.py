@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 from tercet.cli import engine_options as flags
 from tercet.cli.engine_options import first_key
 from tercet.core.errors import UsageError
-from tercet.core.secret import take_secret, worker_key
+from tercet.core.secret import key_of_workers, take_secret
 from tercet.core.stage import Mode
 from tercet.core.topology import mode_from_name
 
@@ -138,6 +138,23 @@ def router(
             help="The key that the workers want, in the first line.  [default: of TERCET_TOPOLOGY_SECRET]",
         ),
     ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificate chain (PEM): serve https.")] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its key (PEM).  [default: in the file of --tls-cert]")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Serve only clients with a certificate of this authority (PEM).")
+    ] = None,
+    worker_ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Authority (PEM) of https workers.  [default: those of this machine]"),
+    ] = None,
+    worker_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Certificate chain (PEM) to show to https workers.")
+    ] = None,
+    worker_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its key (PEM).  [default: in the file of --worker-cert]")
+    ] = None,
     connect_timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="To reach a worker.")] = None,
     first_byte_timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="For a prefill, and for the first byte of a stream.")
@@ -188,6 +205,15 @@ def router(
     from tercet.router.app import run
     from tercet.router.config import RouterConfig
 
+    files = {
+        "api_key_file": api_key_file,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "tls_client_ca": tls_client_ca,
+        "worker_ca": worker_ca,
+        "worker_cert": worker_cert,
+        "worker_key": worker_key,
+    }
     given: dict[str, Any] = {
         "mode": _mode(mode, pd_disaggregation),
         "host": host,
@@ -219,7 +245,7 @@ def router(
         "probe_timeout_s": probe_timeout,
         "shutdown_grace_s": shutdown_grace,
         "seed": seed,
-        "api_key_file": None if api_key_file is None else str(api_key_file.absolute()),
+        **{name: None if path is None else str(path.absolute()) for name, path in files.items()},
     }
     config = RouterConfig(
         workers=tuple(worker or ()),
@@ -236,7 +262,7 @@ def _worker_key(path: Path | None, *, guarded: bool) -> str | None:
     """Return what the workers want: of the file, else of the topology's secret, where clients need a key too."""
     secret = take_secret()
     given = first_key(path)
-    return worker_key(secret) if given is None and secret is not None and guarded else given
+    return key_of_workers(secret) if given is None and secret is not None and guarded else given
 
 
 def _mode(name: str | None, pd_disaggregation: bool) -> Mode | None:

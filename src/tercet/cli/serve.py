@@ -102,7 +102,8 @@ def serve(
         ),
     ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Accept only requests with one of these keys, one a line.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Accept only requests with one of these keys: see `tercet keys`."),
     ] = None,
     data_parallel_size: Annotated[
         int | None,
@@ -111,6 +112,15 @@ def serve(
         ),
     ] = None,
     rank_match: flags.RankMatch = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Certificate chain (PEM) of the router: serve https.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its key (PEM).  [default: in the file of --tls-cert]")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Serve only clients with a certificate of this authority (PEM).")
+    ] = None,
     transport: flags.Transport = None,
     lease: flags.Lease = None,
     block_size: flags.BlockSize = None,
@@ -172,6 +182,9 @@ def serve(
         "data_parallel_size": data_parallel_size,
         "encode_fallback": encode_fallback,
         "api_key_file": None if api_key_file is None else str(api_key_file.absolute()),
+        "tls_cert": None if tls_cert is None else str(tls_cert.absolute()),
+        "tls_key": None if tls_key is None else str(tls_key.absolute()),
+        "tls_client_ca": None if tls_client_ca is None else str(tls_client_ca.absolute()),
         "transport": transport,
         "lease_s": lease,
         "block_size": block_size,

@@ -53,7 +53,8 @@ class Architecture:
         if self.topology is None:
             return ArchitectureRecord(self.label, mode, "", {}, devices, {}, {}, self.url)
         router = asdict(self.topology.router)
-        router.pop("api_key_file", None)
+        for file in ("api_key_file", "tls_cert", "tls_key", "tls_client_ca"):
+            router.pop(file, None)
         return ArchitectureRecord(
             label=self.label,
             mode=mode,

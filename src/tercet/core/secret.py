@@ -22,6 +22,6 @@ def take_secret() -> bytes | None:
         raise UsageError(f"{SECRET_VARIABLE} must be hex digits, for instance of `openssl rand -hex 32`") from None
 
 
-def worker_key(secret: bytes) -> str:
+def key_of_workers(secret: bytes) -> str:
     """Return the API key by which a topology's router speaks to its workers. It tells nothing of the secret."""
     return "tw-" + hmac.digest(secret, b"tercet worker http 1", "sha256").hex()

@@ -72,6 +72,9 @@ class RouterSpec:
     prefill_fallback: str = "error"
     encode_fallback: str = "error"
     api_key_file: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_client_ca: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

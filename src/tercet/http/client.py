@@ -12,6 +12,7 @@ from tercet.http.deadlines import Deadlines
 from tercet.http.errors import ClientError
 from tercet.http.relay import OnFirst, Relayed
 from tercet.http.response import Response
+from tercet.http.tls import client_context
 from tercet.http.upstream import Key, Upstream
 from tercet.http.wire import request_head
 
@@ -27,6 +28,7 @@ class Client:
     A pooled connection that the server closes as soon as a request is written on it, before a byte of an answer, was
     stale: the request is sent once more, on a fresh connection, unless `resend` is false: then every request is sent
     once, and what a server drops is seen. `max_header_bytes` bounds an answer's head.
+    `tls` says who is believed behind an https URL, and what is shown there; None: the system's authorities.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Client:
         max_header_bytes: int = 64 * 1024,
         deadline_resolution_s: float = 0.1,
         resend: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._open: Deadlines[Upstream] = Deadlines(deadline_resolution_s)
         self.keep_alive_ns = int(keep_alive_s * 1e9)
@@ -45,6 +48,7 @@ class Client:
         self._max_per_host = max_connections_per_host
         self._max_header_bytes = max_header_bytes
         self._resend = resend
+        self._tls = tls
         self._idle: dict[Key, list[Upstream]] = {}
         self._count: dict[Key, int] = {}
         self._connecting: dict[Key, int] = {}
@@ -154,7 +158,7 @@ class Client:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 _, upstream = await asyncio.get_running_loop().create_connection(
-                    lambda: Upstream(self, key), host, port, ssl=ssl.create_default_context() if secure else None
+                    lambda: Upstream(self, key), host, port, ssl=self._context() if secure else None
                 )
         except TimeoutError:
             raise ClientError(
@@ -169,6 +173,11 @@ class Client:
         finally:
             self._connecting[key] -= 1
         return upstream
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:  # the system's authorities: reading them takes 10 ms
+            self._tls = client_context()
+        return self._tls
 
     def _split(self, url: str) -> tuple[Key, str, str]:
         known = self._urls.get(url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from time import monotonic
 
 from tercet.http.connection import Handler, ServerConnection
@@ -35,6 +36,7 @@ class Server:
         body_timeout_s: float = 120.0,
         keep_alive_s: float = 75.0,
         write_timeout_s: float = 60.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.handler = handler
         self.limits = ServerLimits(
@@ -52,6 +54,7 @@ class Server:
         self.connections: Deadlines[ServerConnection] = Deadlines(min(0.25, shortest / 4))
         self._host = host
         self._port = port
+        self._tls = tls
         self._server: asyncio.Server | None = None
 
     @property
@@ -62,7 +65,14 @@ class Server:
     async def start(self) -> None:
         """Listen. Raises OSError (errno EADDRINUSE when the port is taken)."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: ServerConnection(self), self._host, self._port, backlog=2048)
+        self._server = await loop.create_server(
+            lambda: ServerConnection(self),
+            self._host,
+            self._port,
+            backlog=2048,
+            ssl=self._tls,
+            ssl_handshake_timeout=None if self._tls is None else self.limits.header_timeout_s,
+        )
         self._port = int(self._server.sockets[0].getsockname()[1])
 
     async def close(self, grace_s: float = 5.0) -> None:

@@ -90,6 +90,9 @@ def router_arguments(placement: Placement, grace_s: float = ROUTER_GRACE_S) -> l
         "--encode-fallback": router.encode_fallback,
         "--max-images": topology.engine.max_images,
         "--api-key-file": router.api_key_file,
+        "--tls-cert": router.tls_cert,
+        "--tls-key": router.tls_key,
+        "--tls-client-ca": router.tls_client_ca,
         "--shutdown-grace": grace_s,
     }
     arguments = flags_of(flags)

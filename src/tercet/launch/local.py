@@ -13,9 +13,10 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from tercet.core.errors import UsageError
-from tercet.core.secret import SECRET_VARIABLE, worker_key
+from tercet.core.secret import SECRET_VARIABLE, key_of_workers
 from tercet.core.topology import RouterSpec, Topology, WorkerSpec
 from tercet.http.client import Client
+from tercet.http.tls import unverified_context
 from tercet.launch.commands import Commands, TercetCommands
 from tercet.launch.devices import resolve_devices
 from tercet.launch.engines.registry import engine_commands
@@ -71,7 +72,7 @@ class LocalDeployment:
         self._grace_s = grace_s
         self._backoff_s = backoff_s
         self._commands: Commands = commands or TercetCommands()
-        self._client = Client()
+        self._client = Client(tls=unverified_context())  # it asks its own children only
         self._on_progress: OnProgress = _ignore
         self._ports = PortReservation()
         self._placement = Placement(topology, "")
@@ -158,7 +159,7 @@ class LocalDeployment:
             Path(name).write_text(text, encoding="utf-8")
         env = dict(process.env)
         if process.key_variable is not None and self.topology.router.api_key_file is not None:
-            env[process.key_variable] = worker_key(self._secret)
+            env[process.key_variable] = key_of_workers(self._secret)
         return PartSpec(worker.name, process.argv, self.worker_urls[worker.name], path, path, env)
 
     def _part(self, spec: PartSpec, env: Mapping[str, str], keeper: Keeper) -> Part:

@@ -38,4 +38,5 @@ class Placement:
         """Return the router's URL as a client on this machine writes it."""
         host = self.topology.router.host
         shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        return f"http://{shown}:{self.topology.router.port}"
+        scheme = "http" if self.topology.router.tls_cert is None else "https"
+        return f"{scheme}://{shown}:{self.topology.router.port}"

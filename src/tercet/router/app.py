@@ -35,6 +35,8 @@ from tercet.routing.fleet import FleetState
 
 log = logging.getLogger(__name__)
 
+PROBED = frozenset({"/health", "/ready"})
+"""What is answered without a client certificate: a kubelet has none."""
 BYTES_PER_TOKEN = 4
 """By which a request is charged whose answer isn't read."""
 
@@ -49,7 +51,7 @@ class Router:
         for event in config.worker_events():
             fleet.apply(event)
         fleet.apply(ModeChanged(config.start_mode))
-        client = Client(connect_timeout_s=config.connect_timeout_s)
+        client = Client(connect_timeout_s=config.connect_timeout_s, tls=config.worker_tls())
         sender, metrics = Sender(client, config), RouterMetrics()
         self.parts = Parts(
             config,
@@ -64,7 +66,14 @@ class Router:
         )
         self.prober = Prober(self.parts)
         self._kv = KvSubscriber(fleet, config.event_ports())
-        self._server = Server(self.handle, host=config.host, port=config.port, max_body_bytes=config.max_body_bytes)
+        self._server = Server(
+            self.handle,
+            host=config.host,
+            port=config.port,
+            max_body_bytes=config.max_body_bytes,
+            tls=config.server_tls(),
+        )
+        self._asks_certificate = config.tls_client_ca is not None
         admin = Admin(self.parts, self.prober)
         self._endpoints: dict[str, dict[str, Endpoint]] = {
             "/health": {"GET": admin.health},
@@ -123,6 +132,8 @@ class Router:
 
     async def _dispatch(self, request: Request, responder: Responder, headers: list[tuple[str, str]]) -> None:
         path, door = request.path, self.parts.door
+        if self._asks_certificate and path not in PROBED and not responder.transport.get_extra_info("peercert"):
+            raise RequestError(403, "a client certificate is needed", code="client_certificate_needed")
         key = door.check(request.method, path, request.headers)
         if path in (CHAT_PATH, COMPLETIONS_PATH):
             if request.method != "POST":
@@ -161,7 +172,7 @@ async def serve(config: RouterConfig) -> int:
     router = Router(config)
     try:
         await router.start()
-        log.info("router listens on http://%s:%d, mode %s", config.host, router.port, config.start_mode)
+        log.info("router listens on %s://%s:%d, mode %s", config.scheme, config.host, router.port, config.start_mode)
         await stop.wait()
         log.info("stopping")
     finally:

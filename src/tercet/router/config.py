@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ssl import SSLContext
 from urllib.parse import urlsplit
 
 from tercet.core.errors import UsageError
@@ -10,6 +11,7 @@ from tercet.core.stage import ROLE_STAGES, Mode, Stage
 from tercet.core.topology import WorkerSpec, check_encode_fallback, default_mode, require_stages
 from tercet.dialects.protocol import Dialect
 from tercet.dialects.registry import dialect_for, dialect_named
+from tercet.http.tls import client_context, server_context
 from tercet.media.limits import MediaLimits
 from tercet.routing.balancers import balancer_named
 from tercet.routing.events import WorkerAdded
@@ -70,12 +72,22 @@ class RouterConfig:
     api_keys: tuple[str, ...] = ()
     api_key_file: str | None = None
     worker_api_key: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_client_ca: str | None = None
+    worker_ca: str | None = None
+    worker_cert: str | None = None
+    worker_key: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse settings that can't work. Raises UsageError."""
         if self.api_keys and self.api_key_file is not None:
             raise UsageError("give API keys as lines or in a file, not both")
+        if self.tls_cert is None and (self.tls_key or self.tls_client_ca):
+            raise UsageError("--tls-key and --tls-client-ca need --tls-cert: the certificate that is shown")
+        if self.worker_cert is None and self.worker_key:
+            raise UsageError("--worker-key needs --worker-cert: the certificate that workers are shown")
         self.make_dialect()
         check_rank_match(self.rank_match)
         if self.balancer is not None:
@@ -117,6 +129,22 @@ class RouterConfig:
             raise UsageError(reason)
         if self.prefill_fallback == "decode" and not dialect_named(self.dialect).decode_alone:
             raise UsageError(f"--prefill-fallback decode: a decode worker of {self.dialect} can't compute a prompt")
+
+    @property
+    def scheme(self) -> str:
+        """How the router's own URL begins."""
+        return "http" if self.tls_cert is None else "https"
+
+    def server_tls(self) -> SSLContext | None:
+        """Return what clients are shown and asked for; None without TLS. Raises UsageError."""
+        return None if self.tls_cert is None else server_context(self.tls_cert, self.tls_key, self.tls_client_ca)
+
+    def worker_tls(self) -> SSLContext | None:
+        """Return whom among workers with https URLs is believed, and what they are shown; None without a setting.
+        Raises UsageError."""
+        if self.worker_ca is None and self.worker_cert is None:
+            return None
+        return client_context(self.worker_ca, self.worker_cert, self.worker_key)
 
     @property
     def start_mode(self) -> Mode:

@@ -14,7 +14,7 @@ import uvloop
 from setproctitle import setproctitle
 
 from tercet.core.errors import MissingExtraError, TercetError, UsageError
-from tercet.core.secret import SECRET_VARIABLE, take_secret, worker_key
+from tercet.core.secret import SECRET_VARIABLE, key_of_workers, take_secret
 from tercet.core.stage import Stage
 from tercet.engine.models.store import ModelFolder, random_model_folder, resolve
 from tercet.http.server import Server
@@ -110,7 +110,7 @@ async def serve(
         max_model_len=max_model_len(config, folder),
         pictures=pictures,
         picture_figures=pictures.figures if pictures is not None else None,
-        worker_key=worker_key(secret) if config.require_secret else None,
+        worker_key=key_of_workers(secret) if config.require_secret else None,
     )
     server = Server(endpoints.handle, host=config.host, port=config.port, max_body_bytes=config.max_body_bytes)
     try:

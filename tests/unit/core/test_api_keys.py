@@ -4,7 +4,7 @@ import pytest
 
 from tercet.core.api_keys import ApiKey, KeyRing, digest_of, key_lines, new_key, read_line
 from tercet.core.errors import RequestError, UsageError
-from tercet.core.secret import SECRET_VARIABLE, take_secret, worker_key
+from tercet.core.secret import SECRET_VARIABLE, key_of_workers, take_secret
 
 
 def test_a_line_reads_back() -> None:
@@ -74,8 +74,8 @@ def test_the_secret_leaves_the_environment_and_is_not_in_the_workers_key(monkeyp
     monkeypatch.setenv(SECRET_VARIABLE, "5a" * 32)
     secret = take_secret()
     assert secret == b"\x5a" * 32 and take_secret() is None
-    assert worker_key(secret) == worker_key(b"\x5a" * 32) != worker_key(b"\x5b" * 32)
-    assert "5a" * 8 not in worker_key(secret)
+    assert key_of_workers(secret) == key_of_workers(b"\x5a" * 32) != key_of_workers(b"\x5b" * 32)
+    assert "5a" * 8 not in key_of_workers(secret)
     monkeypatch.setenv(SECRET_VARIABLE, "no hex")
     with pytest.raises(UsageError, match="hex digits"):
         take_secret()

@@ -108,6 +108,8 @@ def check(topology: Topology) -> None:
                 f"model: {topology.model!r} is neither a Hugging Face id (organisation/model) nor known by name; a "
                 "folder of this machine pods don't see"
             )
+    if topology.router.tls_cert is not None:
+        raise UsageError("router.tls_cert is a file of this machine: in a cluster let the Ingress or Gateway speak TLS")
     if engine.transport == "shm":
         raise UsageError("engine.transport: shm joins workers of one machine, pods share no memory: take auto or tcp")
     if engine.allow_local_media:
