@@ -84,12 +84,17 @@ def read_body(raw: bytes) -> tuple[dict[str, Any], bytes]:
     A client that could set them would make one worker read from any address it likes. Raises RequestError 400.
     """
     data = parse_object(raw)
+    extra = data.get("vllm_xargs")  # vLLM takes the same fields out of it
+    stripped = [_strip(data), isinstance(extra, dict) and _strip(extra)]
+    return (data, dump(data)) if any(stripped) else (data, raw)
+
+
+def _strip(data: dict[str, Any]) -> bool:
+    """Delete the private fields; return whether there were any."""
     private = [key for key in data if key in PRIVATE_FIELDS or key.startswith(PRIVATE_PREFIX)]
-    if not private:
-        return data, raw
     for key in private:
         del data[key]
-    return data, dump(data)
+    return bool(private)
 
 
 def dump(data: dict[str, Any]) -> bytes:

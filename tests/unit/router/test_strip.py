@@ -1,0 +1,79 @@
+"""What a client may not say to a worker, and what of a prompt is in no log."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from .harness import routing
+
+FIELDS = {
+    "kv_transfer_params": {"do_remote_prefill": True, "remote_host": "10.0.0.1"},
+    "ec_transfer_params": {"x": 1},
+    "disaggregated_params": {"request_type": "context_only"},
+    "data_parallel_rank": 3,
+    "routed_dp_rank": 3,
+    "disagg_prefill_dp_rank": 3,
+    "bootstrap_host": "10.0.0.1",
+    "bootstrap_port": 8998,
+    "bootstrap_room": 7,
+    "bootstrap_anything": 1,
+}
+HEADERS = {
+    "X-data-parallel-rank": "3",
+    "X-Tercet-Anything": "1",
+    "X-Tercet-Timeline": "1",
+    "X-Forwarded-For": "10.0.0.1",
+    "Cookie": "a=b",
+    "Connection": "close, x-named",
+    "X-Named": "1",
+    "Keep-Alive": "9",
+    "TE": "trailers",
+    "Proxy-Authorization": "Basic x",
+    "Proxy-Connection": "close",
+}
+TRACE = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "v=1"}
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/echo"])
+async def test_private_fields_and_headers_reach_no_worker_and_traces_do(path: str) -> None:
+    async with routing("A") as setup:
+        seen: list[dict[str, str]] = []
+        worker = setup.workers[0]
+        handle = worker.handle
+
+        async def watched(request, responder):  # type: ignore[no-untyped-def]
+            if request.path == path:
+                seen.append(dict(request.headers))
+            await handle(request, responder)
+
+        worker.server.handler = watched
+        body = {"model": "m", "prompt": "a", "messages": [{"role": "user", "content": "a"}], **FIELDS}
+        body["vllm_xargs"] = {"kv_transfer_params": 1, "mine": 2}
+        got = await setup.post(path, body, {**HEADERS, **TRACE})
+        assert got.status == 200
+        sent = json.loads(got.body.partition(b"|")[2]) if path == "/v1/echo" else worker.inferences[-1][1]
+        assert not set(sent) & set(FIELDS) and sent["vllm_xargs"] == {"mine": 2}
+        headers = seen[-1]
+        assert not {name.lower() for name in HEADERS} & set(headers), headers
+        assert {name: headers[name] for name in TRACE} == TRACE
+
+
+async def test_no_prompt_is_in_a_log_at_any_level(caplog: pytest.LogCaptureFixture) -> None:
+    mark = "xyzzy-of-the-prompt"
+    with caplog.at_level(logging.DEBUG):
+        async with routing("PD", "pd", api_keys=("key-of-the-client",)) as setup:
+            mine = {"Authorization": "Bearer key-of-the-client"}
+            assert (await setup.chat(mark, headers=mine)).status == 200
+            assert (await setup.complete(mark, headers=mine, stream=True)).status == 200
+            assert (await setup.post("/v1/completions", f'{{"prompt": "{mark}'.encode(), mine)).status == 400
+            assert (await setup.post("/v1/completions", {"model": 5, "prompt": mark}, mine)).status == 400
+            assert (await setup.post("/v1/absent", {"input": mark}, mine)).status == 404
+            await setup.post("/v1/completions", {"prompt": mark}, {"Authorization": f"Bearer {mark}"})
+            for worker in setup.workers:
+                await worker.stop()
+            assert (await setup.complete(mark, headers=mine)).status >= 500
+    assert caplog.records
+    assert mark not in caplog.text and "key-of-the-client" not in caplog.text
