@@ -111,6 +111,15 @@ BlockingImageLoading = Annotated[
         help="Fetch and decode pictures on the event loop, as some servers do: only to measure what that costs.",
     ),
 ]
+TlsCert = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Certificate chain (PEM) of the router: serve https.")
+]
+TlsKey = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Its key (PEM).  [default: in the file of --tls-cert]")
+]
+TlsClientCa = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Serve only clients with a certificate of this authority (PEM).")
+]
 
 
 def read_keys(path: Path | None) -> tuple[str, ...]:

@@ -138,13 +138,9 @@ def router(
             help="The key that the workers want, in the first line.  [default: of TERCET_TOPOLOGY_SECRET]",
         ),
     ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificate chain (PEM): serve https.")] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its key (PEM).  [default: in the file of --tls-cert]")
-    ] = None,
-    tls_client_ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Serve only clients with a certificate of this authority (PEM).")
-    ] = None,
+    tls_cert: flags.TlsCert = None,
+    tls_key: flags.TlsKey = None,
+    tls_client_ca: flags.TlsClientCa = None,
     worker_ca: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Authority (PEM) of https workers.  [default: those of this machine]"),

@@ -112,15 +112,9 @@ def serve(
         ),
     ] = None,
     rank_match: flags.RankMatch = None,
-    tls_cert: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Certificate chain (PEM) of the router: serve https.")
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its key (PEM).  [default: in the file of --tls-cert]")
-    ] = None,
-    tls_client_ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Serve only clients with a certificate of this authority (PEM).")
-    ] = None,
+    tls_cert: flags.TlsCert = None,
+    tls_key: flags.TlsKey = None,
+    tls_client_ca: flags.TlsClientCa = None,
     transport: flags.Transport = None,
     lease: flags.Lease = None,
     block_size: flags.BlockSize = None,
