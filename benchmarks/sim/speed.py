@@ -31,7 +31,7 @@ def measure(form: str, qps: float, requests: int) -> float:
     rate, tokens = requests / took, figures.output_tokens / took
     print(
         f"{form:9} {qps:6g}/s {requests:7} requests  {took:7.1f} s  {rate:6.0f} requests/s  {tokens:8.0f} output "
-        f"tokens/s  {took * 1e6 / (figures.output_tokens + figures.prompt_tokens):5.2f} us a token  peak {peak:.0f} MiB",
+        f"tokens/s  {took * 1e6 / (figures.output_tokens + figures.prompt_tokens):5.2f} us a token peak {peak:.0f} MiB",
         flush=True,
     )
     return rate

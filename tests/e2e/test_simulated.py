@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -29,6 +30,8 @@ pytestmark = pytest.mark.slow
 
 SLOWDOWN = 100.0
 """Steps of 0.14 s: what a busy machine adds is small beside them."""
+BUSY_MS = 20.0
+"""What a machine that others use, too, may add under load to what it adds to lone requests: a seventh of a step."""
 TOKENS = TokenRange.for_vocabulary(320)
 
 
@@ -74,9 +77,10 @@ def test_predictions_agree_with_virtual_gpus_in_real_time(virtual: Serve) -> Non
         traffic = TrafficSpec(Workload("w", 160, 12), 3.0, 60, 2, seed=seed)
         real_records += measured(virtual, traffic, f"loaded-{seed}")
         predicted += simulate(fleet, traffic, salt=f"loaded-{seed}").requests
-    for metric in ("ttft_ms", "e2e_ms"):
-        wanted, found = _median(real_records, metric), _median(predicted, metric)
-        assert found == pytest.approx(wanted, rel=0.03), (metric, scale, added)
+    # By turn: first turns wait for a handoff and later ones do not, and a median of both would lie in the gap between.
+    for turn, metric in product((1, 2), ("ttft_ms", "e2e_ms")):
+        wanted, found = (_median([r for r in side if r.turn == turn], metric) for side in (real_records, predicted))
+        assert found == pytest.approx(wanted, rel=0.03, abs=BUSY_MS), (turn, metric, scale, added)
     routes = [sorted((r.conversation, r.turn, r.route) for r in side) for side in (real_records, predicted)]
     assert routes[0] == routes[1]
 
