@@ -86,4 +86,4 @@ def test_predictions_agree_with_virtual_gpus_in_real_time(virtual: Serve) -> Non
 
 
 def _median(records: Sequence[RequestRecord], metric: str) -> float:
-    return median(getattr(record, metric) for record in records)
+    return float(median(getattr(record, metric) for record in records))

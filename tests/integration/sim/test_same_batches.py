@@ -6,8 +6,6 @@ import random
 import threading
 import time
 
-import numpy as np
-
 from tercet.core.sampling import SamplingParams
 from tercet.engine.executor import KVLayout
 from tercet.engine.scheduler import Scheduler, SchedulerConfig
@@ -40,7 +38,7 @@ def written(batch: Batch) -> list[tuple[str, int, int]]:
 def in_real_time() -> tuple[Made, list[int]]:
     """Return the batches, and for every arrival how many steps had begun."""
     layout = KVLayout(CONFIG.num_blocks, CONFIG.block_size, CONFIG.block_size * TOKEN_BYTES, "f")
-    pool = memoryview(np.zeros(layout.num_blocks * layout.block_bytes, np.uint8)).cast("B")
+    pool = memoryview(bytearray(layout.num_blocks * layout.block_bytes))
     executor, scheduler = VirtualExecutor(ORACLE, layout, pool, vocab_size=32_000), Scheduler(CONFIG)
     inbox: list[Sequence] = []
     rng = random.Random(7)
