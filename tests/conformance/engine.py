@@ -43,6 +43,7 @@ class Engine:
         self.token_gate: asyncio.Event | None = None  # streams wait for it after their first token
         self.finish = "length"
         self.cached = 0  # prompt tokens found in its prefix cache
+        self.patience_s = 300.0  # how long a leg waits for the other one
         self.seen: list[tuple[str, dict[str, Any], dict[str, str]]] = []
         self.faults: list[str] = []
         self.running = self.cancelled = 0
@@ -121,15 +122,22 @@ class Engine:
         *,
         cached: int | None,
         fields: dict[str, Any] | None = None,
+        prompt_logprobs: bool = True,
         **more: Any,
     ) -> None:
-        """Answer `limit` tokens to the prompt `words`; `more` are fields of the choices, `fields` of the answer."""
+        """Answer `limit` tokens to the prompt `words`; `more` are fields of the choices, `fields` of the answer.
+
+        Without `prompt_logprobs` an echoed prompt comes without its logprobs, though they were asked for.
+        """
         chat = request.path.endswith("chat/completions")
         tokens, n = [f"w{len(words) + i}" for i in range(limit)], body.get("n") or 1
+        echoed = words if body.get("echo") and not chat else []
+        shown = echoed if prompt_logprobs else []
         if not body.get("stream"):
-            text = " ".join(tokens)
+            text = " ".join(echoed + tokens)
             content: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-            choices = [{"index": i, **content, "finish_reason": self.finish, **more} for i in range(n)]
+            said = {**content, **logprobs(body, chat, shown + tokens, len(words) - len(shown))}
+            choices = [{"index": i, **said, "finish_reason": self.finish, **more} for i in range(n)]
             data = {"id": "x", "object": "chat.completion" if chat else "text_completion", "model": "m"}
             counted = usage(len(words), limit * n, cached)
             await send(responder, {**data, "choices": choices, "usage": counted, **(fields or {})})
@@ -145,8 +153,13 @@ class Engine:
                 break
             if i == 1 and self.token_gate is not None:
                 await self.token_gate.wait()
-            text = " " + token if i else token
+            first = echoed if i == 0 else []
+            text = (" " if i else "") + " ".join([*first, token])
             delta: dict[str, Any] = {"delta": {"content": text}} if chat else {"text": text}
+            if chat and i == 0:
+                delta["delta"]["role"] = "assistant"
+            seen = shown if i == 0 else []
+            delta |= logprobs(body, chat, [*seen, token], len(words) + i - len(seen))
             finish = self.finish if i == limit - 1 else None
             responder.write(event({"id": "x", "choices": [{"index": 0, **delta, "finish_reason": finish}]}))
             await responder.drain()
@@ -154,6 +167,22 @@ class Engine:
             responder.write(event({"id": "x", "choices": [], "usage": usage(len(words), limit, cached)}))
         responder.write(b"data: [DONE]\n\n")
         responder.finish()
+
+
+def logprobs(body: dict[str, Any], chat: bool, tokens: list[str], start: int) -> dict[str, Any]:
+    """Return the `logprobs` of tokens from position `start` on, a function of the position alone; nothing where they
+    were not asked for."""
+    if not body.get("logprobs"):
+        return {}
+    values = [-(start + i) / 64 for i in range(len(tokens))]
+    if chat:
+        content = [{"token": t, "logprob": v, "top_logprobs": []} for t, v in zip(tokens, values, strict=True)]
+        return {"logprobs": {"content": content}}
+    top = [{t: v} for t, v in zip(tokens, values, strict=True)]
+    offsets = [-1] * len(tokens)  # as SGLang writes them
+    return {
+        "logprobs": {"tokens": tokens, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets},
+    }
 
 
 async def send(responder: Responder, data: object, status: int = 200) -> None:
@@ -183,6 +212,15 @@ def words_of(body: dict[str, Any]) -> list[str]:
     if isinstance(prompt, list):
         return [str(item) for item in prompt]
     return str(prompt).split()
+
+
+async def meet(patience_s: float, event: asyncio.Event, what: str) -> None:
+    """Wait for the other leg; give up as an engine does. Raises Refused 500."""
+    try:
+        async with asyncio.timeout(patience_s):
+            await event.wait()
+    except TimeoutError:
+        raise Refused(500, f"{what} timed out after {patience_s:g}s", "InternalServerError") from None
 
 
 def limit_of(body: dict[str, Any]) -> int:
