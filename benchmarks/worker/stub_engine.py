@@ -21,7 +21,7 @@ class StubExecutor:
     """Steps of `step_s` seconds, counted from the end of the last one while there is work."""
 
     def __init__(self, layout: KVLayout, pool: memoryview, step_s: float) -> None:
-        self.layout, self.pool = layout, pool
+        self.layout, self.pool, self.lag = layout, pool, None
         self._step_s = step_s
         self._due = 0.0
 

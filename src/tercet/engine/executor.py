@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tercet.core.sampling import SampledToken
 from tercet.engine.sequence import Batch
+from tercet.engine.step_lag import StepLag
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,11 @@ class Executor(Protocol):
     @property
     def pool(self) -> memoryview:
         """Return the pool's bytes, num_blocks * block_bytes long, writable; block b starts at b * block_bytes."""
+        ...
+
+    @property
+    def lag(self) -> StepLag | None:
+        """Return how late its steps end; None for a device that takes what time it takes."""
         ...
 
     def execute(self, batch: Batch) -> Seq[SampledToken | None]:

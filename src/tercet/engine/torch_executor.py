@@ -85,6 +85,11 @@ class TorchExecutor:
         """Return the model's end-of-sequence ids."""
         return self._loaded.eos_token_ids
 
+    @property
+    def lag(self) -> None:
+        """See Executor."""
+        return None
+
     def execute(self, batch: Batch) -> Seq[SampledToken | None]:
         """Compute the batch; return one entry per chunk, None where `samples` is false.
 

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tercet.engine.step_lag import BOUNDS_S as LAG_BOUNDS
 from tercet.worker.encoded_picture import EncodedPicture
 from tercet.worker.engine_client import EngineClient
 from tercet.worker.wire import Origin
@@ -81,8 +82,12 @@ class Histogram:
 
     def buckets(self) -> list[tuple[str, float]]:
         """Return (upper bound, values up to it), as Prometheus wants them."""
-        names = [*map(str, self.bounds), "+Inf"]
-        return list(zip(names, map(float, accumulate(self._counts)), strict=True))
+        return _buckets(self.bounds, self._counts)
+
+
+def _buckets(bounds: Sequence[float], counts: Iterable[int]) -> list[tuple[str, float]]:
+    names = [*map(str, bounds), "+Inf"]
+    return list(zip(names, map(float, accumulate(counts)), strict=True))
 
 
 class RankFigures:
@@ -220,7 +225,18 @@ class _EngineCollector(Collector):
         yield handoffs
         yield busy
         yield restarts
+        yield from self._lags()
         yield from self._pictures()
+
+    def _lags(self) -> Iterator[Metric]:
+        """Yield how late virtual GPUs' steps ended."""
+        lags = [(str(rank), engine.stats["lag"]) for rank, engine in enumerate(self._engines) if "lag" in engine.stats]
+        if lags:
+            meaning = "How much later than the latency model says a virtual GPU's step ended"
+            family = HistogramMetricFamily("tercet:virtual_step_lag_seconds", meaning, labels=["rank"])
+            for rank, lag in lags:
+                family.add_metric([rank], _buckets(LAG_BOUNDS, lag["counts"]), lag["seconds"])
+            yield family
 
     def _pictures(self) -> Iterator[Metric]:
         """Yield the figures of ranks whose model sees."""

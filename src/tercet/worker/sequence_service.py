@@ -198,7 +198,9 @@ class SequenceService:
     def figures(self) -> dict[str, Any]:
         """Return the statistics of this moment."""
         figures = self._scheduler.stats()
-        return {name: getattr(figures, name) for name in _STATS} | {"handoffs": dict(self._issued.handoffs)}
+        told = {name: getattr(figures, name) for name in _STATS} | {"handoffs": dict(self._issued.handoffs)}
+        lag = self._executor.lag
+        return told if lag is None else told | {"lag": {"counts": list(lag.counts), "seconds": lag.total}}
 
     def _begin_loading(self, sequence: Sequence, now: float) -> None:
         item = self._tracked.get(sequence.id)

@@ -28,7 +28,7 @@ GRACE_S = 1.0
 
 class StubExecutor:
     def __init__(self, layout: KVLayout, pool: memoryview) -> None:
-        self.layout, self.pool = layout, pool
+        self.layout, self.pool, self.lag = layout, pool, None
 
     def execute(self, batch: Batch) -> list[SampledToken | None]:
         """See Executor."""

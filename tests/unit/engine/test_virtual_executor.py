@@ -9,6 +9,7 @@ from tercet.core.ticket import Ticket
 from tercet.engine.executor import Executor, KVLayout
 from tercet.engine.scheduler import Scheduler, SchedulerConfig
 from tercet.engine.sequence import Batch, Chunk, Fetch, Sequence, State
+from tercet.engine.step_lag import BOUNDS_S
 from tercet.engine.virtual_executor import TOKEN_BYTES, KVError, VirtualExecutor, build_virtual_executor, step_ms
 
 SIZE = 4
@@ -38,7 +39,7 @@ class Recorder:
 
 
 class Rig:
-    """A scheduler with a virtual executor that does not sleep."""
+    """A scheduler with a virtual executor whose time passes by its sleeps alone."""
 
     def __init__(self, num_blocks: int = 32, budget: int = 512) -> None:
         self.slept: list[float] = []
@@ -49,7 +50,7 @@ class Rig:
             memoryview(bytearray(num_blocks * BLOCK_BYTES)),
             vocab_size=1000,
             sleep=self.slept.append,
-            clock=lambda: 0.0,
+            clock=lambda: sum(self.slept),
         )
         self.scheduler = Scheduler(SchedulerConfig(num_blocks, SIZE, max_num_batched_tokens=budget))
         self.answers: dict[str, list[int]] = {}
@@ -175,11 +176,11 @@ def test_a_step_takes_the_oracles_time() -> None:
     rig.add("a", PROMPT)
     rig.step()
     rig.step()
-    assert rig.slept == [0.03, 0.005]
+    assert rig.slept == pytest.approx([0.03, 0.005])
 
 
 def test_time_spent_computing_is_not_slept_again() -> None:
-    times = iter([10.0, 10.02, 20.0, 20.9])
+    times = iter([10.0, 10.02, 10.03, 20.0, 20.9, 20.9])
     slept: list[float] = []
     pool = memoryview(bytearray(4 * BLOCK_BYTES))
     layout = KVLayout(4, SIZE, BLOCK_BYTES, "f")
@@ -188,6 +189,23 @@ def test_time_spent_computing_is_not_slept_again() -> None:
     executor.execute(batch)
     executor.execute(batch)
     assert slept == [pytest.approx(0.01), 0.0]
+
+
+def test_a_step_that_comes_at_once_follows_the_one_before_and_lateness_is_counted() -> None:
+    """The host's time between two steps is hidden, as an engine hides it; an idle GPU begins when it is asked."""
+    #        ready, worked, ended: in time | 1.5 ms after, so due 10.06, ends 4 ms late | 3 ms after that: from then on
+    times = iter([10.0, 10.01, 10.03, 10.0315, 10.04, 10.064, 10.067, 10.068, 10.097])
+    slept: list[float] = []
+    pool = memoryview(bytearray(4 * BLOCK_BYTES))
+    layout = KVLayout(4, SIZE, BLOCK_BYTES, "f")
+    executor = VirtualExecutor(Recorder(), layout, pool, vocab_size=9, sleep=slept.append, clock=lambda: next(times))
+    batch = Batch((Chunk(Sequence("a", PROMPT, 10, SamplingParams(1), 0.0, b"", blocks=[0, 1, 2]), 0, 10, True),))
+    for _ in range(3):
+        executor.execute(batch)
+    assert slept == [pytest.approx(0.02), pytest.approx(0.02), pytest.approx(0.029)]
+    assert sum(executor.lag.counts) == 3 and executor.lag.total == pytest.approx(0.004)
+    late = {bound: count for bound, count in zip(BOUNDS_S, executor.lag.counts, strict=False) if count}
+    assert late == {0.0002: 2, 0.005: 1}
 
 
 def test_the_oracle_is_asked_for_what_a_batch_holds() -> None:
