@@ -20,6 +20,8 @@ BENCHMARKS = [
     ["-m", "benchmarks.encode.fanout"],
     ["-m", "benchmarks.encode.cache"],
     ["-m", "benchmarks.encode.accuracy"],
+    ["-m", "benchmarks.ranks.run"],
+    ["-m", "benchmarks.sim.speed"],
     ["-m", "benchmarks.planner_accuracy.run"],
 ]
 

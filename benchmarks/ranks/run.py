@@ -74,14 +74,9 @@ def measure(scale: float) -> bool:
             results = read(file)
         with urllib.request.urlopen(f"{router}/status", timeout=10) as answer:
             workers = json.load(answer)["workers"]
-        urls = {
-            stage: next(w["url"] for w in workers if stage in w["stages"]) for stage in (Stage.PREFILL, Stage.DECODE)
-        }
-        shares = {
-            "P": balance(urls[Stage.PREFILL], "vllm:prompt_tokens_total"),
-            "D": balance(urls[Stage.DECODE], "vllm:generation_tokens_total"),
-        }
-        lag = lag_p99(list(urls.values()))
+        prefill, decode = (next(w["url"] for w in workers if s in w["stages"]) for s in (Stage.PREFILL, Stage.DECODE))
+        shares = balance(prefill, "vllm:prompt_tokens_total"), balance(decode, "vllm:generation_tokens_total")
+        lag = lag_p99((prefill, decode))
     finally:
         tercet("stop", topology.name)
     requests = [request for run in results.runs for request in run.requests]
@@ -89,14 +84,13 @@ def measure(scale: float) -> bool:
     times = [request.tpot_ms for request in requests if request.tpot_ms is not None]
     tpot, tokens = sum(times) / len(times), TOKENS * scale
     oracle = oracle_for("llama-3.1-8b", "h100").oracle.decode(CONCURRENCY // topology.workers[1].ranks, tokens * 1.5)
-    print(f"answers {right} of {len(requests)}; busiest rank over the mean: P {shares['P']:.3f}, D {shares['D']:.3f}")
-    print(
-        f"TPOT {tpot:.2f} ms, of the oracle {oracle:.2f}: {tpot / oracle - 1:+.1%}; 99% of steps end {lag * 1e3:g} ms late or less"
-    )
+    print(f"answers {right} of {len(requests)}; busiest rank over the mean: P {shares[0]:.3f}, D {shares[1]:.3f}")
+    print(f"TPOT {tpot:.2f} ms, of the oracle {oracle:.2f}: {tpot / oracle - 1:+.1%}")
+    print(f"99% of steps ended {lag * 1e3:g} ms late or less")
     in_time = lag <= LAG_S
     if not in_time:
         print(f"steps were late by more than {LAG_S * 1e3:g} ms: this was the machine's speed, not the design's")
-    return right == len(requests) and max(shares.values()) <= BALANCE and (not in_time or tpot <= oracle * TPOT_OVER)
+    return right == len(requests) and max(shares) <= BALANCE and (not in_time or tpot <= oracle * TPOT_OVER)
 
 
 def main() -> int:
