@@ -148,7 +148,7 @@ def compare(
     model: engine_flags.Model = None,
     random_weights: engine_flags.RandomWeights = None,
     cache_dir: engine_flags.CacheDir = None,
-    engine: engine_flags.Engine = None,
+    engine: engine_flags.ServedEngine = None,
     gpu: engine_flags.Gpu = None,
     gpu_slowdown: engine_flags.GpuSlowdown = None,
     dtype: engine_flags.Dtype = None,

@@ -79,6 +79,25 @@ Transport = Annotated[
         "both ends have.  [default: auto]",
     ),
 ]
+KvConnector = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="What hands KV on between vllm's workers: nixl, or mooncake (on GPUs).  [default: nixl]"
+    ),
+]
+Events = Annotated[
+    bool, typer.Option("--events", help="Have vllm's workers tell the router exactly what they cache (KV events).")
+]
+CacheReset = Annotated[
+    bool,
+    typer.Option(
+        "--cache-reset",
+        help="Let vllm's workers be told to empty their caches (POST /cache/reset), by whoever reaches them.",
+    ),
+]
+TokeniseOnce = Annotated[
+    bool, typer.Option("--tokenise-once", help="Have vllm's D take a text prompt's tokens from P.")
+]
 RankMatch = Annotated[
     str | None,
     typer.Option(

@@ -110,9 +110,7 @@ def router(
         str | None,
         typer.Option(metavar="NAME", help="What hands KV on between vLLM workers: nixl, mooncake or p2p-nccl."),
     ] = None,
-    tokenise_once: Annotated[
-        bool | None, typer.Option("--tokenise-once", help="Have vLLM's D take a text prompt's tokens from P.")
-    ] = None,
+    tokenise_once: flags.TokeniseOnce = False,
     rank_match: flags.RankMatch = None,
     prefill_fallback: Annotated[
         str | None, typer.Option(metavar="WHAT", help="When no P answers: error, or decode (D does it).")
@@ -219,7 +217,7 @@ def router(
         "balancer": None if balancer is None else BALANCER_ALIASES.get(balancer, balancer),
         "ppd_threshold": ppd_threshold,
         "kv_connector": kv_connector,
-        "tokenise_once": tokenise_once,
+        "tokenise_once": tokenise_once or None,
         "rank_match": rank_match,
         "prefill_fallback": prefill_fallback,
         "encode_fallback": encode_fallback,

@@ -112,10 +112,14 @@ def serve(
         ),
     ] = None,
     rank_match: flags.RankMatch = None,
+    tokenise_once: flags.TokeniseOnce = False,
     tls_cert: flags.TlsCert = None,
     tls_key: flags.TlsKey = None,
     tls_client_ca: flags.TlsClientCa = None,
     transport: flags.Transport = None,
+    kv_connector: flags.KvConnector = None,
+    events: flags.Events = False,
+    cache_reset: flags.CacheReset = False,
     lease: flags.Lease = None,
     block_size: flags.BlockSize = None,
     kv_blocks: flags.KvBlocks = None,
@@ -148,6 +152,7 @@ def serve(
       tercet serve 1P1D --data-parallel-size 2        two ranks a worker, each on its own cores
       tercet serve 2P2D --engine virtual --gpu h100   virtual GPUs: real scheduling, imitated speed
       tercet serve 1P1D --engine vllm --dtype fp32    vLLM's workers, KV handed over by NIXL
+      tercet serve 2A --engine vllm --events          the router knows exactly what they cache
       tercet serve 1P1D --engine sglang --model Qwen/Qwen3-8B --dry-run   the command lines, for you to start
       tercet serve 1P1D --random-weights tiny         starts in seconds, answers nonsense
     """
@@ -173,6 +178,7 @@ def serve(
         "ppd_threshold": ppd_threshold,
         "prefill_fallback": prefill_fallback,
         "rank_match": rank_match,
+        "tokenise_once": tokenise_once or None,
         "data_parallel_size": data_parallel_size,
         "encode_fallback": encode_fallback,
         "api_key_file": None if api_key_file is None else str(api_key_file.absolute()),
@@ -180,6 +186,9 @@ def serve(
         "tls_key": None if tls_key is None else str(tls_key.absolute()),
         "tls_client_ca": None if tls_client_ca is None else str(tls_client_ca.absolute()),
         "transport": transport,
+        "kv_connector": kv_connector,
+        "events": events or None,
+        "cache_reset": cache_reset or None,
         "lease_s": lease,
         "block_size": block_size,
         "kv_blocks": kv_blocks,

@@ -13,6 +13,7 @@ from tercet.http.client import Client, ClientError
 
 ADMIN_TIMEOUT_S = 10.0
 RESET_WAIT_S = 10.0
+RESET_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 120.0
 JSON = (("Content-Type", "application/json"),)
 CAPITAL_QUESTION = "What is the capital of France?"
@@ -33,20 +34,19 @@ async def router_workers(client: Client, url: str) -> dict[str, int]:
     return {str(worker["url"]): len(worker["ranks"]) for worker in data.get("workers", ())}
 
 
-async def forget_everything(client: Client, router_url: str, worker_urls: Mapping[str, str]) -> None:
+async def forget_everything(client: Client, router_url: str) -> None:
     """Empty every worker's prefix cache and the router's memory of conversations.
 
     A worker refuses while sequences still use its blocks: it is asked again for RESET_WAIT_S, then TercetError.
     """
-    for name, url in worker_urls.items():
-        until = monotonic() + RESET_WAIT_S
-        while True:
-            status, data = await _call(client, "POST", f"{url}/cache/reset")
-            if status == 200:
-                break
-            if status != 409 or monotonic() > until:
-                raise TercetError(f"{name} did not empty its prefix cache ({status}): {_message(data)}")
-            await asyncio.sleep(0.1)
+    until = monotonic() + RESET_WAIT_S
+    while True:
+        status, data = await _call(client, "POST", f"{router_url}/cache/reset", timeout_s=RESET_TIMEOUT_S)
+        if status == 200:
+            break
+        if status != 502 or monotonic() > until:
+            raise TercetError(f"{router_url} did not empty its workers' caches ({status}): {_message(data)}")
+        await asyncio.sleep(0.1)
     status, data = await _call(client, "POST", f"{router_url}/conversations/clear")
     if status != 200:
         raise TercetError(f"{router_url} did not forget its conversations ({status}): {_message(data)}")

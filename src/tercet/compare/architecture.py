@@ -44,9 +44,12 @@ class Architecture:
 
     @property
     def exact(self) -> bool:
-        """True when equal prompts must give equal tokens whatever the batch: in fp32, and from virtual GPUs."""
+        """True when equal prompts must give equal tokens whatever the batch: of the built-in engine in fp32, and
+        of virtual GPUs."""
         engine = None if self.topology is None else self.topology.engine
-        return engine is not None and (engine.dtype == "fp32" or engine.engine == "virtual")
+        if engine is None:
+            return False
+        return engine.engine == "virtual" or (engine.engine == "tercet" and engine.dtype == "fp32")
 
     def record(self, mode: str, devices: int) -> ArchitectureRecord:
         """Return what a results file says of it; of a server, with the `mode` and `devices` that were found there."""

@@ -21,9 +21,10 @@ from tercet.http.client import Client
 from tercet.launch.progress import Progress
 from tercet.report.progress import Narrator
 
-RANK_BYTES = 1_200_000_000
-"""What a rank of the built-in engine takes on a CPU with the bundled model; a larger model takes more."""
-VIRTUAL_RANK_BYTES = 150_000_000
+RANK_BYTES = {"tercet": 1_200_000_000, "virtual": 150_000_000}
+"""What a rank takes on a CPU with the bundled model; a larger model takes more."""
+FOREIGN_RANK_BYTES = 3_500_000_000
+"""What vLLM's takes; of others nothing was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +134,9 @@ class Fleet:
         if not self._running:
             return
         devices = {device for worker in topology.workers for device in worker.devices}
-        if topology.engine.engine == "tercet" and any(device.startswith("cuda") for device in devices):
+        if topology.engine.engine != "virtual" and any(device.startswith("cuda") for device in devices):
             raise UsageError("--keep warm: an engine takes a GPU's whole memory for its KV; use --keep turn")
-        each = VIRTUAL_RANK_BYTES if topology.engine.engine == "virtual" else RANK_BYTES
+        each = RANK_BYTES.get(topology.engine.engine, FOREIGN_RANK_BYTES)
         free = psutil.virtual_memory().available
         if topology.ranks * each > free:
             raise UsageError(

@@ -58,6 +58,8 @@ def _ready(architecture: Architecture, settings: Settings) -> Architecture:
     engine = topology.engine
     if engine.engine == "virtual" and engine.gpu is None:
         engine = replace(engine, gpu=DEFAULT_GPU)
+    if engine.engine == "vllm":
+        engine = replace(engine, cache_reset=True)  # every run begins with empty caches
     # Refuses what no worker accepts before anything starts.
     if engine.engine in ("tercet", "virtual"):
         WorkerConfig(

@@ -129,7 +129,7 @@ class Comparison:
             (kept if record.complete else self._unfinished).append(record)
 
         if endpoint.ours:
-            await admin.forget_everything(self._client, endpoint.url, endpoint.worker_urls)
+            await admin.forget_everything(self._client, endpoint.url)
         load = load_text(str(step.traffic.load_kind), step.traffic.load)
         where = f"{step.traffic.name}, {load}" if len(self.spec.traffics) > 1 else load
         run = Run(
@@ -294,4 +294,4 @@ def _knows_the_capital(architecture: Architecture) -> bool:
     if topology is None:
         return False
     engine = topology.engine
-    return topology.model == KNOWS_THE_CAPITAL and engine.engine == "tercet" and engine.random_weights is None
+    return topology.model == KNOWS_THE_CAPITAL and engine.engine in ("tercet", "vllm") and engine.random_weights is None

@@ -35,7 +35,11 @@ class WorkerSpec:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """Settings of every worker's engine. `kv_blocks` 0 lets the engine size its pool."""
+    """Settings of every worker's engine. `kv_blocks` 0 lets the engine size its pool.
+
+    For vLLM's workers alone: `kv_connector` hands their KV on, with `events` they tell the router what they cache, with
+    `cache_reset` they can be told to empty it.
+    """
 
     engine: str = "tercet"
     gpu: str | None = None
@@ -47,6 +51,9 @@ class EngineSpec:
     max_num_batched_tokens: int = 512
     max_model_len: int = 4096
     transport: str = "auto"
+    kv_connector: str = "nixl"
+    events: bool = False
+    cache_reset: bool = False
     lease_s: float = 30.0
     embedding_cache_bytes: int = 64 * 1024 * 1024
     allow_local_media: bool = False
@@ -69,6 +76,7 @@ class RouterSpec:
     balancer: str | None = None
     ppd_threshold: int = 512
     rank_match: str | None = None
+    tokenise_once: bool = False
     prefill_fallback: str = "error"
     encode_fallback: str = "error"
     api_key_file: str | None = None

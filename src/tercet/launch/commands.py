@@ -77,6 +77,7 @@ def router_arguments(placement: Placement, grace_s: float = ROUTER_GRACE_S) -> l
         mode = {Mode.EPD: default_mode(workers), Mode.EPPD: Mode.PPD}.get(mode, mode) if workers else mode
     if mode is Mode.PPD and not dialect.decode_alone:
         raise UsageError(f"mode {topology.mode} needs decode workers that compute prompts: {dialect.name}'s can't")
+    _require_vllm(topology)
     flags: dict[str, object] = {
         "--mode": mode,
         "--dialect": engine.dialect,
@@ -86,6 +87,8 @@ def router_arguments(placement: Placement, grace_s: float = ROUTER_GRACE_S) -> l
         "--balancer": router.balancer,
         "--ppd-threshold": router.ppd_threshold,
         "--rank-match": router.rank_match,
+        "--kv-connector": topology.engine.kv_connector if topology.engine.engine == "vllm" else None,
+        "--tokenise-once": router.tokenise_once,
         "--prefill-fallback": router.prefill_fallback,
         "--encode-fallback": router.encode_fallback,
         "--max-images": topology.engine.max_images,
@@ -103,3 +106,17 @@ def router_arguments(placement: Placement, grace_s: float = ROUTER_GRACE_S) -> l
         fragment = "#" + ",".join(said) if said else ""
         arguments += [_ROUTER_FLAGS[role_letter(worker.stages)], f"{placement.worker_url(worker)}{fragment}"]
     return arguments
+
+
+def _require_vllm(topology: Topology) -> None:
+    """Raise UsageError for a setting that is about vLLM's workers, and not for others."""
+    engine = topology.engine
+    given = {
+        "kv_connector": engine.kv_connector != "nixl",
+        "events": engine.events,
+        "cache_reset": engine.cache_reset,
+        "tokenise_once": topology.router.tokenise_once,
+    }
+    if engine.engine != "vllm" and any(given.values()):
+        listed = ", ".join(name for name, there in given.items() if there)
+        raise UsageError(f"{listed}: for the workers of vllm only, and the engine is {engine.engine}")

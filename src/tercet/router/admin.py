@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -206,10 +207,18 @@ class Admin:
             body = await response.read(max_bytes=1 << 20)
         except ClientError as error:
             return str(error)
-        return (
-            None if response.status < 400 else f"it answered {response.status}: {body[:200].decode(errors='replace')}"
-        )
+        if response.status >= 400 or _says_no(body):
+            return f"it answered {response.status}: {body[:200].decode(errors='replace')}"
+        return None
 
 
 async def _json(responder: Responder, status: int, data: dict[str, Any]) -> None:
     await responder.send(status, json.dumps(data).encode())
+
+
+def _says_no(body: bytes) -> bool:
+    """True for `{"success": false}`: what an engine with blocks still in use answers, and 200."""
+    with suppress(ValueError):
+        data = json.loads(body)
+        return isinstance(data, dict) and data.get("success") is False
+    return False

@@ -28,12 +28,13 @@ class RouterConfig:
     `workers` (prefill and decode), `encode`, `prefill` and `decode` are URLs; `URL#ranks=N` says that a worker has N
     ranks, else it has `data_parallel_size`, else as many as it says; `URL#bootstrap=PORT` (with ranks:
     `#ranks=N,bootstrap=PORT`) where its decode workers find it, for dialects that meet in rooms and for vLLM's
-    connectors `mooncake` and, with the port of each end, `p2p-nccl`. `mode` None takes the one that fits the workers;
-    `balancer` None the mode's, `rank_match` None what the dialect's connector needs. `first_byte_timeout_s` bounds the
-    wait for a prefill and for the first byte of a stream, `answer_timeout_s` that for an answer which isn't streamed,
-    `idle_timeout_s` silence within an answer. `max_unaccepted_handoffs` bounds, per decode rank, the requests between
-    their prefill's start and the decode worker's acceptance. `health_failures` unanswered checks in a row mean a worker
-    is dead. `worker_api_key` is sent to the workers.
+    connectors `mooncake` and, with the port of each end, `p2p-nccl`; `URL#events=PORT` the port at which a vLLM worker
+    publishes its KV events, `URL#events-here=PORT` the one to which it brings them on the router's machine. `mode` None
+    takes the one that fits the workers; `balancer` None the mode's, `rank_match` None what the dialect's connector
+    needs. `first_byte_timeout_s` bounds the wait for a prefill and for the first byte of a stream, `answer_timeout_s`
+    that for an answer which isn't streamed, `idle_timeout_s` silence within an answer. `max_unaccepted_handoffs`
+    bounds, per decode rank, the requests between their prefill's start and the decode worker's acceptance.
+    `health_failures` unanswered checks in a row mean a worker is dead. `worker_api_key` is sent to the workers.
     """
 
     mode: Mode | None = None
@@ -181,7 +182,7 @@ class RouterConfig:
         ports = {worker.url: worker.bootstrap for worker in named if worker.bootstrap}
         return dialect_for(self.dialect, ports, self.kv_connector, self.tokenise_once)
 
-    def event_ports(self) -> dict[str, int]:
+    def event_ports(self) -> dict[str, EventPort]:
         """Return where workers publish their KV events, by URL. Raises UsageError."""
         urls = (*self.workers, *self.prefill, *self.decode)
         return {named.url: named.events for named in map(_split, urls) if named.events}
@@ -211,6 +212,15 @@ class RouterConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class EventPort:
+    """Where the KV events of a worker's first rank are, its rank i's i further: the worker's port, to which the router
+    connects, or (`here`) one of this machine's loopback, at which it listens for the worker."""
+
+    number: int
+    here: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class _Named:
     """What was given for one worker."""
 
@@ -218,7 +228,10 @@ class _Named:
     ranks: int | None
     bootstrap: int | None
     encodes: bool
-    events: int | None
+    events: EventPort | None
+
+
+_NUMBERS = ("ranks", "bootstrap", "events", "events-here")
 
 
 def _split(text: str) -> _Named:
@@ -237,11 +250,19 @@ def _split(text: str) -> _Named:
         key, equals, value = part.partition("=")
         if part == "encode":
             said[key] = 1
-        elif key not in ("ranks", "bootstrap", "events") or not equals or not value.isdigit() or int(value) < 1:
+        elif (
+            key not in ("ranks", "bootstrap", "events", "events-here")
+            or not equals
+            or not value.isdigit()
+            or int(value) < 1
+        ):
             raise UsageError(
                 f"{text!r}: write URL#ranks=N for a worker of N ranks, URL#bootstrap=PORT for its port, "
-                "URL#events=PORT for that of its KV events, URL#encode for one that encodes too"
+                "URL#events=PORT for that of its KV events, URL#events-here=PORT where it brings them to, "
+                "URL#encode for one that encodes too"
             )
         else:
             said[key] = int(value)
-    return _Named(url, said.get("ranks"), said.get("bootstrap"), "encode" in said, said.get("events"))
+    port = said.get("events-here", said.get("events"))
+    events = None if port is None else EventPort(port, here="events-here" in said)
+    return _Named(url, said.get("ranks"), said.get("bootstrap"), "encode" in said, events)

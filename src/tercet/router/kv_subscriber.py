@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 import zmq
 import zmq.asyncio
 
+from tercet.core.errors import UsageError
+from tercet.router.config import EventPort
 from tercet.routing.events import KvTold
 from tercet.routing.fleet import FleetState
 from tercet.routing.kv_events import BlocksCleared, decode_batch
@@ -18,27 +20,35 @@ log = logging.getLogger(__name__)
 
 
 class KvSubscriber:
-    """One subscription per rank: rank i publishes at its worker's port + i.
+    """One subscription per rank: rank i publishes at its worker's port + i, or brings its events to ours + i.
 
     Whenever messages were missed (a gap in their numbers, an engine that counts from the start again) what was believed
     of that rank is dropped: it fills again with what is stored from then on.
     """
 
-    def __init__(self, fleet: FleetState, ports: Mapping[str, int]) -> None:
+    def __init__(self, fleet: FleetState, ports: Mapping[str, EventPort]) -> None:
         self._fleet, self._ports = fleet, ports
         self._context: zmq.asyncio.Context | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Begin to listen. Raises UsageError when a port of ours is taken."""
         if not self._ports:
             return
         self._context = zmq.asyncio.Context()
         for rank in list(self._fleet.ranks.values()):
             if (port := self._ports.get(rank.url)) is not None:
-                host = urlsplit(rank.url).hostname
-                endpoint = f"tcp://{host}:{port + (rank.rank or 0)}"
-                self._tasks.append(asyncio.create_task(self._listen(self._context, rank.address, endpoint)))
+                socket = self._context.socket(zmq.SUB)
+                socket.setsockopt(zmq.SUBSCRIBE, b"")
+                host = "127.0.0.1" if port.here else urlsplit(rank.url).hostname
+                endpoint = f"tcp://{host}:{port.number + (rank.rank or 0)}"
+                try:
+                    (socket.bind if port.here else socket.connect)(endpoint)
+                except zmq.ZMQError as error:
+                    raise UsageError(
+                        f"can't listen for the KV events of {rank.label} at {endpoint}: {error}"
+                    ) from error
+                self._tasks.append(asyncio.create_task(self._listen(socket, rank.address, endpoint)))
 
     async def close(self) -> None:
         """Stop listening."""
@@ -49,10 +59,7 @@ class KvSubscriber:
         if self._context is not None:
             self._context.destroy(linger=0)
 
-    async def _listen(self, context: zmq.asyncio.Context, address: str, endpoint: str) -> None:
-        socket = context.socket(zmq.SUB)
-        socket.setsockopt(zmq.SUBSCRIBE, b"")
-        socket.connect(endpoint)
+    async def _listen(self, socket: zmq.asyncio.Socket, address: str, endpoint: str) -> None:
         expected: int | None = None
         while True:
             frames = await socket.recv_multipart()

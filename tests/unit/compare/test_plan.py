@@ -118,6 +118,13 @@ def test_a_file_brings_its_own_mode_and_engine_and_flags_win(tmp_path: Path) -> 
     assert made.exact
 
 
+def test_vllms_caches_can_be_emptied_and_its_batches_may_round_otherwise() -> None:
+    (made,) = ready([parse_architecture("pd=1P1D")], Settings({"engine": "vllm", "dtype": "fp32"}, 12))
+    assert made.topology is not None and made.topology.engine.cache_reset and not made.exact
+    (ours,) = ready([parse_architecture("pd=1P1D")], Settings({"dtype": "fp32"}, 12))
+    assert ours.topology is not None and not ours.topology.engine.cache_reset and ours.exact
+
+
 def test_unequal_devices_are_refused_unless_allowed() -> None:
     sources = [parse_architecture("aggregated=1A"), parse_architecture("pd=1P1D")]
     settings = Settings({"devices": ("cpu:0", "cpu:1")}, 12)

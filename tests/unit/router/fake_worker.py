@@ -73,6 +73,7 @@ class FakeWorker:
         self.running = 0
         self.cancelled = 0
         self.resets = 0
+        self.reset_answer: dict[str, object] = {"reset": True}
         self.cache: list[list[str]] = []
 
     @property
@@ -122,7 +123,7 @@ class FakeWorker:
         elif path == "/cache/reset":
             self.resets += 1
             self.cache.clear()
-            await self._json(responder, {"reset": True})
+            await self._json(responder, self.reset_answer)
         elif path == "/v1/echo":
             headers = [("X-Got", request.headers.get("content-type", "")), ("X-Rank", self._rank(request))]
             await responder.send(200, request.target.encode() + b"|" + request.body, headers=headers)

@@ -60,6 +60,9 @@ async def test_cache_reset_reaches_every_worker_and_forgets_the_index() -> None:
         status = await setup.status()
         assert status["conversations"] == 0
         assert all(rank["prefix_blocks"] == 0 for worker in status["workers"] for rank in worker["ranks"])
+        setup.workers[1].reset_answer = {"success": False}  # as vLLM says that blocks are still in use
+        got = await setup.post("/cache/reset")
+        assert got.status == 502 and setup.workers[1].url in got.error["message"]
         await setup.workers[0].stop()
         got = await setup.post("/cache/reset")
         assert got.status == 502 and setup.workers[0].url in got.error["message"]

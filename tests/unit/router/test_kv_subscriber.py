@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from socket import socket
+
 import msgpack
+import pytest
 import zmq
 import zmq.asyncio
 
+from tercet.core.errors import UsageError
 from tercet.core.stage import Stage
+from tercet.router.config import EventPort
 from tercet.router.kv_subscriber import KvSubscriber
 from tercet.routing.events import WorkerAdded
 from tercet.routing.facts import completion_facts
@@ -30,7 +35,7 @@ async def test_the_fleet_learns_what_an_engine_holds_and_forgets_after_a_gap() -
     fleet.apply(WorkerAdded("http://127.0.0.1:1", frozenset({Stage.PREFILL, Stage.DECODE}), 1))
     (rank,) = fleet.ranks.values()
     facts = completion_facts({"model": "m", "prompt": IDS}, None, 0.25)
-    subscriber = KvSubscriber(fleet, {rank.url: port})
+    subscriber = KvSubscriber(fleet, {rank.url: EventPort(port)})
     subscriber.start()
 
     def held() -> int:
@@ -55,6 +60,30 @@ async def test_the_fleet_learns_what_an_engine_holds_and_forgets_after_a_gap() -
         await until(lambda: held() == 64)
         await publish(2, b"nonsense")
         await until(lambda: held() == 0)
+    finally:
+        await subscriber.close()
+        context.destroy(linger=0)
+
+
+async def test_workers_may_bring_their_events_to_ports_of_this_machine() -> None:
+    context = zmq.asyncio.Context()
+    with socket() as first:
+        first.bind(("127.0.0.1", 0))
+        port = int(first.getsockname()[1])
+    fleet = FleetState()
+    fleet.apply(WorkerAdded("http://127.0.0.1:1", frozenset({Stage.PREFILL, Stage.DECODE}), 2))
+    facts = completion_facts({"model": "m", "prompt": IDS}, None, 0.25)
+    subscriber = KvSubscriber(fleet, {"http://127.0.0.1:1": EventPort(port, here=True)})
+    subscriber.start()
+    publisher = context.socket(zmq.XPUB)
+    publisher.connect(f"tcp://127.0.0.1:{port + 1}")
+    try:
+        await publisher.recv()
+        await publisher.send_multipart([b"", bytes(8), stored(b"a", None, IDS[:64])])
+        ranks = list(fleet.ranks.values())
+        await until(lambda: [fleet.holding(facts, rank, None).held for rank in ranks] == [0, 64])
+        with pytest.raises(UsageError, match="can't listen for the KV events of A0"):
+            KvSubscriber(fleet, {"http://127.0.0.1:1": EventPort(port, here=True)}).start()
     finally:
         await subscriber.close()
         context.destroy(linger=0)

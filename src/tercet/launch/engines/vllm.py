@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tercet.core.errors import UsageError
 from tercet.core.stage import Stage, role_letter
-from tercet.core.topology import Topology, WorkerSpec, has_encoders
+from tercet.core.topology import EngineSpec, Topology, WorkerSpec, has_encoders
 from tercet.launch.engines.environment import engine_python
 from tercet.launch.engines.flags import flags_of
 from tercet.launch.engines.protocol import WorkerProcess
@@ -20,6 +20,8 @@ SITE = Path(__file__).parent / "vllm_site"
 """A folder whose sitecustomize makes vLLM's CPU build start beside CUDA builds of torch's companions."""
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+CONNECTORS = {"nixl": "NixlConnector", "mooncake": "MooncakeConnector"}
+DEFAULT_SIDE_PORT = 5600
 CPU_BLOCK = 32
 CPU_KV_GB = 1
 """What each rank on a CPU reserves for KV, in GB; vLLM would take half of the memory."""
@@ -37,8 +39,8 @@ class VllmCommands:
     health_timeout_s: float | None = 20.0
 
     def side_ports(self, topology: Topology, worker: WorkerSpec) -> int:
-        """Return one port a rank for NIXL's side channel, of workers that hand on or take over KV."""
-        return worker.ranks if _hands_over(worker) else 0
+        """Return a port a rank for its connector, of workers that hand on or take over KV, and one for its events."""
+        return worker.ranks * (_hands_over(worker) + _publishes(topology, worker))
 
     def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         """Return how to start the worker. Raises UsageError for settings vLLM has no word for, and without vLLM."""
@@ -66,8 +68,13 @@ class VllmCommands:
         return WorkerProcess(("python3", "-m", "vllm.entrypoints.openai.api_server", *arguments), env, "/health")
 
     def said(self, placement: Placement, worker: WorkerSpec) -> tuple[str, ...]:
-        """Return nothing: NIXL's side channels travel in the tickets."""
-        return ()
+        """Return where the worker's KV events are, and Mooncake's bootstrap port; NIXL's travel in the tickets."""
+        words = []
+        if placement.topology.engine.kv_connector == "mooncake" and _hands_over(worker):
+            words.append(f"bootstrap={_side_port(placement, worker)}")
+        if (port := _events_port(placement, worker)) is not None:
+            words.append(f"{'events-here' if _on_loopback(placement) else 'events'}={port}")
+        return tuple(words)
 
 
 def check(topology: Topology) -> None:
@@ -79,6 +86,8 @@ def check(topology: Topology) -> None:
         raise UsageError("--gpu is what --engine virtual imitates: choose vllm's with --devices cuda:0")
     if engine.transport not in ("auto", "nixl"):
         raise UsageError(f"--transport {engine.transport}: vllm's workers hand KV over by nixl; leave it out")
+    if engine.kv_connector == "mooncake" and any(map(_on_cpu, topology.workers)):
+        raise UsageError("--kv-connector mooncake: vllm's needs GPUs; take nixl, or choose GPUs with --devices cuda:0")
     for worker in topology.workers:
         kinds = {device.partition(":")[0] for device in worker.devices}
         if len(kinds) > 1:
@@ -110,7 +119,8 @@ def arguments_of(placement: Placement, worker: WorkerSpec, model: Path, *, sees:
         "--allowed-local-media-path": "/" if engine.allow_local_media and sees else None,
         "--limit-mm-per-prompt": json.dumps({"image": engine.max_images}) if sees else None,
         "--enable-mm-embeds": not encoder and sees and has_encoders(topology.workers),
-        "--kv-transfer-config": _kv_transfer(letter, engine.lease_s, on_cpu) if _hands_over(worker) else None,
+        "--kv-transfer-config": _kv_transfer(letter, engine, on_cpu) if _hands_over(worker) else None,
+        "--kv-events-config": _kv_events(placement, worker),
         "--ec-transfer-config": _ec_transfer(placement, worker) if has_encoders(topology.workers) else None,
     }
     return flags_of(settings)
@@ -119,8 +129,15 @@ def arguments_of(placement: Placement, worker: WorkerSpec, model: Path, *, sees:
 def environment_of(placement: Placement, worker: WorkerSpec, python_path: str) -> dict[str, str]:
     """Return the variables laid over the launcher's; `python_path` is its PYTHONPATH."""
     env = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-    if ports := placement.side_ports.get(worker.name, ()):
-        env |= {"VLLM_NIXL_SIDE_CHANNEL_HOST": placement.host, "VLLM_NIXL_SIDE_CHANNEL_PORT": str(ports[0])}
+    if placement.topology.engine.cache_reset:
+        env["VLLM_SERVER_DEV_MODE"] = "1"
+    if _hands_over(worker):
+        port = str(_side_port(placement, worker))
+        env |= (
+            {"VLLM_MOONCAKE_BOOTSTRAP_PORT": port}
+            if placement.topology.engine.kv_connector == "mooncake"
+            else {"VLLM_NIXL_SIDE_CHANNEL_HOST": placement.host, "VLLM_NIXL_SIDE_CHANNEL_PORT": port}
+        )
     if _on_cpu(worker):
         return env | {
             "PYTHONPATH": os.pathsep.join(filter(None, (str(SITE), python_path))),
@@ -131,16 +148,48 @@ def environment_of(placement: Placement, worker: WorkerSpec, python_path: str) -
     return env | {"CUDA_VISIBLE_DEVICES": ",".join(numbers)}
 
 
-def _kv_transfer(letter: str, lease_s: float, on_cpu: bool) -> str:
+def _kv_transfer(letter: str, engine: EngineSpec, on_cpu: bool) -> str:
     # What D may do does not hang on its role: it computes a prompt that comes without a ticket by itself.
     config: dict[str, object] = {
-        "kv_connector": "NixlConnector",
+        "kv_connector": CONNECTORS[engine.kv_connector],
         "kv_role": "kv_producer" if letter == "P" else "kv_consumer",
-        "kv_connector_extra_config": {"kv_lease_duration": round(lease_s)},
     }
+    if engine.kv_connector == "nixl":
+        config["kv_connector_extra_config"] = {"kv_lease_duration": round(engine.lease_s)}
     if on_cpu:
         config["kv_buffer_device"] = "cpu"
     return json.dumps(config)
+
+
+def _kv_events(placement: Placement, worker: WorkerSpec) -> str | None:
+    port = _events_port(placement, worker)
+    if port is None:
+        return None
+    # They hold the prompts' tokens, and vLLM listens on every interface or none: on one machine the router listens.
+    endpoint = f"tcp://{placement.host if _on_loopback(placement) else '*'}:{port}"
+    return json.dumps({"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": endpoint})
+
+
+def _events_port(placement: Placement, worker: WorkerSpec) -> int | None:
+    """Return the port of the first rank's KV events, the others' follow; None without events."""
+    if not _publishes(placement.topology, worker):
+        return None
+    return _side_port(placement, worker, worker.ranks if _hands_over(worker) else 0)
+
+
+def _publishes(topology: Topology, worker: WorkerSpec) -> bool:
+    # An encoder caches no KV.
+    return topology.engine.events and role_letter(worker.stages) != "E"
+
+
+def _side_port(placement: Placement, worker: WorkerSpec, number: int = 0) -> int:
+    """Return one of the ports beside; vLLM's own default where the launcher has chosen none yet."""
+    ports = placement.side_ports.get(worker.name, ())
+    return ports[number] if ports else DEFAULT_SIDE_PORT + number
+
+
+def _on_loopback(placement: Placement) -> bool:
+    return placement.host.startswith("127.")
 
 
 def _ec_transfer(placement: Placement, worker: WorkerSpec) -> str | None:

@@ -74,6 +74,8 @@ def place(topology: Topology, options: DeployOptions) -> Placed:
             port=router.port or WORKER_PORT,
             balancer=router.balancer,
             ppd_threshold=router.ppd_threshold,
+            rank_match=router.rank_match,
+            tokenise_once=router.tokenise_once,
             prefill_fallback=router.prefill_fallback,
             encode_fallback=router.encode_fallback,
             api_key_file=KEYS_FILE if router.api_key_file else None,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,19 +107,84 @@ def test_on_gpus_nothing_is_said_of_cores() -> None:
         ("gpu: h100", "--gpu"),
         ("transport: shm", "--transport shm"),
         ("transport: mooncake", "--transport mooncake"),
+        ("kv_connector: mooncake", "--kv-connector mooncake: vllm's needs GPUs"),
     ],
 )
 def test_settings_without_a_word_in_vllm_are_refused(engine: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
-        check(parse_topology(f"{{workers: 1P1D, engine: {{engine: vllm, {engine}}}}}", "t"))
+        check(parse_topology(f"{{workers: [{{stages: [prefill], devices: [cpu]}}, {{stages: [decode]}}], "
+                             f"engine: {{engine: vllm, {engine}}}}}", "t"))  # fmt: skip
 
 
-def test_ports_beside_and_dialect(tmp_path: Path) -> None:
+def routed(placement: Placement) -> list[str]:
+    return list(TercetCommands().router(placement))
+
+
+def test_ports_beside_and_dialect() -> None:
     topology = parse_topology("{workers: 1P1D, engine: {engine: vllm}, devices: [cpu:0]}", "t")
     assert [TercetCommands().side_ports(topology, worker) for worker in topology.workers] == [1, 1]
-    argv = TercetCommands().router(Placement(topology, "id"))
+    argv = routed(Placement(topology, "id"))
     assert argv[argv.index("--dialect") + 1] == "vllm"
     assert argv[argv.index("--health-timeout") + 1] == "20.0"
+    assert argv[argv.index("--kv-connector") + 1] == "nixl" and "--tokenise-once" not in argv
+
+
+WITH_EVENTS = """
+workers: [{stages: [encode]}, {stages: [prefill], ranks: 2}, {stages: [prefill, decode]}, {stages: [decode]}]
+engine: {engine: vllm, events: true}
+router: {tokenise_once: true}
+devices: ['cpu:0']
+"""
+
+
+def test_kv_events_are_brought_to_the_router_and_leave_loopback_only_for_a_cluster() -> None:
+    topology, _ = assign_devices(parse_topology(WITH_EVENTS, "t"))
+    counts = {worker.name: TercetCommands().side_ports(topology, worker) for worker in topology.workers}
+    assert counts == {"encode-0": 0, "prefill-0": 4, "worker-0": 1, "decode-0": 2}
+    ports = {"prefill-0": (700, 701, 702, 703), "worker-0": (710,), "decode-0": (720, 721)}
+    here = Placement(topology, "id", run_path=Path("/run/x"), side_ports=ports)
+    assert "--kv-events-config" not in said(here, "encode-0")
+    configs = [said(here, name)["--kv-events-config"] for name in ports]
+    assert all(config["enable_kv_cache_events"] and config["publisher"] == "zmq" for config in configs)
+    endpoints = [config["endpoint"] for config in configs]
+    assert endpoints == ["tcp://127.0.0.1:702", "tcp://127.0.0.1:710", "tcp://127.0.0.1:721"]
+    told = [word.partition("#")[2] for word in routed(here) if word.startswith("http://")]
+    assert told == ["", "ranks=2,events-here=702", "events-here=710", "events-here=721"]
+    assert "--tokenise-once" in routed(here)
+    cluster = replace(here, host="0.0.0.0", hosts={name: f"{name}.svc" for name in counts})
+    assert said(cluster, "prefill-0")["--kv-events-config"]["endpoint"] == "tcp://*:702"
+    assert any(word.endswith("#ranks=2,events=702") for word in routed(cluster))
+
+
+def test_mooncakes_workers_have_a_bootstrap_port() -> None:
+    text = "workers: 1P1D, devices: ['cuda:0', 'cuda:1']"
+    topology, _ = assign_devices(parse_topology(f"{{engine: {{engine: vllm, kv_connector: mooncake}}, {text}}}", "t"))
+    placement = Placement(topology, "id", side_ports={"prefill-0": (700,), "decode-0": (701,)})
+    flags = said(placement, "prefill-0")
+    assert flags["--kv-transfer-config"] == {"kv_connector": "MooncakeConnector", "kv_role": "kv_producer"}
+    env = environment_of(placement, worker_of(placement, "prefill-0"), "")
+    assert env["VLLM_MOONCAKE_BOOTSTRAP_PORT"] == "700" and "VLLM_NIXL_SIDE_CHANNEL_PORT" not in env
+    argv = routed(placement)
+    assert argv[argv.index("--kv-connector") + 1] == "mooncake"
+    assert [word.partition("#")[2] for word in argv if word.startswith("http://")] == ["bootstrap=700", "bootstrap=701"]
+
+
+def test_only_who_asks_for_it_opens_the_development_endpoints() -> None:
+    for setting, expected in (("cache_reset: true", "1"), ("cache_reset: false", None)):
+        text = f"{{workers: 1A, devices: [cpu], engine: {{engine: vllm, {setting}}}}}"
+        topology, _ = assign_devices(parse_topology(text, "t"))
+        env = environment_of(Placement(topology, "id"), topology.workers[0], "")
+        assert env.get("VLLM_SERVER_DEV_MODE") == expected
+
+
+@pytest.mark.parametrize(
+    "setting", ["engine: {events: true}", "engine: {cache_reset: true}", "engine: {kv_connector: mooncake}",
+                "router: {tokenise_once: true}"],
+)  # fmt: skip
+def test_vllms_settings_are_refused_for_other_engines(setting: str) -> None:
+    topology = parse_topology(f"{{workers: 1P1D, {setting}}}", "t")
+    with pytest.raises(UsageError, match="for the workers of vllm only, and the engine is tercet"):
+        routed(Placement(topology, "id"))
 
 
 def test_without_vllm_the_error_says_how_to_get_it(tmp_path: Path) -> None:
