@@ -20,6 +20,7 @@ TOKENS = 4
 WEB = {"http://web/one.png": b"picture one", "http://web/two.png": b"picture two"}
 ASKED = {"do_remote_decode", "do_remote_prefill", "remote_engine_id", "remote_block_ids", "remote_host", "remote_port"}
 
+CACHED = "remote_prefill_cached_tokens"
 DRAWN = {"do_remote_prefill", "do_remote_decode", "remote_bootstrap_addr", "remote_engine_id", "transfer_id"}
 
 
@@ -41,6 +42,7 @@ class VllmServer(Engine):
         super().__init__(role)
         self.fabric, self.grid, self.takes_embeds = fabric, grid, takes_embeds
         self.mooncake = False  # the connector is Mooncake's, not NIXL's
+        self.tells_cached = True  # false before vLLM knew the ticket's word of it
         self.engine_id = secrets.token_hex(4)
         self.publishes = role == "E"
         self.encoded: list[str] = []
@@ -75,16 +77,23 @@ class VllmServer(Engine):
         if self.mooncake and ticket.get("do_remote_prefill"):
             held = self.fabric.blocks.pop(str(ticket["transfer_id"]), None)
             sender = {"remote_engine_id": ticket["remote_engine_id"], "addr": ticket["remote_bootstrap_addr"]}
-            if ticket.keys() != DRAWN or held is None or held != (words, sender):
+            if ticket.keys() - {CACHED} != DRAWN or held is None or held != (words, sender):
                 raise self.fault(f"nothing to draw by {ticket}")
+            cached = self._told(body, words, ticket)
         elif ticket.get("do_remote_prefill"):
             held = self.fabric.blocks.pop(str(ticket.get("remote_request_id")), None)
             if self.role != "D" or held is None or held != (words, ticket):
                 raise self.fault(f"{self.role} was handed blocks of another prompt, or none: {ticket}")
-            cached = ticket["remote_prefill_cached_tokens"]
+            cached = self._told(body, words, ticket)
         elif ticket:
             raise self.fault(f"kv_transfer_params {ticket}")
         await self.answer(request, body, words, responder, limit_of(body), cached=cached)
+
+    def _told(self, body: dict[str, Any], words: list[str], ticket: dict[str, Any]) -> int:
+        """Return what D says was cached: its own blocks and those that came, unless the ticket says better."""
+        if body.get("prompt_logprobs") is not None or (body.get("echo") and body.get("logprobs") is not None):
+            raise self.fault("logprobs of a prompt whose blocks came by transfer are memory that nobody wrote to")
+        return int(ticket.get(CACHED, len(words) - 1)) if self.tells_cached else len(words) - 1
 
     async def _prefill(
         self, request: Request, body: dict[str, Any], words: list[str], asked: dict[str, Any], responder: Responder
@@ -108,7 +117,7 @@ class VllmServer(Engine):
             "remote_port": 5600,
             "tp_size": 1,
             "remote_num_tokens": len(words),
-            "remote_prefill_cached_tokens": self.cached,
+            **({CACHED: self.cached} if self.tells_cached else {}),
         }
         self.fabric.blocks[name] = words, ticket
         fields = {"kv_transfer_params": ticket}

@@ -18,6 +18,8 @@ class Ticket:
 
     `token_ids` are the prompt's tokens (tokenised once); the blocks cover all of them. `first` is token 1, from P.
     `addresses` maps transport name -> what that transport's reader needs to reach the blocks.
+    `cached_tokens` are those that P found in its prefix cache, None where it didn't say: D, which computed none,
+    reports them as the request's.
     `images` are the prompt's pictures, each with the ticket of its embeddings, for a reader that must recompute.
     `control` is the ZeroMQ endpoint of P's handoff server (renew, release). `lease_s` is the lease's length and
     `expires_at` its first end in Unix seconds by P's clock: for display; only P decides whether a ticket lives.
@@ -37,6 +39,7 @@ class Ticket:
     lease_s: float
     expires_at: float
     images: tuple[ImageInput, ...] = ()
+    cached_tokens: int | None = None
 
     def to_params(self) -> dict[str, Any]:
         """Return the JSON object for `kv_transfer_params`; vLLM's field names where the same thing is meant."""
@@ -62,6 +65,7 @@ class Ticket:
             "lease_s": self.lease_s,
             "remote_blocks_expiry_time": self.expires_at,
             "images": [image.to_params() for image in self.images],
+            "remote_prefill_cached_tokens": self.cached_tokens,
         }
 
     @classmethod
@@ -72,7 +76,7 @@ class Ticket:
                 f"ticket version {params.get('version')!r} is not {TICKET_VERSION}: upgrade the older worker"
             )
         try:
-            first = params["first_token"]
+            first, cached = params["first_token"], params.get("remote_prefill_cached_tokens")
             ticket = cls(
                 id=str(params["ticket_id"]),
                 engine_id=str(params["remote_engine_id"]),
@@ -92,6 +96,7 @@ class Ticket:
                 lease_s=float(params["lease_s"]),
                 expires_at=float(params["remote_blocks_expiry_time"]),
                 images=tuple(ImageInput.from_params(image) for image in params["images"]),
+                cached_tokens=None if cached is None else int(cached),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TicketError(f"malformed ticket: {error!r}") from error

@@ -17,6 +17,8 @@ from tercet.dialects.request import ClientRequest, dump
 from tercet.dialects.usage import failed, merge_cached, read_usage
 
 RANK_HEADER = "X-data-parallel-rank"
+CACHED_FIELD = "remote_prefill_cached_tokens"
+"""What P had cached of the prompt, in its ticket: a D that knows the field says so itself, in streams too."""
 MISFIT_CODE = "ticket_mismatch"
 
 PREFILL_PARAMS: dict[str, object] = {
@@ -201,7 +203,8 @@ class HandoffExchange:
             return _broken(leg, "its answer to a prefill is no OpenAI answer")
         self._ticket = ticket
         usage = read_usage(data.get("usage"))
-        self._prefill_cached = None if usage is None else usage.cached_tokens
+        told = ticket is not None and isinstance(ticket.params.get(CACHED_FIELD), int)
+        self._prefill_cached = None if usage is None or told else usage.cached_tokens
         request = self._request
         if request.choices == 1 and (finish != "length" or request.max_tokens == 1):
             try:

@@ -5,17 +5,20 @@ Facts read in sglang 0.5.23 unless said otherwise.
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from tercet.core.errors import RequestError
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
+from tercet.dialects.early_end import early_answer
 from tercet.dialects.handoff import leg_headers
 from tercet.dialects.protocol import Answer, EngineState, Exchange, Headers, Leg, Legs, Reply, Step
-from tercet.dialects.refusal import engine_failed, no_encoders, refused
+from tercet.dialects.refusal import broken, engine_failed, no_encoders, refused
 from tercet.dialects.request import ClientRequest, dump
 from tercet.dialects.usage import failed
 
@@ -78,10 +81,17 @@ class SglangExchange:
     Nothing is ever held for long, so there is nothing to release: a leg whose connection closes is aborted, and its
     blocks with it. A leg left alone would wait 300 s (SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT): the caller cancels it
     as soon as the other one failed.
+
+    D's answer is the client's: the first token's logprobs and P's count of cached tokens reached D with the blocks
+    (`MetadataBuffers`). Only the prompt's own logprobs (`echo` with `logprobs`) did not: P has those. Where they are
+    wanted both legs answer whole, and the merged answer is framed as the client asked.
     """
 
     def __init__(self, request: ClientRequest, route: Route, dialect: SglangDialect) -> None:
         self._request, self._route, self._dialect = request, route, dialect
+        asked = not request.chat and request.body.get("echo") and request.body.get("logprobs") is not None
+        self._merges = bool(asked) and route.prefill not in (None, route.decode)
+        self._whole: dict[Stage, Answer] = {}
 
     def start(self) -> Legs:
         """Return the leg of a whole worker, or both. Raises RequestError 501 when D alone is asked for an answer."""
@@ -94,7 +104,7 @@ class SglangExchange:
             return Legs(
                 (
                     self._leg(Stage.PREFILL, prefill, meeting),
-                    self._leg(Stage.DECODE, decode, {**meeting, **hint}, request.stream),
+                    self._leg(Stage.DECODE, decode, {**meeting, **hint}, request.stream and not self._merges),
                 )
             )
         if decode.letter == "D":
@@ -103,12 +113,8 @@ class SglangExchange:
         return Legs((self._leg(Stage.DECODE, decode, {}, request.stream),))
 
     def on_answer(self, leg: Leg, answer: Answer) -> Step:
-        """Take P's answer, which only says whether it failed, or D's when it is not streamed or an error.
-
-        Nothing is merged: the first token's logprobs and P's count of cached tokens reach D with the blocks
-        (`MetadataBuffers`), and D's answer holds them. The prompt's own logprobs (`echo`), which P alone has, are
-        not.
-        """
+        """Take P's answer, of which most often only counts whether it failed, or D's when it is not streamed or an
+        error."""
         if answer.status != 200:
             return refused(leg, answer)
         if failed(answer.body):
@@ -116,6 +122,9 @@ class SglangExchange:
         if aborted(answer.body):
             # Somebody else aborted it there: what there is of an answer is none.
             return engine_failed(leg, 'finish_reason "abort"')
+        if self._merges:
+            self._whole[leg.stage] = answer
+            return self._merged(leg) if len(self._whole) == 2 else Legs(())
         if leg.stage is Stage.PREFILL:
             return Legs(())
         return Reply(200, answer.body, answer.headers.get("content-type", "application/json"))
@@ -128,6 +137,14 @@ class SglangExchange:
         """Return nothing."""
         return ()
 
+    def _merged(self, leg: Leg) -> Step:
+        try:
+            prefilled, decoded = (json.loads(self._whole[stage].body) for stage in (Stage.PREFILL, Stage.DECODE))
+            join_logprobs(prefilled, decoded)
+            return Reply(200, *early_answer(decoded, self._request))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return broken(leg, "the answers of both legs are no OpenAI answers with logprobs")
+
     def _alone(self, rank: Rank) -> dict[str, object]:
         """Return the fields that make one half of a pair answer without the other: nonsense, but proof of life."""
         # The room chooses the rank where nothing else does.
@@ -137,8 +154,19 @@ class SglangExchange:
         request = self._request
         if rank.rank is not None:
             fields = {**fields, "routed_dp_rank": rank.rank}
-        body = dump({**request.body, **fields}) if fields else request.raw
+        client = request.body
+        if self._merges:
+            client = {key: value for key, value in client.items() if key not in ("stream", "stream_options")}
+        body = dump({**client, **fields}) if fields else request.raw
         return Leg(stage, rank, request.path, leg_headers(request, rank), body, streams)
+
+
+def join_logprobs(prefilled: dict[str, Any], decoded: dict[str, Any]) -> None:
+    """Put the prompt's logprobs, all of P's lists but the first token at their ends, before those of D's answer."""
+    theirs = {choice["index"]: choice["logprobs"] for choice in prefilled["choices"]}
+    for choice in decoded["choices"]:
+        for name, values in choice["logprobs"].items():
+            values[:0] = theirs[choice["index"]][name][:-1]
 
 
 def aborted(text: bytes) -> bool:

@@ -70,6 +70,7 @@ class TrtllmExchange:
     """One request on one route, with or without a context leg.
 
     There is no word for a release: a context worker drops what nobody fetched after its own `kv_transfer_timeout_ms`.
+    So an answer of one token goes to the generation worker too, which says the same and frees the context's blocks.
     """
 
     def __init__(self, request: ClientRequest, route: Route, request_id: Callable[[], int]) -> None:

@@ -29,8 +29,12 @@ class VllmDialect:
     name: str = "vllm"
     ready_path: str = "/health"
     reset_path: str = "/reset_prefix_cache"
-    decode_alone: bool = True
     encodes: bool = True
+
+    @property
+    def decode_alone(self) -> bool:
+        """False for P2P-NCCL, whose consumer waits for P's push whatever it is asked."""
+        return self.connector != "p2p-nccl"
 
     @property
     def rank_match(self) -> str:

@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.early_end import TICKET_FIELD
-from tercet.dialects.handoff import PREFILL_PARAMS
+from tercet.dialects.handoff import CACHED_FIELD, PREFILL_PARAMS
 from tercet.dialects.protocol import Answer, Exchange, Leg, Legs, Step
 from tercet.dialects.refusal import broken
 from tercet.dialects.request import ClientRequest, dump
+from tercet.dialects.usage import read_usage
 
 CONNECTORS = ("nixl", "mooncake", "p2p-nccl")
 DEFAULT_BOOTSTRAP_PORT = 8998
@@ -112,18 +113,21 @@ class MooncakeExchange(Wrapped):
             engine = str(self._engines[str(leg.rank.rank or 0)]["engine_id"])
             data = json.loads(answer.body)
             unfinished = data["choices"][0]["finish_reason"] == "length"
+            usage = read_usage(data.get("usage"))
         except (ValueError, LookupError, TypeError):
             return broken(
                 leg, f"its bootstrap server at {self._bootstrap} doesn't know this rank, or it gave no answer"
             )
         # P holds blocks only of a prompt whose answer was cut off.
-        ticket = {
+        ticket: dict[str, object] = {
             "do_remote_prefill": True,
             "do_remote_decode": False,
             "remote_bootstrap_addr": self._bootstrap,
             "remote_engine_id": engine,
             "transfer_id": self._transfer,
         }
+        if usage is not None and usage.cached_tokens is not None:
+            ticket[CACHED_FIELD] = usage.cached_tokens
         data[TICKET_FIELD] = ticket if unfinished else None
         return super().on_answer(leg, Answer(200, answer.headers, dump(data)))
 

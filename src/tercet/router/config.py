@@ -10,7 +10,7 @@ from tercet.core.errors import UsageError
 from tercet.core.stage import ROLE_STAGES, Mode, Stage
 from tercet.core.topology import WorkerSpec, check_encode_fallback, default_mode, require_stages
 from tercet.dialects.protocol import Dialect
-from tercet.dialects.registry import dialect_for, dialect_named
+from tercet.dialects.registry import dialect_for
 from tercet.http.tls import client_context, server_context
 from tercet.media.limits import MediaLimits
 from tercet.routing.balancers import balancer_named
@@ -128,7 +128,7 @@ class RouterConfig:
         check_encode_fallback(self.encode_fallback, self._specs())
         if reason := self.unequal():
             raise UsageError(reason)
-        if self.prefill_fallback == "decode" and not dialect_named(self.dialect).decode_alone:
+        if self.prefill_fallback == "decode" and not self.make_dialect().decode_alone:
             raise UsageError(f"--prefill-fallback decode: a decode worker of {self.dialect} can't compute a prompt")
 
     @property
@@ -154,17 +154,17 @@ class RouterConfig:
 
     def unable(self, mode: Mode) -> str | None:
         """Return why the workers' dialect can't run `mode`; None when it can."""
-        if mode is Mode.PPD and not dialect_named(self.dialect).decode_alone:
+        if mode is Mode.PPD and not self.make_dialect().decode_alone:
             return f"mode ppd needs decode workers that compute prompts: those of {self.dialect} can't; take pd"
-        if mode.encodes_apart and not dialect_named(self.dialect).encodes:
+        if mode.encodes_apart and not self.make_dialect().encodes:
             return f"mode {mode} needs encode workers: those of {self.dialect} are not spoken to; take pd or aggregated"
         return None
 
     def policy(self) -> Policy:
         """Return how requests are routed."""
-        alone = dialect_named(self.dialect).decode_alone
+        dialect = self.make_dialect()
+        alone, match = dialect.decode_alone, self.rank_match or dialect.rank_match
         fallback, locally = self.prefill_fallback == "decode", self.encode_fallback == "local"
-        match = self.rank_match or self.make_dialect().rank_match
         return Policy(self.balancer, self.ppd_threshold, fallback, self.seed, alone, locally, match)
 
     def unequal(self) -> str | None:

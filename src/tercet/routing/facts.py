@@ -40,7 +40,8 @@ class RequestFacts:
     turn may have ended, the latest first (a text shows no such places: any chunk's end stands for those inside it).
     `affinity` is equal for all turns of a conversation. `later_turn` says that the prompt holds an answer already.
     `prompts` counts the prompts of the request: the other facts are the first one's. `pictures` are in the order of the
-    prompt. `ids` are those of a token-id prompt.
+    prompt. `ids` are those of a token-id prompt. `shows_prompt`: the answer is to hold the prompt's text, logprobs or
+    logits. Blocks that came by transfer don't tell them: vLLM would return memory that nobody wrote to.
     """
 
     model: str
@@ -56,15 +57,15 @@ class RequestFacts:
     affinity: bytes = b""
     later_turn: bool = False
     prompts: int = 1
-    echo: bool = False
+    shows_prompt: bool = False
     max_tokens: int | None = None
     pictures: tuple[Picture, ...] = ()
     ids: Sequence[int] = ()
 
     @property
     def single(self) -> bool:
-        """True when a prefill worker can prepare the request: one prompt, which the decode worker need not repeat."""
-        return self.prompts == 1 and not self.echo
+        """True when a prefill worker can prepare the request: one prompt, of which D need say nothing."""
+        return self.prompts == 1 and not self.shows_prompt
 
     @property
     def prompt_tokens(self) -> int:
@@ -131,6 +132,7 @@ def chat_facts(
         anchors=anchors,
         affinity=ids[first_user] if ids else root,
         later_turn="assistant" in roles,
+        shows_prompt=_asks_of_prompt(body),
         max_tokens=_max_tokens(body),
         pictures=tuple(pictures),
     )
@@ -163,10 +165,14 @@ def completion_facts(body: Mapping[str, Any], session: str | None, tokens_per_by
         own=chunks[-1] if chunks else b"",
         affinity=chunks[0] if chunks else root,
         prompts=prompts,
-        echo=bool(body.get("echo")),
+        shows_prompt=bool(body.get("echo")) or _asks_of_prompt(body),
         max_tokens=_max_tokens(body),
         ids=prompt if isinstance(prompt, list) and chunks and not body.get("cache_salt") else (),
     )
+
+
+def _asks_of_prompt(body: Mapping[str, Any]) -> bool:
+    return body.get("prompt_logprobs") is not None or bool(body.get("return_context_logits"))
 
 
 def clean_session(session: str | None) -> str | None:

@@ -133,7 +133,10 @@ class GenerationRun:
             if self._responder is not None:
                 # The answer begins with the first token, even when its text can't be shown yet.
                 self._responder.start(200, headers=self._headers())
-        self._writer.cached(choice, origin.cached_tokens)
+        ticket = self.generation.ticket
+        # Who computed the prompt says what was cached of it: P, unless it was computed here once more.
+        theirs = None if ticket is None or origin.recomputed else ticket.cached_tokens
+        self._writer.cached(choice, origin.cached_tokens if theirs is None else theirs)
         self.figures.first_token(len(choice.prompt), origin, now - self.started)
 
     def progress(self, sequence: _Sequence) -> None:

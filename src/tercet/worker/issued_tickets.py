@@ -60,6 +60,7 @@ class IssuedTickets:
             lease_s=self._lease_s,
             expires_at=self._wall_clock() + self._lease_s,
             images=images,
+            cached_tokens=sequence.cached_tokens,
         )
         self._leases.grant(ticket.id, ticket.block_ids, now + self._lease_s)
         self._ticket_of[sequence.id] = ticket.id

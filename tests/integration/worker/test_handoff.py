@@ -92,6 +92,18 @@ def test_only_what_the_cache_lacks_is_moved(whole: Worker, decode: Worker) -> No
     assert int(again.headers["x-tercet-cached-tokens"]) == 96, "a decode worker serves whole requests too"
 
 
+def test_usage_says_what_p_had_cached(whole: Worker, decode: Worker) -> None:
+    path, body = "/v1/completions", {"prompt": new_prompt(64), "max_tokens": 4, **GREEDY}
+    whole.call(path, body)  # P has all of it but the last block, D nothing
+    events = decode.events(
+        path, decode.with_ticket({**body, "stream_options": {"include_usage": True}}, ticket_of(whole, body, path))
+    )
+    assert events[-2]["usage"]["prompt_tokens_details"] == {"cached_tokens": 48}
+    answer = handed_over(whole, decode, body)
+    assert answer.body["usage"]["prompt_tokens_details"] == {"cached_tokens": 48}
+    assert answer.headers["x-tercet-cached-tokens"] == "64", "its own, which is what its operator asks about"
+
+
 def test_choices_share_one_handoff(whole: Worker, decode: Worker) -> None:
     body = {"prompt": new_prompt(), "n": 3, "max_tokens": 6, "return_token_ids": True, **SEEDED}
     accepted = whole.metric("tercet:handoffs_total", result="accepted")

@@ -27,6 +27,8 @@ IMAGE_TICKET = ImageTicket(
 
 def test_a_ticket_survives_its_parameters() -> None:
     assert Ticket.from_params(TICKET.to_params()) == TICKET
+    said = replace(TICKET, cached_tokens=7)
+    assert Ticket.from_params(said.to_params()) == said
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,7 @@ def test_a_ticket_survives_its_parameters() -> None:
         {"remote_block_ids": [1]},
         {"seed": None},
         {"images": [{}]},
+        {"remote_prefill_cached_tokens": "many"},
     ],
 )
 def test_a_wrong_ticket_is_refused(change: dict[str, object]) -> None:

@@ -45,6 +45,7 @@ def test_mooncake_both_answers_make_the_ticket(engines_first: bool) -> None:
         "remote_bootstrap_addr": "http://p:9001",
         "remote_engine_id": "e0",
         "transfer_id": transfer,
+        "remote_prefill_cached_tokens": 2,
     }
     assert json.loads(decode.body)["kv_transfer_params"] == ticket
     release, _nudge = exchange.on_exit(accepted=False)

@@ -68,11 +68,18 @@ def test_token_ids_are_counted_exactly() -> None:
         ({"prompt": [[1, 2]]}, 1, True),
         ({"prompt": [[1, 2], [3]]}, 2, False),
         ({"prompt": "a", "echo": True}, 1, False),
+        ({"prompt": "a", "logprobs": 1}, 1, True),
+        ({"prompt": "a", "prompt_logprobs": 0}, 1, False),
+        ({"prompt": "a", "prompt_logprobs": None}, 1, True),
+        ({"prompt": "a", "return_context_logits": True}, 1, False),
     ],
 )
 def test_how_many_prompts(body: dict[str, object], prompts: int, single: bool) -> None:
     facts = completion_facts(body, None, 0.25)
     assert (facts.prompts, facts.single) == (prompts, single)
+    if isinstance(text := body["prompt"], str):
+        chat = chat_facts({**body, "messages": [{"role": "user", "content": text}]}, None, 0.25)
+        assert chat.single == (single or bool(body.get("echo"))), "a chat echoes nothing of its prompt"
 
 
 @pytest.mark.parametrize(
