@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from tercet.cli import engine_options as flags
+from tercet.cli import failure_options as failing
 from tercet.cli.engine_options import first_key
 from tercet.core.errors import UsageError
 from tercet.core.secret import key_of_workers, take_secret
@@ -149,19 +150,19 @@ def router(
     worker_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its key (PEM).  [default: in the file of --worker-cert]")
     ] = None,
-    connect_timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="To reach a worker.")] = None,
-    first_byte_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="For a prefill, and for the first byte of a stream.")
-    ] = None,
-    answer_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="For an answer that is not streamed.")
-    ] = None,
-    idle_timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Silence within an answer.")] = None,
+    connect_timeout: failing.ConnectTimeout = None,
+    first_byte_timeout: failing.FirstByteTimeout = None,
+    answer_timeout: failing.AnswerTimeout = None,
+    idle_timeout: failing.IdleTimeout = None,
     max_body_bytes: Annotated[int | None, typer.Option(metavar="N", help="Longest request.")] = None,
     max_answer_bytes: Annotated[int | None, typer.Option(metavar="N", help="Longest prefill answer.")] = None,
-    max_retries: Annotated[
-        int | None, typer.Option(metavar="N", help="Other workers tried, as long as nothing was answered.")
+    max_retries: failing.MaxRetries = None,
+    breaker_failures: failing.BreakerFailures = None,
+    breaker_pause: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Before a worker taken out is probed; doubles with every failed probe."),
     ] = None,
+    breaker_max_pause: Annotated[float | None, typer.Option(metavar="SECONDS", help="The longest such pause.")] = None,
     max_unaccepted_handoffs: Annotated[
         int | None, typer.Option(metavar="N", help="Per decode rank: requests between prefill and acceptance.")
     ] = None,
@@ -230,6 +231,9 @@ def router(
         "max_body_bytes": max_body_bytes,
         "max_answer_bytes": max_answer_bytes,
         "max_retries": max_retries,
+        "breaker_failures": breaker_failures,
+        "breaker_pause_s": breaker_pause,
+        "breaker_max_pause_s": breaker_max_pause,
         "max_unaccepted_handoffs": max_unaccepted_handoffs,
         "index_chunks": index_chunks,
         "max_conversations": max_conversations,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tercet.cli import engine_options as flags
+from tercet.cli import failure_options as failing
 from tercet.core.errors import UsageError
 from tercet.core.stage import Mode
 from tercet.core.topology import Topology, mode_from_name
@@ -116,6 +117,12 @@ def serve(
     tls_cert: flags.TlsCert = None,
     tls_key: flags.TlsKey = None,
     tls_client_ca: flags.TlsClientCa = None,
+    connect_timeout: failing.ConnectTimeout = None,
+    first_byte_timeout: failing.FirstByteTimeout = None,
+    answer_timeout: failing.AnswerTimeout = None,
+    idle_timeout: failing.IdleTimeout = None,
+    max_retries: failing.MaxRetries = None,
+    breaker_failures: failing.BreakerFailures = None,
     transport: flags.Transport = None,
     kv_connector: flags.KvConnector = None,
     events: flags.Events = False,
@@ -185,6 +192,12 @@ def serve(
         "tls_cert": None if tls_cert is None else str(tls_cert.absolute()),
         "tls_key": None if tls_key is None else str(tls_key.absolute()),
         "tls_client_ca": None if tls_client_ca is None else str(tls_client_ca.absolute()),
+        "connect_timeout_s": connect_timeout,
+        "first_byte_timeout_s": first_byte_timeout,
+        "answer_timeout_s": answer_timeout,
+        "idle_timeout_s": idle_timeout,
+        "max_retries": max_retries,
+        "breaker_failures": breaker_failures,
         "transport": transport,
         "kv_connector": kv_connector,
         "events": events or None,

@@ -69,7 +69,7 @@ class EngineSpec:
 @dataclass(frozen=True, slots=True)
 class RouterSpec:
     """Settings of the router. `balancer` None leaves the choice to the mode, `rank_match` None to
-    the engine's connector; `port` 0 lets the launcher choose."""
+    the engine's connector; `port` 0 lets the launcher choose. The deadlines are those of every leg."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -79,6 +79,12 @@ class RouterSpec:
     tokenise_once: bool = False
     prefill_fallback: str = "error"
     encode_fallback: str = "error"
+    connect_timeout_s: float = 2.0
+    first_byte_timeout_s: float = 60.0
+    answer_timeout_s: float = 600.0
+    idle_timeout_s: float = 30.0
+    max_retries: int = 2
+    breaker_failures: int = 5
     api_key_file: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from tercet.core.errors import UsageError
 from tercet.core.stage import Mode, Stage, role_letter
-from tercet.core.topology import Topology, WorkerSpec, default_mode
+from tercet.core.topology import RouterSpec, Topology, WorkerSpec, default_mode
 from tercet.dialects.registry import dialect_named
 from tercet.launch.engines.flags import flags_of
 from tercet.launch.engines.protocol import WorkerProcess
@@ -58,6 +58,19 @@ class TercetCommands:
         return [sys.executable, "-m", "tercet", "router", *router_arguments(placement)]
 
 
+_FAILURE_FIELDS = (
+    *("connect_timeout_s", "first_byte_timeout_s", "answer_timeout_s", "idle_timeout_s"),
+    *("max_retries", "breaker_failures"),
+)
+
+
+def _own_choices(router: RouterSpec) -> Iterator[tuple[str, object]]:
+    """Yield (flag, value) of the settings on failure that are not the router's own already."""
+    for field in _FAILURE_FIELDS:
+        if (value := getattr(router, field)) != getattr(RouterSpec(), field):
+            yield field.removesuffix("_s").replace("_", "-"), value
+
+
 ROUTER_GRACE_S = 3.0
 """What the router gives requests in flight when it is asked to end; less than the launcher's patience with it."""
 
@@ -92,6 +105,7 @@ def router_arguments(placement: Placement, grace_s: float = ROUTER_GRACE_S) -> l
         "--prefill-fallback": router.prefill_fallback,
         "--encode-fallback": router.encode_fallback,
         "--max-images": topology.engine.max_images,
+        **{f"--{flag}": value for flag, value in _own_choices(router)},
         "--api-key-file": router.api_key_file,
         "--tls-cert": router.tls_cert,
         "--tls-key": router.tls_key,

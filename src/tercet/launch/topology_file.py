@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
 MAX_COMPLAINTS = 8
-_SECONDS = {"lease": "lease_s", "media_timeout": "media_timeout_s"}
+_SECONDS = {
+    name: f"{name}_s"
+    for name in ("lease", "media_timeout", "connect_timeout", "first_byte_timeout", "answer_timeout", "idle_timeout")
+}
 """Settings in seconds, whose unit the file and the flags leave out."""
 
 
@@ -104,7 +107,7 @@ def _build(data: dict[str, Any]) -> Topology:
         require_stages(mode, specs)
     except UsageError as error:
         raise _PlacedError(("mode",) if "mode" in data else ("workers",), str(error)) from error
-    router = RouterSpec(**data.get("router", {}))
+    router = RouterSpec(**_fields(data.get("router", {})))
     try:
         check_encode_fallback(router.encode_fallback, specs)
     except UsageError as error:
@@ -119,7 +122,7 @@ def _build(data: dict[str, Any]) -> Topology:
         mode=mode,
         workers=specs,
         devices=tuple(data.get("devices", ())),
-        engine=EngineSpec(**_engine_fields(data.get("engine", {}))),
+        engine=EngineSpec(**_fields(data.get("engine", {}))),
         router=router,
     )
     return topology if topology.name else replace(topology, name=topology.short_form.lower())
@@ -144,18 +147,18 @@ def _workers(entries: Sequence[dict[str, Any]]) -> tuple[WorkerSpec, ...]:
             raise _PlacedError(("workers", i, "name"), f"the name {name!r} is taken; every worker needs its own")
         if port and any(port == spec.port for spec in specs):
             raise _PlacedError(("workers", i, "port"), f"port {port} is another worker's already")
-        own = tuple(_engine_fields(entry.get("engine", {})).items())
+        own = tuple(_fields(entry.get("engine", {})).items())
         specs.append(WorkerSpec(name, stages, ranks, devices, port, own))
     return tuple(specs)
 
 
-def _engine_fields(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return engine settings of the file under the names that EngineSpec has for them."""
+def _fields(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of the file under the names that EngineSpec and RouterSpec have for them."""
     return {_SECONDS.get(name, name): float(value) if name in _SECONDS else value for name, value in entry.items()}
 
 
-def _engine_entry(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `_engine_fields` reads."""
+def _entry(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `_fields` reads."""
     return {name.removesuffix("_s") if name in _SECONDS.values() else name: value for name, value in settings.items()}
 
 
@@ -174,12 +177,12 @@ def topology_to_dict(topology: Topology) -> dict[str, Any]:
                 "ranks": worker.ranks,
                 **({"devices": list(worker.devices)} if worker.devices else {}),
                 "port": worker.port,
-                **({"engine": _engine_entry(dict(worker.engine))} if worker.engine else {}),
+                **({"engine": _entry(dict(worker.engine))} if worker.engine else {}),
             }
             for worker in topology.workers
         ],
-        "engine": _engine_entry({field: getattr(engine, field) for field in EngineSpec.__dataclass_fields__}),
-        "router": {field: getattr(router, field) for field in RouterSpec.__dataclass_fields__},
+        "engine": _entry({field: getattr(engine, field) for field in EngineSpec.__dataclass_fields__}),
+        "router": _entry({field: getattr(router, field) for field in RouterSpec.__dataclass_fields__}),
     }
 
 

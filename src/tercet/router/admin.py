@@ -24,6 +24,7 @@ from tercet.routing.policy import DEFAULT_BALANCERS
 from tercet.routing.refusal import Refusal
 
 RESET_TIMEOUT_S = 60.0
+BREAKER_WORDS = ("closed", "half-open", "open")
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -47,7 +48,7 @@ class Admin:
 
     async def metrics(self, request: Request, responder: Responder) -> None:
         """GET /metrics, for Prometheus."""
-        gauges = FleetGauges(self._parts.fleet, self._parts.handoffs)
+        gauges = FleetGauges(self._parts.fleet, self._parts.handoffs, self._parts.breakers)
         await responder.send(200, self._parts.metrics.render(gauges), content_type=PROMETHEUS)
 
     async def mode(self, request: Request, responder: Responder) -> None:
@@ -164,6 +165,7 @@ class Admin:
                     "name": rank.label,
                     "address": rank.address,
                     "ready": fleet.ready(rank.address),
+                    "breaker": BREAKER_WORDS[self._parts.breakers.state(rank.address)],
                     "requests": fleet.load(rank).requests,
                     "tokens": fleet.load(rank).tokens,
                     "routed": fleet.load(rank).routed,
@@ -181,6 +183,7 @@ class Admin:
             {
                 "pair": name,
                 "ready": (ready := self._parts.fleet.paired(p.address, d.address)),
+                "breaker": BREAKER_WORDS[self._parts.breakers.state((p.address, d.address))],
                 "problem": None if ready else self._prober.problem(name),
             }
             for name, p, d in named

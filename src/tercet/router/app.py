@@ -29,7 +29,9 @@ from tercet.router.kv_subscriber import KvSubscriber
 from tercet.router.metrics import RouterMetrics
 from tercet.router.parts import Parts
 from tercet.router.passthrough import pass_through
+from tercet.router.retry import RetryPauses
 from tercet.router.sender import Sender
+from tercet.routing.breaker import Breakers
 from tercet.routing.events import ModeChanged
 from tercet.routing.fleet import FleetState
 
@@ -63,6 +65,8 @@ class Router:
             Handoffs(config.max_unaccepted_handoffs, sender.control, metrics),
             metrics,
             Door(KeyFile(config.api_keys, config.api_key_file), config.worker_api_key),
+            Breakers(config.breaker_failures, config.breaker_pause_s, config.breaker_max_pause_s),
+            RetryPauses(config.seed),
         )
         self.prober = Prober(self.parts)
         self._kv = KvSubscriber(fleet, config.event_ports())

@@ -82,16 +82,18 @@ class Call:
                 found = self._with_more(found, outcome, avoid)
                 continue
             failures += 1
+            assert self._observation is not None
+            self._observation.failed(parts, outcome)
             avoid.add(outcome.rank.address)
-            again = self._route(avoid)
-            if not outcome.retry or self._responder.started or isinstance(again, Refusal):
+            if not outcome.retry or self._responder.started or failures > parts.config.max_retries:
                 raise outcome.error
-            if failures > parts.config.max_retries:
+            await asyncio.sleep(parts.pauses.after(failures))
+            found = self._route(avoid)
+            if isinstance(found, Refusal):
                 raise outcome.error
             parts.metrics.retries.add(outcome.error.code or "error")
             if outcome.rank.letter == "E":
                 parts.metrics.encode_retries.add(outcome.error.code or "error")
-            found = again
         raise RequestError(found.status, found.reason, code=found.code, param="model" if found.status == 404 else None)
 
     def _route(self, avoid: set[str]) -> Route | Refusal:
@@ -131,8 +133,6 @@ class Call:
                 self._observation.lacks(parts, step)
                 return step
             if isinstance(step, Failure):
-                if step.misfit and found.prefill is not None:
-                    self._observation.misfit(parts)
                 return step
             if step is not None:
                 await self._reply(step)
@@ -281,6 +281,8 @@ class Call:
     def _broke(self) -> None:
         self.broken = True
         self._parts.metrics.stream_failures.add(self._mode)
+        if self._observation is not None:
+            self._observation.broke(self._parts)
 
     # --- answers ---
 

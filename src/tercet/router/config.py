@@ -34,7 +34,9 @@ class RouterConfig:
     needs. `first_byte_timeout_s` bounds the wait for a prefill and for the first byte of a stream, `answer_timeout_s`
     that for an answer which isn't streamed, `idle_timeout_s` silence within an answer. `max_unaccepted_handoffs`
     bounds, per decode rank, the requests between their prefill's start and the decode worker's acceptance.
-    `health_failures` unanswered checks in a row mean a worker is dead. `worker_api_key` is sent to the workers.
+    `health_failures` unanswered checks in a row mean a worker is dead; `breaker_failures` failed requests in a row that
+    it, or a pair, must prove itself again: not before `breaker_pause_s`, which doubles up to `breaker_max_pause_s`.
+    `worker_api_key` is sent to the workers.
     """
 
     mode: Mode | None = None
@@ -62,6 +64,9 @@ class RouterConfig:
     max_body_bytes: int = 64 * 1024 * 1024
     max_answer_bytes: int = 256 * 1024 * 1024
     max_retries: int = 2
+    breaker_failures: int = 5
+    breaker_pause_s: float = 1.0
+    breaker_max_pause_s: float = 30.0
     max_unaccepted_handoffs: int = 128
     index_chunks: int = 65536
     max_conversations: int = 65536
@@ -97,6 +102,7 @@ class RouterConfig:
             raise UsageError(f"unknown prefill fallback {self.prefill_fallback!r}: choose {' or '.join(FALLBACKS)}")
         for name in (
             "data_parallel_size",
+            "breaker_failures",
             "max_unaccepted_handoffs",
             "index_chunks",
             "max_conversations",
@@ -112,6 +118,8 @@ class RouterConfig:
             "encode_timeout_s",
             "answer_timeout_s",
             "idle_timeout_s",
+            "breaker_pause_s",
+            "breaker_max_pause_s",
         ):
             if getattr(self, name) <= 0:
                 raise UsageError(f"--{name.removesuffix('_s').replace('_', '-')} must be above 0")

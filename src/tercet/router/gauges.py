@@ -9,18 +9,19 @@ from prometheus_client.registry import Collector
 
 from tercet.router.handoffs import Handoffs
 from tercet.router.metrics import PREFIX
+from tercet.routing.breaker import Breakers
 from tercet.routing.fleet import FleetState
 
 
 class FleetGauges(Collector):
     """Read when asked: nothing is kept twice."""
 
-    def __init__(self, fleet: FleetState, handoffs: Handoffs) -> None:
-        self._fleet, self._handoffs = fleet, handoffs
+    def __init__(self, fleet: FleetState, handoffs: Handoffs, breakers: Breakers) -> None:
+        self._fleet, self._handoffs, self._breakers = fleet, handoffs, breakers
 
     def collect(self) -> Iterator[Metric]:
         """Yield requests, conversations, and of each rank: ready, requests, tokens, prefix blocks, pictures,
-        unaccepted handoffs."""
+        unaccepted handoffs, breaker."""
         fleet = self._fleet
         yield GaugeMetricFamily(PREFIX + "in_flight", "Requests under way", value=fleet.in_flight)
         yield GaugeMetricFamily(PREFIX + "conversations", "Conversations remembered", value=len(fleet.conversations))
@@ -30,6 +31,16 @@ class FleetGauges(Collector):
         yield self._of_ranks("rank_prefix_blocks", "Pieces believed cached", lambda a: len(fleet.index(a)))
         yield self._of_ranks("rank_pictures", "Pictures believed held", lambda a: len(fleet.pictures(a)))
         yield self._of_ranks("unaccepted_handoffs", "Handoffs not yet accepted", self._handoffs.unaccepted)
+        yield self._of_ranks("breaker_state", "0 closed, 1 half-open, 2 open", self._breakers.state)
+        pairs = GaugeMetricFamily(
+            PREFIX + "pair_breaker_state",
+            "Breakers of pairs: 1 half-open, 2 open; closed ones are not here",
+            labels=("pair",),
+        )
+        for key, state in self._breakers.troubled():
+            if isinstance(key, tuple) and all(address in fleet.ranks for address in key):
+                pairs.add_metric((">".join(fleet.ranks[address].label for address in key),), state)
+        yield pairs
 
     def _of_ranks(self, name: str, text: str, value: Callable[[str], float]) -> Metric:
         family = GaugeMetricFamily(PREFIX + name, text, labels=("rank", "address"))

@@ -8,6 +8,7 @@ import json
 import logging
 import secrets
 from collections.abc import Coroutine
+from time import monotonic
 from typing import Any
 
 from tercet.core.build import misfit
@@ -151,6 +152,7 @@ class Prober:
                 log.warning(
                     "%s (%s) was restarted: its cache and conversations are forgotten", rank.label, rank.address
                 )
+                self._parts.breakers.forget(rank.address)
                 self._parts.fleet.apply(RankRestarted(rank.address))
             if not ready:
                 self._said[url] = f"{self._parts.dialect.ready_path} answered {status}"
@@ -164,24 +166,35 @@ class Prober:
             rank
             for rank in self._ranks(url)
             if not fleet.ready(rank.address)
+            and self._parts.breakers.may_probe(rank.address, monotonic())
             and (states[rank.rank or 0].ready if (rank.rank or 0) in states else status == 200)
         ]
         if not waiting:
             return
         try:
             await self._list_models(url)
-            for rank in waiting:
-                if rank.letter == "E":
-                    headers = self._probe_headers()
-                    await self._run_probe(self._parts.dialect.prove_encoder(probe_picture(), rank, headers), False)
-                else:
-                    half = rank.letter == "P" or (rank.letter == "D" and not self._parts.dialect.decode_alone)
-                    await self._probe(Route(Mode.PD, rank, rank if half else None))
-                self._said.pop(url, None)
-                self._set_ready(rank, True)
-                log.info("%s (%s) is ready", rank.label, rank.address)
         except (ClientError, RequestError) as error:
-            self._say(url, f"an inference through it failed: {error}")
+            self._say(url, f"it does not say what it serves: {error}")
+            return
+        for rank in waiting:
+            try:
+                await self._prove_rank(rank)
+            except (ClientError, RequestError) as error:
+                self._parts.breakers.probe_failed(rank.address, monotonic())
+                self._say(url, f"an inference through it failed: {error}")
+                return
+            self._said.pop(url, None)
+            self._parts.breakers.close(rank.address)
+            self._set_ready(rank, True)
+            log.info("%s (%s) is ready", rank.label, rank.address)
+
+    async def _prove_rank(self, rank: Rank) -> None:
+        if rank.letter == "E":
+            headers = self._probe_headers()
+            await self._run_probe(self._parts.dialect.prove_encoder(probe_picture(), rank, headers), False)
+        else:
+            half = rank.letter == "P" or (rank.letter == "D" and not self._parts.dialect.decode_alone)
+            await self._probe(Route(Mode.PD, rank, rank if half else None))
 
     def _set_ready(self, rank: Rank, ready: bool) -> None:
         if self._parts.fleet.ready(rank.address) != ready:
@@ -209,7 +222,13 @@ class Prober:
             self._changed.clear()
             fleet = self._parts.fleet
             open_pairs = [(p, d) for p, d in self.pairs() if not self._paired(p, d)]
-            able = [(p, d) for p, d in open_pairs if fleet.ready(p.address) and fleet.ready(d.address)]
+            able = [
+                (p, d)
+                for p, d in open_pairs
+                if fleet.ready(p.address)
+                and fleet.ready(d.address)
+                and self._parts.breakers.may_probe((p.address, d.address), monotonic())
+            ]
             await asyncio.gather(*(self._probe_pair(p, d) for p, d in able))
             still_open = any(not self._paired(p, d) for p, d in able)
             with contextlib.suppress(TimeoutError):
@@ -227,11 +246,13 @@ class Prober:
             try:
                 await self._probe(Route(Mode.PD, decode, prefill))
             except (ClientError, RequestError) as error:
+                self._parts.breakers.probe_failed((prefill.address, decode.address), monotonic())
                 self._say(pair, f"a request did not cross: {error}")
                 return
             # A restart meanwhile makes the proof worthless.
             if engines == (self._identity(prefill), self._identity(decode)):
                 self._said.pop(pair, None)
+                self._parts.breakers.close((prefill.address, decode.address))
                 self._parts.fleet.apply(PairHealth(prefill.address, decode.address, True))
 
     def _identity(self, rank: Rank) -> tuple[str | None, bool]:

@@ -76,6 +76,7 @@ class RouterMetrics(Collector):
         self.requests = Count("requests", "Requests for generation by HTTP status; 499: client left", "mode", "status")
         self.routes = Count("routes", "Routes taken: split (through P), direct, fallback", "mode", "kind")
         self.retries = Count("retries", "Routes given up for another before the first byte", "reason")
+        self.breakers = Count("breaker_opened", "Breakers opened after failures in a row", "where")
         self.releases = Count("releases", "Releases of blocks that no decode worker accepted", "result")
         self.early_ends = Count("early_ends", "Answers that ended at the prefill worker", "mode")
         self.pictures = Count(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from time import monotonic
 
 from tercet.core.route import Rank, Route
-from tercet.dialects.protocol import Answer, Exchange, PicturesNeeded
+from tercet.dialects.protocol import Answer, Exchange, Failure, PicturesNeeded
 from tercet.dialects.usage import Usage, find_usage
 from tercet.http.client import Relayed
 from tercet.router.parts import Parts
+from tercet.router.sender import TOO_MANY
 from tercet.routing.events import (
     ConversationRecorded,
     Encoded,
@@ -19,6 +21,7 @@ from tercet.routing.events import (
     PicturesLost,
     Prefilled,
     PrefixLost,
+    RankHealth,
 )
 from tercet.routing.facts import RequestFacts
 
@@ -39,6 +42,7 @@ class Observation:
 
     def encoded(self, parts: Parts, rank: Rank) -> None:
         """An encode rank has encoded its share."""
+        parts.breakers.served(rank.address)
         known = self.exchange.pictures()
         share = next(share for share in self.route.encode if share.rank == rank)
         parts.fleet.apply(Encoded(self.name, rank.address, tuple(known[i] for i in share.pictures if i in known)))
@@ -46,6 +50,8 @@ class Observation:
     def prefilled(self, parts: Parts, answer: Answer) -> None:
         """P has the prompt, and the pictures that it was given."""
         usage = find_usage(answer.body)
+        if self.route.prefill is not None:
+            parts.breakers.served(self.route.prefill.address)
         parts.fleet.apply(Prefilled(self.name, None if usage is None else usage.prompt_tokens))
         self._holds_pictures(parts)
 
@@ -86,15 +92,38 @@ class Observation:
         else:
             prompt = self.facts.prompt_tokens if self.prompt_tokens is None else self.prompt_tokens
             answers = 0 if relayed is None else _estimate_tokens(relayed)
+        decode, prefill = self.route.decode.address, self.route.prefill
+        parts.breakers.served(decode)
+        if prefill is not None:
+            parts.breakers.served((prefill.address, decode))
         if self.facts.prompts == 1:
             answer = answers // self.choices
             parts.fleet.apply(ConversationRecorded(self.facts, self.route.decode.address, prompt, answer))
         return prompt + answers
 
-    def misfit(self, parts: Parts) -> None:
-        """D refused P's ticket: no request goes that way until a probe crossed."""
-        assert self.route.prefill is not None
-        parts.fleet.apply(PairHealth(self.route.prefill.address, self.route.decode.address, False))
+    def failed(self, parts: Parts, failure: Failure) -> None:
+        """The route failed at a rank: enough of that in a row, and no request goes there until a probe succeeded. Where
+        D fails with what P handed it, the pair may be at fault."""
+        if failure.error.code == TOO_MANY:
+            return  # our own bound
+        prefill = self.route.prefill
+        if failure.misfit and prefill is not None:
+            parts.fleet.apply(PairHealth(prefill.address, self.route.decode.address, False))
+            return
+        self._blame(parts, failure.rank)
+
+    def broke(self, parts: Parts) -> None:
+        """The stream broke after its first byte."""
+        self._blame(parts, self.route.decode)
+
+    def _blame(self, parts: Parts, rank: Rank) -> None:
+        now, prefill, decode = monotonic(), self.route.prefill, self.route.decode
+        if parts.breakers.failed(rank.address, now):
+            parts.metrics.breakers.add(rank.label)
+            parts.fleet.apply(RankHealth(rank.address, False))
+        if prefill is not None and rank == decode and parts.breakers.failed((prefill.address, decode.address), now):
+            parts.metrics.breakers.add(f"{prefill.label}>{decode.label}")
+            parts.fleet.apply(PairHealth(prefill.address, decode.address, False))
 
     def _wrong(self, cached: int | None) -> bool:
         if cached is None or self.route.prefill is not None or self.facts.prompts != 1:

@@ -11,7 +11,9 @@ from tercet.router.checks import Door
 from tercet.router.config import RouterConfig
 from tercet.router.handoffs import Handoffs
 from tercet.router.metrics import RouterMetrics
+from tercet.router.retry import RetryPauses
 from tercet.router.sender import Sender
+from tercet.routing.breaker import Breakers
 from tercet.routing.fleet import FleetState
 from tercet.routing.policy import Policy
 
@@ -29,4 +31,6 @@ class Parts:
     handoffs: Handoffs
     metrics: RouterMetrics
     door: Door
+    breakers: Breakers
+    pauses: RetryPauses
     names: count[int] = field(default_factory=count)

@@ -11,6 +11,7 @@ from tercet.http.client import Client, ClientError, Response
 from tercet.router.config import RouterConfig
 
 CONTROL_TIMEOUT_S = 5.0
+TOO_MANY = "too_many_connections"
 
 _CONNECTION = frozenset({"connect", "connect_timeout", "closed", "protocol"})
 
@@ -65,8 +66,8 @@ class Sender:
 def failure(leg: Leg, error: ClientError) -> Failure:
     """Return what a worker's silence or absence means: another may do better only if nothing of an answer came."""
     late = error.reason == "first_byte_timeout"
-    status = 504 if late or error.reason == "idle_timeout" else 503 if error.reason == "too_many_connections" else 502
-    code = "worker_timeout" if status == 504 else "worker_unreachable"
+    status = 504 if late or error.reason == "idle_timeout" else 503 if error.reason == TOO_MANY else 502
+    code = TOO_MANY if status == 503 else "worker_timeout" if status == 504 else "worker_unreachable"
     message = f"the {leg.stage} worker {leg.rank.label} failed: {error}"
     # To encode once more costs nobody anything, so a slow encoder is given up for another one too.
     retry = leg.stage is Stage.ENCODE or (error.before_first_byte and error.reason in _CONNECTION)

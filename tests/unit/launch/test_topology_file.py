@@ -8,6 +8,8 @@ import pytest
 from tercet.core.errors import UsageError
 from tercet.core.stage import Mode, Stage
 from tercet.core.topology import Topology
+from tercet.launch.commands import router_arguments
+from tercet.launch.placement import Placement
 from tercet.launch.topology_file import load_topology, parse_topology, schema_text, topology_to_dict
 
 FULL = """
@@ -23,7 +25,7 @@ workers:
     devices: [cpu:0, cpu:1]
     port: 8102
 engine: {engine: virtual, gpu: h100, dtype: fp32, lease: 5, block_size: 32}
-router: {port: 9000, balancer: least_loaded, ppd_threshold: 64}
+router: {port: 9000, balancer: least_loaded, ppd_threshold: 64, connect_timeout: 1, idle_timeout: 7.5, max_retries: 0}
 """
 
 
@@ -42,6 +44,8 @@ def test_a_full_file_is_read_field_by_field() -> None:
     assert (topology.workers[1].ranks, topology.workers[1].port) == (2, 8102)
     assert (topology.engine.engine, topology.engine.gpu, topology.engine.lease_s) == ("virtual", "h100", 5.0)
     assert (topology.engine.block_size, topology.engine.max_num_seqs) == (32, 64)
+    assert (topology.router.connect_timeout_s, topology.router.idle_timeout_s) == (1.0, 7.5)
+    assert (topology.router.first_byte_timeout_s, topology.router.max_retries) == (60.0, 0)
     assert (topology.router.port, topology.router.balancer, topology.router.ppd_threshold) == (9000, "least_loaded", 64)
 
 
@@ -148,3 +152,10 @@ engine: {max_num_seqs: 8}
     assert parse_topology(json.dumps(topology_to_dict(topology)), "again") == topology
     with pytest.raises(UsageError, match=r"workers\[0\].engine.engine: unknown key"):
         parse_topology("workers: [{stages: [prefill, decode], engine: {engine: virtual}}]", "t.yaml")
+
+
+def test_the_deadlines_of_a_file_reach_the_router() -> None:
+    topology = parse_topology("workers: 1P1D\nrouter: {first_byte_timeout: 5, max_retries: 1, idle_timeout: 30}", "t")
+    words = router_arguments(Placement(topology, "id"))
+    assert words[words.index("--first-byte-timeout") + 1] == "5.0" and words[words.index("--max-retries") + 1] == "1"
+    assert "--idle-timeout" not in words, "the router's own default"

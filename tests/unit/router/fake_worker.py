@@ -65,6 +65,7 @@ class FakeWorker:
         self.token_s = 0.0
         self.cut_after: int | None = None  # break the connection after so many events
         self.misfit = False
+        self.refused_from = ""  # the URL of a prefill worker whose tickets end in a 500
         self.forgets = False  # has no prefix cache
         self.api_key: str | None = None
         self.private = PRIVATE
@@ -201,6 +202,7 @@ class FakeWorker:
             "do_remote_prefill": True,
             "do_remote_decode": False,
             "ticket_id": ticket_id,
+            "from": self.url,
             "prompt_token_ids": list(range(len(words))),
             "first_token": {"id": 3, "logprob": None, "top": []},
         }
@@ -219,6 +221,8 @@ class FakeWorker:
         ticket = self.tickets.held.get(params.get("ticket_id", ""))
         if ticket != params:
             raise self._fault(f"ticket {params}")
+        if self.refused_from and params["from"] == self.refused_from:
+            raise RequestError(500, "the blocks did not come", code="transfer_failed")
         self.tickets.end(params["ticket_id"], "accepted")
         return len(ticket["prompt_token_ids"])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tercet.core.errors import UsageError
 from tercet.core.stage import ROLE_NAMES, role_letter
-from tercet.core.topology import RouterSpec, Topology, WorkerSpec, check_sight, with_sight
+from tercet.core.topology import Topology, WorkerSpec, check_sight, with_sight
 from tercet.engine.models.catalog import SeeingModel
 from tercet.engine.models.hub import is_hub_id
 from tercet.engine.models.random_model import shape_names
@@ -69,15 +69,10 @@ def place(topology: Topology, options: DeployOptions) -> Placed:
         workers=tuple(workers),
         devices=(),
         engine=replace(topology.engine, engine_python=None),
-        router=RouterSpec(
+        router=replace(
+            router,
             host="0.0.0.0",
             port=router.port or WORKER_PORT,
-            balancer=router.balancer,
-            ppd_threshold=router.ppd_threshold,
-            rank_match=router.rank_match,
-            tokenise_once=router.tokenise_once,
-            prefill_fallback=router.prefill_fallback,
-            encode_fallback=router.encode_fallback,
             api_key_file=KEYS_FILE if router.api_key_file else None,
         ),
     )
