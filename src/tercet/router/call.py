@@ -30,6 +30,9 @@ from tercet.routing.refusal import Refusal
 TAIL_BYTES = 4096
 """Enough of a stream's end to hold its usage and its last finish reason."""
 
+LOST_ANSWER = frozenset({"closed", "idle_timeout", "protocol", "too_large"})
+"""When P may hold blocks that nobody was told of."""
+
 CACHE_HEADER = "x-tercet-cache"
 
 Suspect = Callable[[str], None]
@@ -58,7 +61,7 @@ class Call:
         self._suspect = suspect
         self._mode = parts.fleet.mode  # a change of mode is for later requests
         self._name = ""
-        self._accepted = False
+        self._accepted = self._took = False
         self._place: str | None = None
         self._observation: Observation | None = None
         self._usage: Usage | None = None
@@ -113,7 +116,7 @@ class Call:
         """Take one route; None when it answered."""
         parts = self._parts
         self._name = str(next(parts.names))
-        self._accepted = False
+        self._accepted = self._took = False
         self._timing.clear()
         self._cache.clear()
         self._headers[1:] = [("X-Tercet-Route", str(found))]
@@ -140,7 +143,7 @@ class Call:
         finally:
             self._leave_place()
             parts.fleet.apply(Finished(self._name))
-            parts.handoffs.release(exchange.on_exit(self._accepted))
+            parts.handoffs.release(exchange.on_exit(self._took))
 
     def _count(self, found: Route) -> None:
         metrics = self._parts.metrics
@@ -183,6 +186,8 @@ class Call:
             step = await self._ahead(exchange, leg)
         except ClientError as error:
             self._suspect(leg.rank.url)
+            if leg.stage is Stage.PREFILL and error.reason in LOST_ANSWER:
+                self._parts.handoffs.expires("answer_lost")
             step = failure(leg, error)
         # Once D answers it holds all that P had for it: P's failing so late is nothing to the client.
         return Legs(()) if leg.stage is Stage.PREFILL and self._accepted else step
@@ -231,14 +236,17 @@ class Call:
     def _accept(self, answer: Answer) -> None:
         observation = self._observation
         assert observation is not None
-        self._taken()
+        self._taken(answer.headers)
         self._usage = find_usage(answer.body)
         observation.first_token(self._parts, answer.headers, self._usage)
         self._headers += self._passed_on(answer.headers)
 
-    def _taken(self) -> None:
+    def _taken(self, headers: Mapping[str, str]) -> None:
         """D has all that it needs: nothing is held for it elsewhere, the pictures' bytes least of all."""
+        assert self._observation is not None
         self._accepted = True
+        # If the blocks did not come, and D computed them, P still holds them.
+        self._took = self._observation.route.prefill is None or headers.get("x-tercet-external-tokens") != "0"
         self._leave_place()
         if self._request.pictures is not None:
             self._request.pictures.drop()
@@ -249,7 +257,7 @@ class Call:
         assert observation is not None
 
         def on_first(now_ns: int) -> list[tuple[str, str]]:
-            self._taken()
+            self._taken(response.headers)
             self._timing.leg("decode-leg", now_ns - started, response.headers.get("server-timing"))
             observation.first_token(self._parts, response.headers, None)
             return self._first_byte(now_ns, self._passed_on(response.headers), True)

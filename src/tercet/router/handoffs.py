@@ -78,6 +78,10 @@ class Handoffs:
         if legs:
             self._start(self._release_all(legs))
 
+    def expires(self, reason: str) -> None:
+        """Note that the end of a lease will free blocks, as nobody can."""
+        self._metrics.handoff_expiries.add(reason)
+
     def abandon(self, exchange: Exchange, leg: Leg, task: asyncio.Task[Answer], begun: list[Response]) -> None:
         """Give up a prefill leg whose client is gone: P is told, and a ticket that comes all the same is released."""
         self._start(self._abandon(exchange, leg, task, begun), task)
@@ -97,11 +101,20 @@ class Handoffs:
             if beside is not None:
                 beside.cancel()
             log.warning("too many releases at once: these blocks are freed when their lease ends")
-            self._metrics.releases.add("dropped")
+            self.expires("dropped")
             return
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if task.cancelled():
+            self.expires("shutdown")
+        elif task.exception() is not None:
+            # Nobody knows any more what became of these blocks.
+            self._metrics.handoff_leaks.add()
+            log.critical("a release ended by a fault of its own", exc_info=task.exception())
 
     async def _release_all(self, legs: tuple[Leg, ...]) -> None:
         for leg in legs:
@@ -118,10 +131,10 @@ class Handoffs:
                 problem = str(error)
                 continue
             if answer.status < 500:
-                self._metrics.releases.add("ok")
+                self._metrics.releases.add()
                 return
             problem = f"it answered {answer.status}"
-        self._metrics.releases.add("failed")
+        self.expires("unanswered")
         log.warning("a release at %s failed (%s): the lease's end will free the blocks", leg.rank.label, problem)
 
     async def _abandon(self, exchange: Exchange, leg: Leg, task: asyncio.Task[Answer], begun: list[Response]) -> None:

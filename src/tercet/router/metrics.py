@@ -25,6 +25,8 @@ class Count:
     def __init__(self, name: str, text: str, *labels: str) -> None:
         self._name, self._text, self._labels = name, text, labels
         self.values: Tally[tuple[str, ...]] = Tally()
+        if not labels:
+            self.values[()] = 0  # so that zero can be seen
 
     def add(self, *values: str) -> None:
         """Count one."""
@@ -77,7 +79,9 @@ class RouterMetrics(Collector):
         self.routes = Count("routes", "Routes taken: split (through P), direct, fallback", "mode", "kind")
         self.retries = Count("retries", "Routes given up for another before the first byte", "reason")
         self.breakers = Count("breaker_opened", "Breakers opened after failures in a row", "where")
-        self.releases = Count("releases", "Releases of blocks that no decode worker accepted", "result")
+        self.releases = Count("releases", "Releases of blocks that no decode worker accepted, as they were told to P")
+        self.handoff_expiries = Count("handoff_expiries", "Blocks left to the end of their lease", "reason")
+        self.handoff_leaks = Count("handoff_leaks", "Releases that ended by a fault of the router")
         self.early_ends = Count("early_ends", "Answers that ended at the prefill worker", "mode")
         self.pictures = Count(
             "pictures",

@@ -66,6 +66,7 @@ class FakeWorker:
         self.cut_after: int | None = None  # break the connection after so many events
         self.misfit = False
         self.refused_from = ""  # the URL of a prefill worker whose tickets end in a 500
+        self.recomputes = False  # takes no blocks over, and the ticket stays out
         self.forgets = False  # has no prefix cache
         self.api_key: str | None = None
         self.private = PRIVATE
@@ -221,6 +222,8 @@ class FakeWorker:
         ticket = self.tickets.held.get(params.get("ticket_id", ""))
         if ticket != params:
             raise self._fault(f"ticket {params}")
+        if self.recomputes:
+            return 0
         if self.refused_from and params["from"] == self.refused_from:
             raise RequestError(500, "the blocks did not come", code="transfer_failed")
         self.tickets.end(params["ticket_id"], "accepted")

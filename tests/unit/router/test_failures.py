@@ -309,6 +309,38 @@ async def test_graceful_shutdown_lets_answers_end_and_refuses_new_ones() -> None
         await asyncio.wait_for(closing, 5)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_d_did_not_take_over_is_released(stream: bool) -> None:
+    async with routing("PD", "pd") as setup:
+        setup.role("D")[0].recomputes = True
+        got = await setup.complete("a b c", stream=stream, max_tokens=3)
+        assert got.status == 200 and (got.streamed if stream else got.text) == "w3 w4 w5"
+        await setup.idle()
+        assert setup.tickets.ended == {"released": 1}
+        assert await setup.metric("tercet:router_releases_total") >= 1
+
+
+@pytest.mark.parametrize("how", ["refuses", "dies", "misfit"])
+async def test_when_d_does_not_accept_p_lets_go(how: str) -> None:
+    async with routing("PD", "pd") as setup:
+        decode = setup.role("D")[0]
+        if how == "refuses":
+            decode.status = 400
+        elif how == "misfit":
+            decode.misfit = True
+        else:
+            decode.gate = asyncio.Event()
+        request = asyncio.create_task(setup.complete("a b c"))
+        if how == "dies":
+            await until(lambda: decode.inferences)
+            await decode.stop()
+        assert (await request).status == {"refuses": 400, "dies": 502, "misfit": 502}[how]
+        await until(lambda: not setup.tickets.held)
+        assert setup.tickets.ended["released"] >= 1
+        assert await setup.metric("tercet:router_handoff_leaks_total") == 0
+        assert await setup.metric("tercet:router_handoff_expiries_total") == 0
+
+
 async def test_a_shutdown_releases_what_it_cuts_off() -> None:
     async with routing("PD", "pd") as setup:
         decode = setup.role("D")[0]

@@ -85,7 +85,31 @@ async def test_a_release_that_fails_is_tried_again() -> None:
     handoffs.release((LEG,))
     await handoffs.close(5)
     assert sent == 3
-    assert b'tercet:router_releases_total{result="ok"} 1.0' in metrics.render()
+    assert metrics.releases.values[()] == 1 and b"tercet:router_releases_total 1.0" in metrics.render()
+    assert b"tercet:router_handoff_leaks_total 0.0" in metrics.render()
+    assert not metrics.handoff_expiries.values
+
+
+async def test_what_cannot_be_released_is_left_to_its_lease_and_counted() -> None:
+    async def refuse_all(leg: Leg) -> Answer:
+        return Answer(500, {}, b"")
+
+    metrics = RouterMetrics()
+    handoffs = Handoffs(1, refuse_all, metrics)
+    handoffs.release((LEG,))
+    await handoffs.close(5)
+    assert dict(metrics.handoff_expiries.values) == {("unanswered",): 1} and metrics.handoff_leaks.values[()] == 0
+
+
+async def test_a_release_that_ends_by_a_fault_of_the_router_is_a_leak() -> None:
+    async def fault(leg: Leg) -> Answer:
+        raise ZeroDivisionError
+
+    metrics = RouterMetrics()
+    handoffs = Handoffs(1, fault, metrics)
+    handoffs.release((LEG,))
+    await handoffs.close(1)
+    assert metrics.handoff_leaks.values[()] == 1
 
 
 async def test_closing_does_not_wait_for_ever() -> None:
@@ -93,7 +117,9 @@ async def test_closing_does_not_wait_for_ever() -> None:
         await asyncio.sleep(60)
         raise AssertionError
 
-    handoffs = Handoffs(1, send, RouterMetrics())
+    metrics = RouterMetrics()
+    handoffs = Handoffs(1, send, metrics)
     handoffs.release((LEG,))
     async with asyncio.timeout(2):
         await handoffs.close(0.05)
+    assert dict(metrics.handoff_expiries.values) == {("shutdown",): 1}
