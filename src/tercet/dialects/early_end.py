@@ -7,11 +7,13 @@ from typing import Any
 from tercet.dialects.request import ClientRequest, dump
 
 TICKET_FIELD = "kv_transfer_params"
+PRIVATE = (TICKET_FIELD, "ec_transfer_params")
+"""What an engine says to the router only."""
 
 
 def early_answer(answer: dict[str, Any], request: ClientRequest) -> tuple[bytes, str]:
     """Return (body, content type) of the client's answer: JSON, or server-sent events when it asked for a stream."""
-    answer = {key: value for key, value in answer.items() if key != TICKET_FIELD}
+    answer = {key: value for key, value in answer.items() if key not in PRIVATE}
     if not request.stream:
         return dump(answer), "application/json"
     return as_events(answer, chat=request.chat, include_usage=request.include_usage), "text/event-stream"
