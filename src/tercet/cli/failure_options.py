@@ -21,6 +21,22 @@ IdleTimeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Sile
 MaxRetries = Annotated[
     int | None, typer.Option(metavar="N", help="Other workers tried, as long as nothing was answered.  [default: 2]")
 ]
+MaxConcurrent = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Requests under way per rank that answers; more wait.  [default: serve: 2 x --max-num-seqs; router: 1024]",
+    ),
+]
+MaxQueue = Annotated[
+    int | None, typer.Option(metavar="N", help="Requests that may wait; more get a 429.  [default: 1024]")
+]
+QueueTimeout = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="How long a request may wait.  [default: 30]")
+]
+PriorityHeader = Annotated[
+    bool, typer.Option("--priority-header", help="Clients without a key may ask for more: X-Tercet-Priority, 1 to 9.")
+]
 BreakerFailures = Annotated[
     int | None,
     typer.Option(metavar="N", help="Failures in a row that take a worker or a pair out until a probe.  [default: 5]"),

@@ -36,6 +36,9 @@ def keys() -> None:
 def new_command(
     file: File,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Whose it is.  [default: key-N]")] = None,
+    priority: Annotated[
+        bool, typer.Option("--priority", help="Its requests may go first: header X-Tercet-Priority, 1 to 9.")
+    ] = False,
     admin: Annotated[
         bool, typer.Option("--admin", help="Lets in to everything: status, modes, caches, workers.")
     ] = False,
@@ -61,7 +64,7 @@ def new_command(
         if not chosen.isascii() or not chosen.isprintable() or " " in chosen:
             raise UsageError(f"--name {chosen!r}: letters, digits and signs without spaces, please")
         key = new_key()
-        made = ApiKey(chosen, digest_of(key), admin, requests_per_minute, tokens_per_minute, concurrent)
+        made = ApiKey(chosen, digest_of(key), admin, requests_per_minute, tokens_per_minute, concurrent, priority)
         _write(file, [*lines, made.line()])
     typer.echo(key)
 

@@ -14,12 +14,14 @@ HASHED = "sha256:"
 KEY_BYTES = 32
 """A key is random: 256 bits that nobody can try out, so that a fast hash of it is as good as a slow one."""
 
+_WORDS = ("admin", "priority")
 _LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrent")
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What is known of a key: never itself. A limit of None is none; `admin` may change how the router works."""
+    """What is known of a key: never itself. A limit of None is none; `admin` may change how the router works,
+    `priority` whose requests go first."""
 
     name: str
     digest: str
@@ -27,6 +29,7 @@ class ApiKey:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrent: int | None = None
+    priority: bool = False
 
     @property
     def limited(self) -> bool:
@@ -36,7 +39,8 @@ class ApiKey:
     def line(self) -> str:
         """Return the key's line in a file."""
         limits = [f"{limit}={value}" for limit in _LIMITS if (value := getattr(self, limit)) is not None]
-        return " ".join([f"{HASHED}{self.digest}", f"name={self.name}", *limits, *(["admin"] if self.admin else [])])
+        words = [word for word in _WORDS if getattr(self, word)]
+        return " ".join([f"{HASHED}{self.digest}", f"name={self.name}", *limits, *words])
 
 
 class KeyRing:
@@ -93,15 +97,15 @@ def read_line(line: str, number: int, *, admin: bool) -> ApiKey:
     said: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
-        known = not equals if name == "admin" else equals and value and (name == "name" or name in _LIMITS)
+        known = not equals if name in _WORDS else equals and value and (name == "name" or name in _LIMITS)
         if not known or name in said or (name in _LIMITS and not (value.isdigit() and int(value) > 0)):
             raise UsageError(
-                f"line {number} of the API keys: {word!r} is unknown; write name=NAME, admin, "
+                f"line {number} of the API keys: {word!r} is unknown; write name=NAME, admin, priority, "
                 f"{', '.join(f'{limit}=N' for limit in _LIMITS)}"
             )
         said[name] = value
     limits = {limit: int(said[limit]) for limit in _LIMITS if limit in said}
-    return ApiKey(said.get("name", f"line-{number}"), digest, "admin" in said, **limits)
+    return ApiKey(said.get("name", f"line-{number}"), digest, "admin" in said, **limits, priority="priority" in said)
 
 
 def key_lines(text: str) -> tuple[str, ...]:

@@ -69,7 +69,8 @@ class EngineSpec:
 @dataclass(frozen=True, slots=True)
 class RouterSpec:
     """Settings of the router. `balancer` None leaves the choice to the mode, `rank_match` None to
-    the engine's connector; `port` 0 lets the launcher choose. The deadlines are those of every leg."""
+    the engine's connector; `port` 0 lets the launcher choose. The deadlines are those of every leg.
+    `max_concurrent` None is twice what a worker computes at once (`max_num_seqs`)."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -85,6 +86,10 @@ class RouterSpec:
     idle_timeout_s: float = 30.0
     max_retries: int = 2
     breaker_failures: int = 5
+    max_concurrent: int | None = None
+    max_queue: int = 1024
+    queue_timeout_s: float = 30.0
+    priority_header: bool = False
     api_key_file: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None

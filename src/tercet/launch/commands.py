@@ -60,7 +60,7 @@ class TercetCommands:
 
 _FAILURE_FIELDS = (
     *("connect_timeout_s", "first_byte_timeout_s", "answer_timeout_s", "idle_timeout_s"),
-    *("max_retries", "breaker_failures"),
+    *("max_retries", "breaker_failures", "max_queue", "queue_timeout_s", "priority_header"),
 )
 
 
@@ -71,6 +71,8 @@ def _own_choices(router: RouterSpec) -> Iterator[tuple[str, object]]:
             yield field.removesuffix("_s").replace("_", "-"), value
 
 
+BATCHES_AHEAD = 2
+"""Whole batches' worth of requests that a rank is sent: one that it computes, and one to choose the next from."""
 ROUTER_GRACE_S = 3.0
 """What the router gives requests in flight when it is asked to end; less than the launcher's patience with it."""
 
@@ -105,6 +107,7 @@ def router_arguments(placement: Placement, grace_s: float = ROUTER_GRACE_S) -> l
         "--prefill-fallback": router.prefill_fallback,
         "--encode-fallback": router.encode_fallback,
         "--max-images": topology.engine.max_images,
+        "--max-concurrent": router.max_concurrent or BATCHES_AHEAD * topology.engine.max_num_seqs,
         **{f"--{flag}": value for flag, value in _own_choices(router)},
         "--api-key-file": router.api_key_file,
         "--tls-cert": router.tls_cert,

@@ -35,7 +35,15 @@ if TYPE_CHECKING:
 MAX_COMPLAINTS = 8
 _SECONDS = {
     name: f"{name}_s"
-    for name in ("lease", "media_timeout", "connect_timeout", "first_byte_timeout", "answer_timeout", "idle_timeout")
+    for name in (
+        "lease",
+        "media_timeout",
+        "connect_timeout",
+        "first_byte_timeout",
+        "answer_timeout",
+        "idle_timeout",
+        "queue_timeout",
+    )
 }
 """Settings in seconds, whose unit the file and the flags leave out."""
 

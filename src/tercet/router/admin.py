@@ -48,7 +48,8 @@ class Admin:
 
     async def metrics(self, request: Request, responder: Responder) -> None:
         """GET /metrics, for Prometheus."""
-        gauges = FleetGauges(self._parts.fleet, self._parts.handoffs, self._parts.breakers)
+        parts = self._parts
+        gauges = FleetGauges(parts.fleet, parts.handoffs, parts.breakers, parts.gates)
         await responder.send(200, self._parts.metrics.render(gauges), content_type=PROMETHEUS)
 
     async def mode(self, request: Request, responder: Responder) -> None:
@@ -88,6 +89,7 @@ class Admin:
                 "encode_fallback": parts.config.encode_fallback,
                 "uptime_s": round(monotonic() - self._started, 1),
                 "in_flight": fleet.in_flight,
+                "waiting": parts.gates.waiting,
                 "conversations": len(fleet.conversations),
                 "workers": [self._worker(url) for url in fleet.workers],
                 "pairs": self._pairs(),

@@ -21,6 +21,7 @@ from tercet.http.server import Request, Responder, Server
 from tercet.router.admin import Admin
 from tercet.router.checks import Door, request_id
 from tercet.router.config import RouterConfig
+from tercet.router.gate import Gates
 from tercet.router.generation import generate
 from tercet.router.handoffs import Handoffs
 from tercet.router.health import Prober
@@ -66,6 +67,7 @@ class Router:
             metrics,
             Door(KeyFile(config.api_keys, config.api_key_file), config.worker_api_key),
             Breakers(config.breaker_failures, config.breaker_pause_s, config.breaker_max_pause_s),
+            Gates(fleet, metrics, config.max_concurrent, config.max_queue),
             RetryPauses(config.seed),
         )
         self.prober = Prober(self.parts)
@@ -142,7 +144,7 @@ class Router:
         if path in (CHAT_PATH, COMPLETIONS_PATH):
             if request.method != "POST":
                 raise RequestError(405, f"{request.method} {path}: use POST")
-            await generate(self.parts, request, responder, headers, self.prober.suspect, door.enter(key))
+            await generate(self.parts, request, responder, headers, self.prober.suspect, key)
             return
         methods = self._endpoints.get(path)
         if methods is None:

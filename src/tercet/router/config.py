@@ -36,7 +36,8 @@ class RouterConfig:
     bounds, per decode rank, the requests between their prefill's start and the decode worker's acceptance.
     `health_failures` unanswered checks in a row mean a worker is dead; `breaker_failures` failed requests in a row that
     it, or a pair, must prove itself again: not before `breaker_pause_s`, which doubles up to `breaker_max_pause_s`.
-    `worker_api_key` is sent to the workers.
+    `max_concurrent` requests may be under way for each rank that answers; `max_queue` more wait, `queue_timeout_s` at
+    most. `priority_header` lets clients without a key say how urgent they are. `worker_api_key` is sent to the workers.
     """
 
     mode: Mode | None = None
@@ -68,6 +69,10 @@ class RouterConfig:
     breaker_pause_s: float = 1.0
     breaker_max_pause_s: float = 30.0
     max_unaccepted_handoffs: int = 128
+    max_concurrent: int = 1024
+    max_queue: int = 1024
+    queue_timeout_s: float = 30.0
+    priority_header: bool = False
     index_chunks: int = 65536
     max_conversations: int = 65536
     health_interval_s: float = 1.0
@@ -103,6 +108,7 @@ class RouterConfig:
         for name in (
             "data_parallel_size",
             "breaker_failures",
+            "max_concurrent",
             "max_unaccepted_handoffs",
             "index_chunks",
             "max_conversations",
@@ -118,13 +124,14 @@ class RouterConfig:
             "encode_timeout_s",
             "answer_timeout_s",
             "idle_timeout_s",
+            "queue_timeout_s",
             "breaker_pause_s",
             "breaker_max_pause_s",
         ):
             if getattr(self, name) <= 0:
                 raise UsageError(f"--{name.removesuffix('_s').replace('_', '-')} must be above 0")
-        if self.ppd_threshold < 0 or self.max_retries < 0:
-            raise UsageError("--ppd-threshold and --max-retries must not be negative")
+        if self.ppd_threshold < 0 or self.max_retries < 0 or self.max_queue < 0:
+            raise UsageError("--ppd-threshold, --max-retries and --max-queue must not be negative")
         if not self.worker_events():
             raise UsageError("a router needs workers: name some by --worker, or by --prefill and --decode")
         require_stages(self.start_mode, self._specs())

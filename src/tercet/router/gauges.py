@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tercet.router.gate import Gates
 from tercet.router.handoffs import Handoffs
 from tercet.router.metrics import PREFIX
 from tercet.routing.breaker import Breakers
@@ -16,15 +17,16 @@ from tercet.routing.fleet import FleetState
 class FleetGauges(Collector):
     """Read when asked: nothing is kept twice."""
 
-    def __init__(self, fleet: FleetState, handoffs: Handoffs, breakers: Breakers) -> None:
-        self._fleet, self._handoffs, self._breakers = fleet, handoffs, breakers
+    def __init__(self, fleet: FleetState, handoffs: Handoffs, breakers: Breakers, gates: Gates) -> None:
+        self._fleet, self._handoffs, self._breakers, self._gates = fleet, handoffs, breakers, gates
 
     def collect(self) -> Iterator[Metric]:
-        """Yield requests, conversations, and of each rank: ready, requests, tokens, prefix blocks, pictures,
-        unaccepted handoffs, breaker."""
+        """Yield requests, those that wait, conversations, breakers of pairs, and of each rank: ready, requests, tokens,
+        prefix blocks, pictures, unaccepted handoffs, breaker."""
         fleet = self._fleet
         yield GaugeMetricFamily(PREFIX + "in_flight", "Requests under way", value=fleet.in_flight)
         yield GaugeMetricFamily(PREFIX + "conversations", "Conversations remembered", value=len(fleet.conversations))
+        yield GaugeMetricFamily(PREFIX + "waiting", "Requests that wait for room", value=self._gates.waiting)
         yield self._of_ranks("rank_ready", "1 when an inference succeeded", lambda a: float(fleet.ready(a)))
         yield self._of_ranks("rank_requests", "Requests under way", lambda a: fleet.load(fleet.ranks[a]).requests)
         yield self._of_ranks("rank_tokens", "Prompt tokens to compute", lambda a: fleet.load(fleet.ranks[a]).tokens)

@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from time import perf_counter_ns
 from typing import Any
 
+from tercet.core.api_keys import ApiKey
 from tercet.core.errors import RequestError
 from tercet.dialects.pictures import Pictures, find_pictures
 from tercet.dialects.request import CHAT_PATH, ClientRequest, read_body
 from tercet.http.server import Request, Responder
 from tercet.router.call import Call, Suspect
+from tercet.router.gate import Gate
 from tercet.router.parts import Parts
 from tercet.router.pictures import picture_keys
-from tercet.router.quota import Quota
 from tercet.router.timing import Timing
+from tercet.routing.admission import asked_priority
 from tercet.routing.facts import RequestFacts, chat_facts, completion_facts
 
+PRIORITY_HEADER = "x-tercet-priority"
 CLIENT_GONE = 499
 BROKEN = 502
 UNASKED_TOKENS = 512
@@ -30,11 +33,13 @@ async def generate(
     responder: Responder,
     headers: list[tuple[str, str]],
     suspect: Suspect,
-    quota: Quota | None = None,
+    key: ApiKey | None = None,
 ) -> None:
-    """Serve one chat or text completion. `headers` begin with X-Request-Id; `quota` has counted the request in. Raises
-    RequestError while nothing was sent."""
+    """Serve one chat or text completion, asked for with `key`. `headers` begin with X-Request-Id. Raises RequestError
+    while nothing was sent."""
     mode, status, spent = parts.fleet.mode, CLIENT_GONE, 0
+    gate: Gate | None = None
+    quota = parts.door.enter(key)
     try:
         body, raw = read_body(request.body)
         model = body.get("model")
@@ -53,6 +58,10 @@ async def generate(
         else:
             client_request = ClientRequest(request.path, body, raw, passed)
         timing = Timing(request.received_ns)
+        waits_at = parts.gates.of(model or "")
+        began_ns = perf_counter_ns()
+        await waits_at.enter(*_standing(parts, request, key), parts.config.queue_timeout_s)
+        gate, timing.waited_ns = waits_at, perf_counter_ns() - began_ns
         call = Call(parts, client_request, facts, responder, headers, timing, suspect)
         spent = _at_most(client_request, facts)
         await call.run()
@@ -67,9 +76,17 @@ async def generate(
         status = 500
         raise
     finally:
+        if gate is not None:
+            gate.leave()
         if quota is not None:
             quota.leave(spent)
         parts.metrics.finished(mode, status, (perf_counter_ns() - request.received_ns) / 1e9)
+
+
+def _standing(parts: Parts, request: Request, key: ApiKey | None) -> tuple[str, int]:
+    """Return whose request it is, and how urgent."""
+    allowed = parts.config.priority_header if key is None else key.priority
+    return "" if key is None else key.digest, asked_priority(request.headers.get(PRIORITY_HEADER), allowed=allowed)
 
 
 def _at_most(request: ClientRequest, facts: RequestFacts) -> int:

@@ -93,11 +93,13 @@ class RouterMetrics(Collector):
         self.encode_fallbacks = Count("encode_fallbacks", "Requests encoded where they prefill", "mode")
         self.images_needed = Count("images_needed", "Requests whose rank lacked a picture", "mode")
         self.wrong_index = Count("wrong_index", "Requests whose rank held far less of the prompt than believed", "mode")
+        self.admissions = Count("admissions", "Requests that found no room: waited, timeout, full", "result")
         self.stream_failures = Count("stream_failures", "Streams that broke after their first byte", "mode")
         self.time_to_first_byte = Spread(
             "time_to_first_byte_seconds", "From the request to the answer's first byte", SECONDS
         )
         self.duration = Spread("duration_seconds", "From the request to the answer's end", SECONDS)
+        self.queue_time = Spread("queue_seconds", "Wait for room, of requests that had to and got it", SECONDS)
         self.own_time = Spread("own_seconds", "Time to the first byte spent in the router itself", OWN_SECONDS)
         self._paths: dict[str, Tally[str]] = defaultdict(Tally)
 

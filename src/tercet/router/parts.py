@@ -9,6 +9,7 @@ from tercet.dialects.protocol import Dialect
 from tercet.http.client import Client
 from tercet.router.checks import Door
 from tercet.router.config import RouterConfig
+from tercet.router.gate import Gates
 from tercet.router.handoffs import Handoffs
 from tercet.router.metrics import RouterMetrics
 from tercet.router.retry import RetryPauses
@@ -32,5 +33,6 @@ class Parts:
     metrics: RouterMetrics
     door: Door
     breakers: Breakers
+    gates: Gates
     pauses: RetryPauses
     names: count[int] = field(default_factory=count)

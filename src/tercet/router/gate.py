@@ -1,0 +1,104 @@
+"""The gate: how many requests may be under way, and who waits for how long."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+from tercet.core.errors import RequestError
+from tercet.router.metrics import RouterMetrics
+from tercet.routing.admission import FairQueue, Pace, places
+from tercet.routing.fleet import FleetState
+
+
+class Gate:
+    """Lets requests for one model in, as many as its ready ranks may have; the others wait, up to a deadline."""
+
+    def __init__(self, fleet: FleetState, metrics: RouterMetrics, model: str, each: int, bound: int) -> None:
+        self._fleet, self._metrics, self._model, self._each = fleet, metrics, model, each
+        self._queue: FairQueue[asyncio.Future[None]] = FairQueue(bound)
+        self._pace = Pace()
+        self._running = 0
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait."""
+        return len(self._queue)
+
+    @property
+    def empty(self) -> bool:
+        """True when nobody is in or waits."""
+        return not self._running and not self._queue
+
+    async def enter(self, tenant: str, priority: int, timeout_s: float) -> None:
+        """Wait for a place. Raises RequestError 429 when too many wait, 503 when the wait was too long."""
+        if not self._queue and self._room():
+            self._running += 1
+            return
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        sent_away = self._queue.push(tenant, priority, place)
+        if sent_away is not None:
+            self._metrics.admissions.add("full")
+            sent_away.set_exception(self._full())
+        began = monotonic()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await place
+        except BaseException as error:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                self.leave()  # the place was given in the moment of giving up
+            else:
+                self._queue.discard(tenant, priority, place)
+            if isinstance(error, TimeoutError):
+                self._metrics.admissions.add("timeout")
+                raise RequestError(
+                    503,
+                    f"no worker had room within {timeout_s:g} s",
+                    code="queue_timeout",
+                    retry_after_s=self._pace.wait_s(len(self._queue)),
+                ) from None
+            raise
+        self._metrics.admissions.add("waited")
+        self._metrics.queue_time.add(self._fleet.mode, monotonic() - began)
+
+    def leave(self) -> None:
+        """Give a place back, and to whom it is due."""
+        self._running -= 1
+        self._pace.freed(monotonic())
+        while self._queue and self._room():
+            place = self._queue.pop()
+            if place is not None and not place.done():
+                self._running += 1
+                place.set_result(None)
+
+    def _room(self) -> bool:
+        limit = places(self._fleet, self._fleet.mode, self._model, self._each)
+        return not limit or self._running < limit  # without a worker it is refused further on, at once
+
+    def _full(self) -> RequestError:
+        wait_s = self._pace.wait_s(len(self._queue))
+        return RequestError(
+            429, "too many requests wait already: try again later", code="queue_full", retry_after_s=wait_s
+        )
+
+
+class Gates:
+    """A gate for each model: who waits for one keeps nobody from another."""
+
+    def __init__(self, fleet: FleetState, metrics: RouterMetrics, each: int, bound: int) -> None:
+        self._fleet, self._metrics, self._each, self._bound = fleet, metrics, each, bound
+        self._gates: dict[str, Gate] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait."""
+        return sum(gate.waiting for gate in self._gates.values())
+
+    def of(self, model: str) -> Gate:
+        """Return the gate of a model; names that nobody serves share one."""
+        name = model if model in self._fleet.known_models else ""
+        gate = self._gates.get(name)
+        if gate is None:
+            self._gates = {old: gate for old, gate in self._gates.items() if not gate.empty}
+            gate = self._gates[name] = Gate(self._fleet, self._metrics, name, self._each, self._bound)
+        return gate
