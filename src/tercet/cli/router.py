@@ -183,6 +183,9 @@ def router(
     shutdown_grace: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="For requests in flight when it is asked to end.")
     ] = None,
+    drain_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For requests in flight at a worker that leaves.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything drawn at random.")] = None,
 ) -> None:
     """Start the router in front of workers that run already: one OpenAI-compatible URL for all of them.
@@ -250,6 +253,7 @@ def router(
         "health_failures": health_failures,
         "probe_timeout_s": probe_timeout,
         "shutdown_grace_s": shutdown_grace,
+        "drain_timeout_s": drain_timeout,
         "seed": seed,
         **{name: None if path is None else str(path.absolute()) for name, path in files.items()},
     }

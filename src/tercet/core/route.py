@@ -78,6 +78,12 @@ class Route:
         """The rank that computes the prompt."""
         return self.prefill or self.decode
 
+    @property
+    def ranks(self) -> tuple[Rank, ...]:
+        """Every rank that a leg goes to."""
+        ahead = (self.prefill,) if self.prefill else ()
+        return (*(share.rank for share in self.encode), *ahead, self.decode)
+
     def __str__(self) -> str:
         """Return for instance `P0>D1`, `A0` or `E0+E1>P0>D1`."""
         legs = [rank.label for rank in (self.prefill, self.decode) if rank]

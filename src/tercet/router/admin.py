@@ -16,6 +16,7 @@ from tercet.http.server import Request, Responder
 from tercet.router.gauges import FleetGauges
 from tercet.router.health import Prober
 from tercet.router.parts import Parts
+from tercet.router.roster import Roster
 from tercet.routing.events import CacheCleared, ConversationsCleared, ModeChanged
 from tercet.routing.facts import RequestFacts
 from tercet.routing.modes import route
@@ -31,8 +32,8 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 class Admin:
     """Answers everything that is not for a worker."""
 
-    def __init__(self, parts: Parts, prober: Prober) -> None:
-        self._parts, self._prober, self._started = parts, prober, monotonic()
+    def __init__(self, parts: Parts, prober: Prober, roster: Roster) -> None:
+        self._parts, self._prober, self._roster, self._started = parts, prober, roster, monotonic()
 
     async def health(self, request: Request, responder: Responder) -> None:
         """GET /health: the router lives."""
@@ -160,6 +161,7 @@ class Admin:
             "role": role_letter(worker.stages),
             "stages": sorted(stage.value for stage in worker.stages),
             "ready": all(fleet.ready(rank.address) for rank in ranks),
+            "draining": url in self._roster.draining,
             "problem": self._prober.problem(url),
             "models": list(fleet.models.get(url, ())),
             "ranks": [

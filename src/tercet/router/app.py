@@ -27,10 +27,12 @@ from tercet.router.handoffs import Handoffs
 from tercet.router.health import Prober
 from tercet.router.key_file import KeyFile
 from tercet.router.kv_subscriber import KvSubscriber
+from tercet.router.members import Members
 from tercet.router.metrics import RouterMetrics
 from tercet.router.parts import Parts
 from tercet.router.passthrough import pass_through
 from tercet.router.retry import RetryPauses
+from tercet.router.roster import Roster
 from tercet.router.sender import Sender
 from tercet.routing.breaker import Breakers
 from tercet.routing.events import ModeChanged
@@ -71,6 +73,7 @@ class Router:
             RetryPauses(config.seed),
         )
         self.prober = Prober(self.parts)
+        self.roster = Roster(self.parts, self.prober)
         self._kv = KvSubscriber(fleet, config.event_ports())
         self._server = Server(
             self.handle,
@@ -80,7 +83,7 @@ class Router:
             tls=config.server_tls(),
         )
         self._asks_certificate = config.tls_client_ca is not None
-        admin = Admin(self.parts, self.prober)
+        admin, members = Admin(self.parts, self.prober, self.roster), Members(self.parts, self.roster)
         self._endpoints: dict[str, dict[str, Endpoint]] = {
             "/health": {"GET": admin.health},
             "/ready": {"GET": admin.ready},
@@ -88,12 +91,14 @@ class Router:
             "/metrics/clear": {"POST": admin.clear_metrics},
             "/mode": {"GET": admin.mode},
             "/status": {"GET": admin.status},
+            "/workers": {"POST": members.add},
             "/conversations/clear": {"POST": admin.clear_conversations},
             "/cache/reset": {"POST": admin.reset_cache},
             "/v1/models": {"GET": admin.models},
         }
         self._families: dict[str, dict[str, Endpoint]] = {
             "/mode/": {"POST": admin.set_mode},
+            "/workers/": {"DELETE": members.remove},
             "/v1/models/": {"GET": admin.model},
         }
 
@@ -118,6 +123,7 @@ class Router:
         """Stop listening, let answers under way end for up to `grace_s` seconds, release what is left, close
         everything."""
         await self._server.close(grace_s)
+        await self.roster.close()
         await self.prober.close()
         await self._kv.close()
         await self.parts.handoffs.close(min(grace_s, 5.0))

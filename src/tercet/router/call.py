@@ -124,6 +124,8 @@ class Call:
         parts.fleet.apply(Routed(self._name, found, self._facts))
         self._count(found)
         self._observation = Observation(self._name, found, self._facts, self._request.choices, exchange)
+        visited = {rank.url for rank in found.ranks}
+        parts.visits.update(visited)
         try:
             if found.prefill is not None:
                 place = found.decode.address
@@ -141,6 +143,7 @@ class Call:
                 await self._reply(step)
             return None
         finally:
+            parts.visits.subtract(visited)
             self._leave_place()
             parts.fleet.apply(Finished(self._name))
             parts.handoffs.release(exchange.on_exit(self._took))

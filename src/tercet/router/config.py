@@ -80,6 +80,7 @@ class RouterConfig:
     health_failures: int = 2
     probe_timeout_s: float = 60.0
     shutdown_grace_s: float = 10.0
+    drain_timeout_s: float = 300.0
     api_keys: tuple[str, ...] = ()
     api_key_file: str | None = None
     worker_api_key: str | None = None
@@ -233,6 +234,17 @@ class EventPort:
 
     number: int
     here: bool = False
+
+
+def joining(text: str, letter: str, data_parallel_size: int | None) -> tuple[WorkerAdded, bool]:
+    """Read what was given for a worker that joins later, and whether its number of ranks is certain. Raises
+    UsageError."""
+    named = _split(text)
+    if named.bootstrap or named.events:
+        raise UsageError(f"{text!r}: a worker with a bootstrap or events port has to be there when the router starts")
+    stages = ROLE_STAGES[letter] | ({Stage.ENCODE} if named.encodes else frozenset())
+    fixed = named.ranks or data_parallel_size
+    return WorkerAdded(named.url, stages, fixed or 1), fixed is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ class Prober:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watches: dict[str, asyncio.Task[None]] = {}
         self._doubts: dict[str, asyncio.Event] = {}
         self._changed = asyncio.Event()
         self._limit = asyncio.Semaphore(PROBES_AT_ONCE)
@@ -49,9 +50,22 @@ class Prober:
     def start(self) -> None:
         """Begin watching every worker of the fleet."""
         for url in self._parts.fleet.workers:
-            self._doubts[url] = asyncio.Event()
-            self._run(self._watch(url))
+            self.watch(url)
         self._run(self._watch_pairs())
+
+    def watch(self, url: str) -> None:
+        """Begin watching a worker of the fleet."""
+        self._doubts[url] = asyncio.Event()
+        self._watches[url] = self._run(self._watch(url))
+
+    def unwatch(self, url: str) -> None:
+        """Stop watching a worker: it leaves. Nothing is remembered of it."""
+        self._watches.pop(url).cancel()
+        for known in (self._doubts, self._said, self.cards):
+            known.pop(url, None)
+        for rank in self._ranks(url):
+            self._engines.pop(rank.address, None)
+            self._states.pop(rank.address, None)
 
     async def close(self) -> None:
         """Stop watching."""
@@ -80,10 +94,11 @@ class Prober:
         ends = [[w.ranks for w in self._parts.fleet.workers.values() if role_letter(w.stages) == x] for x in "PD"]
         return unequal_ranks(self._parts.policy.rank_match, *ends)
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -128,9 +143,12 @@ class Prober:
     def _count_ranks(self, url: str, engines: tuple[EngineState, ...]) -> None:
         fleet = self._parts.fleet
         worker = fleet.workers[url]
-        if len(engines) > 1 and len(engines) != worker.ranks and not self._parts.config.fixed_ranks(url):
+        if len(engines) > 1 and len(engines) != worker.ranks and not self._fixed(url):
             log.info("worker %s has %d ranks", url, len(engines))
             fleet.apply(WorkerAdded(url, worker.stages, len(engines)))
+
+    def _fixed(self, url: str) -> bool:
+        return url in self._parts.pinned or self._parts.config.fixed_ranks(url)
 
     def _look(self, url: str, status: int, engines: tuple[EngineState, ...], *, returned: bool) -> None:
         """Take in what the worker says of itself: restarted engines, engines that are not ready."""
@@ -262,7 +280,7 @@ class Prober:
 
     async def _probe(self, way: Route) -> None:
         """Send an inference this way; of a prefill rank alone, only its leg. Raises ClientError or RequestError."""
-        models = self._parts.fleet.models[way.decode.url]
+        models = self._parts.fleet.models.get(way.decode.url)
         body: dict[str, object] = {
             "model": models[0] if models else "",
             # Unlike any other prompt from its first token on: a cache must not answer in the transfer's place.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -21,7 +22,9 @@ from tercet.routing.policy import Policy
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """One router's parts. `names` gives each route taken a name of its own: clients may repeat theirs."""
+    """One router's parts. `names` gives each route taken a name of its own: clients may repeat theirs.
+    `visits` counts the requests under way by the URLs of their workers; of those in `pinned`, which joined later, the
+    number of ranks was given."""
 
     config: RouterConfig
     policy: Policy
@@ -36,3 +39,5 @@ class Parts:
     gates: Gates
     pauses: RetryPauses
     names: count[int] = field(default_factory=count)
+    visits: Counter[str] = field(default_factory=Counter)
+    pinned: set[str] = field(default_factory=set)

@@ -26,6 +26,7 @@ async def pass_through(
     tried: set[str] = set()
     while True:
         rank = _choose(parts, model, tried)
+        parts.visits[rank.url] += 1
         try:
             await _forward(parts, request, body, rank, responder, headers)
             return
@@ -40,6 +41,8 @@ async def pass_through(
                 status = 504 if error.reason == "first_byte_timeout" else 502
                 message = f"worker {rank.label} failed: {error}"
                 raise RequestError(status, message, code="worker_unreachable") from None
+        finally:
+            parts.visits[rank.url] -= 1
 
 
 def _choose(parts: Parts, model: str, tried: set[str]) -> Rank:

@@ -1,0 +1,96 @@
+"""The roster: workers join and leave while the router runs. Who leaves is drained first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import monotonic
+
+from tercet.core.errors import UsageError
+from tercet.router.config import joining
+from tercet.router.health import Prober
+from tercet.router.parts import Parts
+from tercet.routing.events import RankHealth, WorkerRemoved
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.05
+CUT_S = 5.0
+"""How long requests may take to notice that their worker was cut off."""
+
+
+class Roster:
+    """Adds and removes workers. `draining` holds of each that leaves until when its requests may take."""
+
+    def __init__(self, parts: Parts, prober: Prober) -> None:
+        self._parts, self._prober = parts, prober
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.draining: dict[str, float] = {}
+
+    def add(self, text: str, letter: str) -> str:
+        """Take a worker in, given as flags give it, by its role; it gets requests once it is proven. Return its URL.
+        Raises UsageError for one that is no worker, or here already."""
+        parts = self._parts
+        event, fixed = joining(text, letter, parts.config.data_parallel_size)
+        if event.url in parts.fleet.workers:
+            gone = "leaving: try again when it has left" if event.url in self.draining else "here already"
+            raise UsageError(f"worker {event.url} is {gone}")
+        if fixed:
+            parts.pinned.add(event.url)
+        parts.fleet.apply(event)
+        self._prober.watch(event.url)
+        log.info("worker %s joined", event.url)
+        return event.url
+
+    def find(self, name: str) -> str:
+        """Return the URL of a worker named by it, or by the label of one of its ranks (`P0`). Raises LookupError."""
+        fleet = self._parts.fleet
+        url = name.rstrip("/")
+        if url in fleet.workers:
+            return url
+        found = next((rank.url for rank in fleet.ranks.values() if rank.label == name), None)
+        if found is None:
+            raise LookupError(name)
+        return found
+
+    def remove(self, url: str, timeout_s: float) -> None:
+        """Send no more requests to a worker, let those under way end for up to `timeout_s`, then forget it."""
+        if url in self.draining:
+            return
+        self.draining[url] = monotonic() + timeout_s
+        self._prober.unwatch(url)
+        for rank in list(self._parts.fleet.ranks.values()):
+            if rank.url == url:
+                self._parts.fleet.apply(RankHealth(rank.address, False))
+        log.info("worker %s leaves: no more requests", url)
+        self._tasks[url] = asyncio.get_running_loop().create_task(self._drain(url))
+
+    async def close(self) -> None:
+        """Wait for nobody any more."""
+        for task in self._tasks.values():
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+
+    async def _drain(self, url: str) -> None:
+        parts = self._parts
+        if not await self._left(url, self.draining[url]):
+            log.warning("worker %s leaves with %d requests cut off", url, parts.visits[url])
+            parts.client.disconnect(url)
+            await self._left(url, monotonic() + CUT_S)
+        for rank in list(parts.fleet.ranks.values()):
+            if rank.url == url:
+                parts.breakers.forget(rank.address)
+        parts.pinned.discard(url)
+        parts.visits.pop(url, None)
+        parts.fleet.apply(WorkerRemoved(url))
+        del self.draining[url], self._tasks[url]
+        log.info("worker %s left", url)
+
+    async def _left(self, url: str, until: float) -> bool:
+        """Wait for the end of the last request there; False when it did not come in time."""
+        while self._parts.visits[url]:
+            if monotonic() >= until:
+                return False
+            await asyncio.sleep(LOOK_S)
+        return True

@@ -1,0 +1,139 @@
+"""Workers join, leave and change their ways under load, and no request is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import quote
+
+import pytest
+
+from tests.unit.router.fake_worker import FakeWorker
+from tests.unit.router.harness import Got, Setup, routing, until
+
+
+def name_of(worker: FakeWorker) -> str:
+    return quote(worker.url, safe="")
+
+
+@asynccontextmanager
+async def joining(setup: Setup, letter: str) -> AsyncIterator[FakeWorker]:
+    worker = await FakeWorker(letter, setup.tickets).start()
+    setup.workers.append(worker)
+    yield worker
+
+
+@asynccontextmanager
+async def load(setup: Setup) -> AsyncIterator[list[Got]]:
+    """Requests one after another from eight clients, half of them streamed."""
+    answers: list[Got] = []
+    stop = asyncio.Event()
+
+    async def client(i: int) -> None:
+        while not stop.is_set():
+            got = await setup.complete("a b c", max_tokens=3, stream=bool(i % 2))
+            answers.append(got)
+            assert got.status == 200 and (got.streamed if i % 2 else got.text) == "w3 w4 w5", got.body
+
+    tasks = [asyncio.create_task(client(i)) for i in range(8)]
+    try:
+        yield answers
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
+
+
+async def test_a_worker_joins_and_gets_requests_once_it_is_proven() -> None:
+    async with routing("A", "aggregated", balancer="round_robin") as setup, joining(setup, "A") as worker:
+        worker.status = 500
+        got = await setup.post("/workers", {"url": worker.url, "role": "worker"})
+        assert got.status == 201 and got.json == {"url": worker.url, "role": "worker"}
+        assert [(await setup.complete("a")).route for _ in range(4)] == ["A0"] * 4
+        worker.status = 200
+        await setup.ready()
+        assert {(await setup.complete("a")).route for _ in range(4)} == {"A0", "A1"}
+        again = await setup.post("/workers", {"url": worker.url + "/", "role": "A"})
+        assert again.status == 409 and "here already" in again.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"url": "http://x:1"}, "a worker joins as"),
+        (b"[", "a worker joins as"),
+        ({"url": "http://x:1", "role": "boss"}, "encode, prefill, decode, worker"),
+        ({"url": "x", "role": "decode"}, "http://HOST:PORT"),
+        ({"url": "http://x:1#events=5", "role": "decode"}, "when the router starts"),
+    ],
+)
+async def test_what_is_no_worker_does_not_join(body: dict[str, str] | bytes, words: str) -> None:
+    async with routing("A") as setup:
+        got = await setup.post("/workers", body)
+        assert got.status == 400 and words in got.error["message"]
+        assert len(setup.router.parts.fleet.workers) == 1
+
+
+async def test_a_worker_that_leaves_ends_what_it_began_and_gets_nothing_new() -> None:
+    async with routing("PDD", "pd", balancer="round_robin") as setup:
+        leaving = setup.role("D")[0]
+        leaving.gate, leaving.gate_after = asyncio.Event(), 1
+        stream = asyncio.create_task(setup.complete("a b c", stream=True, max_tokens=3))
+        await until(lambda: leaving.inferences)
+        got = await setup.send("DELETE", f"/workers/{name_of(leaving)}")
+        assert got.status == 202 and got.json == {"url": leaving.url, "draining": True, "in_flight": 1}
+        assert [(await setup.complete("x")).route for _ in range(3)] == ["P0>D1"] * 3
+        status = {worker["url"]: worker for worker in (await setup.status())["workers"]}
+        assert status[leaving.url]["draining"] and not status[leaving.url]["ready"]
+        assert (await setup.post("/workers", {"url": leaving.url, "role": "decode"})).status == 409
+        await asyncio.sleep(0.3)
+        assert leaving.url in setup.router.parts.fleet.workers, "it waits for the stream, however often it is healthy"
+        leaving.gate.set()
+        assert (await stream).streamed == "w3 w4 w5"
+        await until(lambda: leaving.url not in setup.router.parts.fleet.workers)
+        assert len(leaving.inferences) == 1
+        assert (await setup.send("DELETE", "/workers/D0")).status == 404
+        # It may come back, and is nobody new to be learned of.
+        assert (await setup.post("/workers", {"url": leaving.url, "role": "decode"})).status == 201
+        leaving.gate = None
+        await setup.ready()
+        await setup.idle()
+
+
+async def test_who_does_not_end_in_time_is_cut_off() -> None:
+    async with routing("AA", "aggregated", balancer="round_robin") as setup:
+        leaving = setup.workers[0]
+        leaving.gate, leaving.gate_after = asyncio.Event(), 1
+        stream = asyncio.create_task(setup.complete("a b c", stream=True, max_tokens=3))
+        await until(lambda: leaving.inferences)
+        assert (await setup.send("DELETE", "/workers/A0?timeout=x")).status == 400
+        assert (await setup.send("DELETE", "/workers/A0?timeout=0.1")).status == 202
+        got = await asyncio.wait_for(stream, 3)
+        assert got.status == 200 and got.events[-1] != "[DONE]"
+        await until(lambda: leaving.url not in setup.router.parts.fleet.workers)
+        assert (await setup.complete("a")).route == "A1"
+
+
+async def test_under_load_joining_leaving_and_changing_the_mode_lose_nothing() -> None:
+    async with routing("APPDD", "pd") as setup, joining(setup, "P") as more:
+        for worker in setup.workers:
+            worker.token_s = 0.005
+        async with load(setup) as answers:
+            await setup.post("/workers", {"url": more.url, "role": "prefill"})
+            for mode in ("aggregated", "ppd", "pd", "replicated", "pd"):
+                seen = len(answers)
+                assert (await setup.post(f"/mode/{mode}")).status == 200
+                await until(lambda seen=seen: len(answers) > seen + 10)  # type: ignore[misc]
+            for leaving in (setup.workers[1], setup.workers[4]):
+                assert (await setup.send("DELETE", f"/workers/{name_of(leaving)}")).status == 202
+                await until(lambda url=leaving.url: url not in setup.router.parts.fleet.workers)  # type: ignore[misc]
+            seen = len(answers)
+            await until(lambda: len(answers) > seen + 10)
+        await setup.idle()
+        assert len(more.inferences) > 0
+
+
+async def test_only_an_admin_changes_the_roster() -> None:
+    async with routing("A", api_keys=("sesame",)) as setup:
+        for method, path in (("POST", "/workers"), ("DELETE", "/workers/A0")):
+            assert (await setup.send(method, path)).status == 401
