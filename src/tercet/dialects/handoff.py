@@ -13,8 +13,9 @@ from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.early_end import TICKET_FIELD, early_answer
 from tercet.dialects.protocol import Answer, Failure, Headers, Leg, Legs, Reply, Step
+from tercet.dialects.refusal import broken, engine_failed, merged_reply, refused, worker_error
 from tercet.dialects.request import ClientRequest, dump
-from tercet.dialects.usage import failed, merge_cached, read_usage
+from tercet.dialects.usage import failed, read_usage
 
 RANK_HEADER = "X-data-parallel-rank"
 CACHED_FIELD = "remote_prefill_cached_tokens"
@@ -184,8 +185,10 @@ class HandoffExchange:
         if answer.status != 200:
             return _not_ok(leg, answer)
         if failed(answer.body):
-            return _engine_failed(leg)
-        return self._prefilled(leg, answer) if leg.stage is Stage.PREFILL else self._decoded(leg, answer)
+            return engine_failed(leg, 'finish_reason "error"')
+        if leg.stage is Stage.PREFILL:
+            return self._prefilled(leg, answer)
+        return merged_reply(leg, answer, self._prefill_cached)
 
     def on_exit(self, accepted: bool) -> tuple[Leg, ...]:
         """Return the release of P's blocks, unless D accepted them or there are none."""
@@ -200,7 +203,7 @@ class HandoffExchange:
             choice = data["choices"][0]
             finish = choice["finish_reason"]
         except (ValueError, LookupError, TypeError):
-            return _broken(leg, "its answer to a prefill is no OpenAI answer")
+            return broken(leg, "its answer to a prefill is no OpenAI answer")
         self._ticket = ticket
         usage = read_usage(data.get("usage"))
         told = ticket is not None and isinstance(ticket.params.get(CACHED_FIELD), int)
@@ -210,22 +213,12 @@ class HandoffExchange:
             try:
                 return Reply(200, *early_answer(data, request), early=True)
             except (ValueError, TypeError, AttributeError):
-                return _broken(leg, "its answer to a prefill is no OpenAI answer")
+                return broken(leg, "its answer to a prefill is no OpenAI answer")
         if self._ticket is None:
             # Nothing to hand on, yet more is wanted (another choice): D computes the prompt itself.
             return Legs((self._decode_leg(self._contents.whole()),))
         self._pictures = ticket_pictures(self._ticket.params)
         return Legs((self._decode_leg(self._contents.handed_on(self._ticket)),))
-
-    def _decoded(self, leg: Leg, answer: Answer) -> Step:
-        if self._prefill_cached is not None:
-            try:
-                data = json.loads(answer.body)
-            except ValueError:
-                return _broken(leg, "its answer is not JSON")
-            if isinstance(data, dict) and merge_cached(data, self._prefill_cached):
-                return Reply(200, json.dumps(data, ensure_ascii=False).encode())
-        return Reply(200, answer.body, answer.headers.get("content-type", "application/json"))
 
     def _decode_leg(self, content: Content) -> Leg:
         request, rank = self._request, self._route.decode
@@ -238,37 +231,4 @@ def _not_ok(leg: Leg, answer: Answer) -> Step:
     if error.code == MISFIT_CODE:
         message = f"{leg.rank.label} does not accept the blocks it was handed: {error.message}"
         return Failure(RequestError(502, message, code=MISFIT_CODE), leg.rank, retry=True, misfit=True)
-    if answer.status >= 500 or answer.status < 400:
-        return Failure(error, leg.rank, retry=True)
-    return Reply(answer.status, answer.body, answer.headers.get("content-type", "application/json"))
-
-
-def worker_error(rank: Rank, answer: Answer) -> RequestError:
-    """Return a worker's error answer as an error of our own; keeps message, type and code where it is an error
-    object."""
-    status = answer.status if answer.status >= 400 else 502
-    try:
-        error = json.loads(answer.body)["error"]
-        message = str(error["message"])
-        code = error.get("code")
-        param = error.get("param")
-        return RequestError(
-            status,
-            message,
-            kind=str(error.get("type") or ""),
-            code=None if code is None else str(code),
-            param=None if param is None else str(param),
-        )
-    except (ValueError, LookupError, TypeError, AttributeError):
-        text = answer.body[:200].decode("utf-8", "replace")
-        return RequestError(status, f"worker {rank.label} answered {answer.status}: {text}", code="worker_error")
-
-
-def _engine_failed(leg: Leg) -> Failure:
-    message = f'the engine of {leg.rank.label} failed while it answered (finish_reason "error")'
-    return Failure(RequestError(502, message, code="engine_error"), leg.rank, retry=True)
-
-
-def _broken(leg: Leg, what: str) -> Failure:
-    message = f"worker {leg.rank.label} does not speak this protocol: {what}"
-    return Failure(RequestError(502, message, code="bad_worker_answer"), leg.rank, retry=True)
+    return refused(leg, answer)

@@ -1,11 +1,11 @@
-"""What an answer of an engine means that writes its errors flat: a reply, a refusal or a failure."""
+"""What an answer of a worker means that is no step of its protocol: a reply, a refusal or a failure."""
 
 from __future__ import annotations
 
 import json
 
 from tercet.core.errors import RequestError
-from tercet.dialects.handoff import worker_error
+from tercet.core.route import Rank
 from tercet.dialects.protocol import Answer, Failure, Leg, Reply, Step
 from tercet.dialects.request import dump
 from tercet.dialects.usage import merge_cached
@@ -17,6 +17,27 @@ def refused(leg: Leg, answer: Answer) -> Step:
     if 400 <= answer.status < 500:
         return Reply(answer.status, answer.body, answer.headers.get("content-type", "application/json"))
     return Failure(worker_error(leg.rank, answer), leg.rank, retry=True)
+
+
+def worker_error(rank: Rank, answer: Answer) -> RequestError:
+    """Return a worker's error answer as an error of our own; keeps message, type and code where it is an error
+    object."""
+    status = answer.status if answer.status >= 400 else 502
+    try:
+        error = json.loads(answer.body)["error"]
+        message = str(error["message"])
+        code = error.get("code")
+        param = error.get("param")
+        return RequestError(
+            status,
+            message,
+            kind=str(error.get("type") or ""),
+            code=None if code is None else str(code),
+            param=None if param is None else str(param),
+        )
+    except (ValueError, LookupError, TypeError, AttributeError):
+        text = answer.body[:200].decode("utf-8", "replace")
+        return RequestError(status, f"worker {rank.label} answered {answer.status}: {text}", code="worker_error")
 
 
 def nested(answer: Answer) -> Answer:

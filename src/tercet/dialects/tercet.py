@@ -9,10 +9,10 @@ from typing import Any
 from tercet.core.build import EngineBuild
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
-from tercet.dialects.encode import EncodeExchange, EncodeProbe
 from tercet.dialects.handoff import HandoffExchange, leg_headers
 from tercet.dialects.protocol import EngineState, Headers, Leg
 from tercet.dialects.request import ClientRequest, dump
+from tercet.dialects.tercet_encode import TercetEncodeExchange, TercetEncodeProbe
 
 RELEASE_PATH = "/kv/release"
 
@@ -28,14 +28,14 @@ class TercetDialect:
     encodes: bool = True
     rank_match: str = "any"
 
-    def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> EncodeProbe:
+    def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> TercetEncodeProbe:
         """Return the state machine that has one picture, a data URI, encoded as a proof of life."""
-        return EncodeProbe(picture, rank, headers)
+        return TercetEncodeProbe(picture, rank, headers)
 
-    def begin(self, request: ClientRequest, route: Route) -> HandoffExchange | EncodeExchange:
+    def begin(self, request: ClientRequest, route: Route) -> HandoffExchange | TercetEncodeExchange:
         """Return the state machine of one request on one route."""
         if request.pictures is not None:
-            return EncodeExchange(request, route, release)
+            return TercetEncodeExchange(request, route, release)
         return HandoffExchange(request, route, release)
 
     def engines(self, ready_answer: bytes) -> tuple[EngineState, ...]:

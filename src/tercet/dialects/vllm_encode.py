@@ -13,21 +13,12 @@ from typing import Any
 
 from tercet.core.route import EncodeShare, Rank, Route
 from tercet.core.stage import Stage
-from tercet.dialects.handoff import (
-    Content,
-    HandoffExchange,
-    Release,
-    Ticket,
-    leg_headers,
-    prefill_body,
-    rank_headers,
-    with_ticket,
-)
-from tercet.dialects.pictures import EMBEDS, Pictures
-from tercet.dialects.protocol import Answer, Headers, Leg, Legs, Reply, Step
-from tercet.dialects.refusal import broken, refused
+from tercet.dialects.encode import EncodeExchange, EncodeProbe
+from tercet.dialects.handoff import Content, Release, Ticket, leg_headers, prefill_body, with_ticket
+from tercet.dialects.pictures import EMBEDS
+from tercet.dialects.protocol import Answer, Leg, Step
 from tercet.dialects.request import CHAT_PATH, ClientRequest, dump
-from tercet.dialects.usage import failed, read_usage
+from tercet.dialects.usage import read_usage
 
 EC_FIELD = "ec_transfer_params"
 PROCESSING = ("mm_processor_kwargs", "media_io_kwargs")
@@ -80,35 +71,42 @@ def read_embeddings(body: bytes, count: int) -> list[Embedding]:
     return [found[i] for i in range(count)]
 
 
-class VllmEncodeExchange:
-    """One request with pictures on one route: encode legs side by side, then what is done with any request.
+class VllmEncodeExchange(EncodeExchange[Embedding]):
+    """One request with pictures on one route.
 
     P and D get a picture's metadata in its place where E named some, else the picture itself: they find its embedding
     by its hash. Nothing is held for a request on E: there is nothing to release there.
     """
 
     def __init__(self, request: ClientRequest, route: Route, release: Release) -> None:
-        assert request.pictures is not None
-        self._request, self._route = request, route
-        self._pictures: Pictures = request.pictures
-        self._waiting = {share.rank.address: share for share in route.encode}
-        self._encoded: dict[int, Embedding] = {}
+        super().__init__(request, route, release)
         self._believed: dict[int, tuple[str, int]] = {}
         self._by_metadata = not any(request.body.get(name) for name in PROCESSING)
-        self._rest = HandoffExchange(request, route, release, self)
 
-    def start(self) -> Legs:
-        """Return the encode legs, all at once; without any the first leg of the rest."""
-        legs = tuple(self._encode_leg(share) for share in self._route.encode)
-        return Legs(legs) if legs else self._rest.start()
+    def encode_leg(self, share: EncodeShare) -> Leg:
+        """Return the leg that has a rank encode its pictures, and nothing else."""
 
-    def on_answer(self, leg: Leg, answer: Answer) -> Step:
-        """Take E's answer, or any other's; after the last encode leg the rest begins."""
-        if leg.stage is Stage.ENCODE:
-            return self._on_encoded(leg, answer)
+        def make() -> bytes:
+            pictures, body = self._pictures, self._request.body
+            return dump(
+                encode_body([media_part(pictures.part(body, i), pictures.keys[i]) for i in share.pictures], body)
+            )
+
+        return Leg(Stage.ENCODE, share.rank, CHAT_PATH, leg_headers(self._request, share.rank), b"", make=make)
+
+    def read(self, rank: Rank, body: bytes, share: EncodeShare | None) -> dict[int, Embedding]:
+        """Return what E published, and believe it for now."""
+        if share is None:
+            raise ValueError("it has answered before")
+        found = dict(zip(share.pictures, read_embeddings(body, len(share.pictures)), strict=True))
+        self._believed |= {i: (self._pictures.keys[i] or item.hash, item.tokens) for i, item in found.items()}
+        return found
+
+    def on_consumed(self, leg: Leg, answer: Answer) -> Step:
+        """Take the answer of P or D; one that takes pictures only is asked once more with them."""
         # A consumer's encoder cache may drop an embedding any time: nothing is believed of it afterwards.
         self._believed = {}
-        if answer.status == 400 and NO_EMBEDS in answer.body and self._by_metadata and leg.rank == self._first:
+        if answer.status == 400 and NO_EMBEDS in answer.body and self._by_metadata and leg.rank == self._route.prefills:
             self._by_metadata = False
             return self._rest.start()
         return self._rest.on_answer(leg, answer)
@@ -116,10 +114,6 @@ class VllmEncodeExchange:
     def pictures(self) -> Mapping[int, tuple[str, int]]:
         """Return what E said of the pictures, until the consumer answered."""
         return self._believed
-
-    def on_exit(self, accepted: bool) -> tuple[Leg, ...]:
-        """Return the release of P's blocks, unless D accepted them."""
-        return self._rest.on_exit(accepted)
 
     # --- what the legs carry ---
 
@@ -135,10 +129,6 @@ class VllmEncodeExchange:
         """Return the request for the rank that goes on with a ticket: it renders the prompt again, so it needs what
         P needed."""
         return self._content(lambda body: with_ticket(dump(body), ticket))
-
-    @property
-    def _first(self) -> Rank:
-        return self._route.prefills
 
     def _content(self, finish: Callable[[dict[str, Any]], bytes]) -> Content:
         return Content(make=lambda: finish(self._pictures.put_back(self._request.body, self._parts())))
@@ -157,61 +147,18 @@ class VllmEncodeExchange:
         handles = {found.hash: found.handle for found in self._encoded.values() if found.handle}
         return {**body, EC_FIELD: handles} if handles else body
 
-    # --- encode legs ---
 
-    def _encode_leg(self, share: EncodeShare) -> Leg:
-        def make() -> bytes:
-            pictures, body = self._pictures, self._request.body
-            return dump(
-                encode_body([media_part(pictures.part(body, i), pictures.keys[i]) for i in share.pictures], body)
-            )
+class VllmEncodeProbe(EncodeProbe):
+    """A worker that publishes no embedding is no encoder."""
 
-        return Leg(Stage.ENCODE, share.rank, CHAT_PATH, leg_headers(self._request, share.rank), b"", make=make)
-
-    def _on_encoded(self, leg: Leg, answer: Answer) -> Step:
-        if answer.status != 200:
-            return refused(leg, answer)
-        if failed(answer.body):
-            return broken(leg, 'its engine failed while it encoded (finish_reason "error")')
-        share = self._waiting.pop(leg.rank.address, None)
-        if share is None:
-            return broken(leg, "it answered twice")
-        try:
-            found = read_embeddings(answer.body, len(share.pictures))
-        except ValueError as error:
-            return broken(leg, f"its answer to an encode request is none: {error}")
-        for i, embedding in zip(share.pictures, found, strict=True):
-            self._encoded[i] = embedding
-            self._believed[i] = self._pictures.keys[i] or embedding.hash, embedding.tokens
-        return Legs(()) if self._waiting else self._rest.start()
-
-
-class VllmEncodeProbe:
-    """One picture, a data URI, encoded as a proof of life."""
-
-    def __init__(self, picture: str, rank: Rank, headers: Headers) -> None:
-        self._picture, self._rank = picture, rank
-        self._headers = (*rank_headers(rank), *headers)
-
-    def start(self) -> Legs:
+    def leg(self) -> Leg:
         """Return the encode leg."""
         body = dump(encode_body([{"type": "image_url", "image_url": {"url": self._picture}}], {}))
-        return Legs((Leg(Stage.ENCODE, self._rank, CHAT_PATH, self._headers, body),))
+        return Leg(Stage.ENCODE, self._rank, CHAT_PATH, self._headers, body)
 
-    def on_answer(self, leg: Leg, answer: Answer) -> Step:
-        """Take the answer: a worker that publishes no embedding is no encoder."""
-        if answer.status != 200:
-            return refused(leg, answer)
+    def read(self, rank: Rank, body: bytes) -> None:
+        """Look for the embedding."""
         try:
-            read_embeddings(answer.body, 1)
+            read_embeddings(body, 1)
         except ValueError as error:
-            return broken(leg, f"its answer to an encode request is none: {error}; start it as an ec_producer")
-        return Reply(200, answer.body)
-
-    def pictures(self) -> Mapping[int, tuple[str, int]]:
-        """Return nothing: nobody asked for this picture."""
-        return {}
-
-    def on_exit(self, accepted: bool) -> tuple[Leg, ...]:
-        """Return nothing."""
-        return ()
+            raise ValueError(f"{error}; start it as an ec_producer") from error

@@ -11,8 +11,9 @@ import pytest
 
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
-from tercet.dialects.handoff import leg_headers, worker_error
+from tercet.dialects.handoff import leg_headers
 from tercet.dialects.protocol import Answer, EngineState, Exchange, Failure, Headers, Leg, Legs, Reply, Step
+from tercet.dialects.refusal import worker_error
 from tercet.dialects.request import ClientRequest
 from tercet.dialects.tercet import TercetDialect
 from tests.unit.router.harness import Setup, routing, until

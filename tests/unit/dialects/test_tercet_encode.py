@@ -10,11 +10,11 @@ import pytest
 from tercet.core.errors import RequestError
 from tercet.core.route import EncodeShare, NamedPicture, Rank, Route
 from tercet.core.stage import Mode, Stage
-from tercet.dialects.encode import EncodeExchange
 from tercet.dialects.pictures import Pictures, find_pictures
 from tercet.dialects.protocol import Answer, Failure, Leg, Legs, PicturesNeeded, Reply, Step
 from tercet.dialects.request import CHAT_PATH, ClientRequest
 from tercet.dialects.tercet import TercetDialect
+from tercet.dialects.tercet_encode import TercetEncodeExchange
 from tests.unit.dialects.samples import TICKET, D, P, chat_answer
 
 E0, E1 = Rank("E", 0, "http://e0:1"), Rank("E", 1, "http://e1:1", 2)
@@ -50,10 +50,10 @@ def only(step: Step) -> Leg:
     return leg
 
 
-def shared(prefill: Rank | None = P, **more: Any) -> tuple[EncodeExchange, Leg, Leg]:
+def shared(prefill: Rank | None = P, **more: Any) -> tuple[TercetEncodeExchange, Leg, Leg]:
     route = Route(Mode.EPD, D, prefill, encode=(EncodeShare(E0, (0, 2)), EncodeShare(E1, (1,))), **more)
     exchange = DIALECT.begin(looking(3), route)
-    assert isinstance(exchange, EncodeExchange)
+    assert isinstance(exchange, TercetEncodeExchange)
     first, second = exchange.start().legs
     return exchange, first, second
 
