@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -122,14 +123,42 @@ async def test_one_leg_fails_and_the_other_is_cancelled_at_once(broken: str, how
             await bad.stop()
         else:
             bad.refuse, bad.die = (503, False) if how == "refuse" else (0, True)
+        before = monotonic()
         got = await failing(setup, stream)
         assert got.status in (502, 503) and got.error["message"]
         await until(lambda: not good.running, timeout_s=1)
+        assert monotonic() - before < 1, "not the 300 s that the engine waits"
         # A lone leg hangs until its client leaves; it may have been stopped before it was even begun.
         assert good.cancelled == len(good.inferences)
         if how != "gone":
             assert good.cancelled == 1
         await setup.idle()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_blocks_that_are_lost_on_their_way_are_a_clean_error(stream: bool) -> None:
+    async with routing("sglang", pair(), "pd") as setup:
+        prefill = setup.engine("P")
+        assert isinstance(prefill, SglangServer)
+        prefill.loses_blocks = True
+        got = await failing(setup, stream)
+        assert got.status == 500 and "transfer failed" in got.error["message"]
+        prefill.loses_blocks = False
+        assert (await failing(setup, stream)).status == 200
+        await setup.idle()
+
+
+async def test_legs_that_never_meet_time_out_as_the_engine_does_and_the_pair_serves_nobody() -> None:
+    rooms = Rooms()
+    engines = [SglangServer("P", rooms, bootstrap_port=9001), SglangServer("D", rooms)]
+    for engine in engines:
+        engine.patience_s = 0.2
+    async with routing("sglang", engines, "pd", wait=False) as setup:  # nobody said #bootstrap=9001
+        fleet = setup.router.parts.fleet
+        await until(lambda: all(map(fleet.ready, fleet.ranks)))
+        await until(lambda: any(len(engine.seen) > 1 for engine in engines))
+        got = await failing(setup, False)
+        assert got.status == 503 and "pair of prefill and decode worker" in got.error["message"]
 
 
 @pytest.mark.parametrize("broken", ["P", "D"])

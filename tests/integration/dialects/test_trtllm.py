@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -131,6 +132,29 @@ async def test_a_state_that_is_gone_is_an_error_not_an_answer() -> None:
         decode.gate.set()
         got = await request
         assert got.status == 500 and got.error["message"] == "no such context request"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_blocks_that_are_lost_on_their_way_are_a_clean_error(stream: bool) -> None:
+    async with routing("trtllm", pair(), "pd") as setup:
+        decode = setup.engine("D")
+        assert isinstance(decode, TrtllmServer)
+        decode.loses_blocks = True
+        got = await failing(setup, stream)
+        assert got.status == 500 and "transfer failed" in got.error["message"]
+        decode.loses_blocks = False
+        assert (await failing(setup, stream)).status == 200
+        await setup.idle()
+
+
+@pytest.mark.parametrize("where", ["P", "D"])
+async def test_a_dead_leg_of_a_chat_is_an_error_within_a_second(where: str) -> None:
+    async with routing("trtllm", pair(), "pd") as setup:
+        setup.engine(where).die = True
+        before = monotonic()
+        got = await setup.chat("hi there", max_tokens=4, stream=True)
+        assert got.status == 502 and monotonic() - before < 1
+        await setup.idle()
 
 
 async def test_d_dies_mid_stream() -> None:
