@@ -79,6 +79,25 @@ def router(
     encode: Annotated[Urls, typer.Option(metavar="URL...", help="Encode workers.")] = None,
     prefill: Annotated[Urls, typer.Option(metavar="URL...", help="Prefill workers.")] = None,
     decode: Annotated[Urls, typer.Option(metavar="URL...", help="Decode workers.")] = None,
+    workers_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML: workers, each with url and role, and the mode; read again on change."),
+    ] = None,
+    discover_dns: Annotated[
+        Urls, typer.Option(metavar="ROLE=NAME:PORT", help="A worker at each address of that name.")
+    ] = None,
+    discover_kubernetes: Annotated[
+        Urls, typer.Option(metavar="ROLE:PORT=SELECTOR", help="The running pods that a label selector names.")
+    ] = None,
+    kubernetes_api: Annotated[
+        str | None, typer.Option(metavar="URL", help="The API server.  [default: that of the cluster it runs in]")
+    ] = None,
+    kubernetes_namespace: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The pods' namespace.  [default: that of its own pod]")
+    ] = None,
+    discovery_interval: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Between two looks for workers.  [default: 2]")
+    ] = None,
     pd_disaggregation: Annotated[
         bool, typer.Option("--pd-disaggregation", "--vllm-pd-disaggregation", help="The same as --mode pd.")
     ] = False,
@@ -213,6 +232,7 @@ def router(
         "tls_key": tls_key,
         "tls_client_ca": tls_client_ca,
         "worker_ca": worker_ca,
+        "workers_file": workers_file,
         "worker_cert": worker_cert,
         "worker_key": worker_key,
     }
@@ -254,6 +274,9 @@ def router(
         "probe_timeout_s": probe_timeout,
         "shutdown_grace_s": shutdown_grace,
         "drain_timeout_s": drain_timeout,
+        "kubernetes_api": kubernetes_api,
+        "kubernetes_namespace": kubernetes_namespace,
+        "discovery_interval_s": discovery_interval,
         "seed": seed,
         **{name: None if path is None else str(path.absolute()) for name, path in files.items()},
     }
@@ -262,6 +285,8 @@ def router(
         encode=tuple(encode or ()),
         prefill=tuple(prefill or ()),
         decode=tuple(decode or ()),
+        discover_dns=tuple(discover_dns or ()),
+        discover_kubernetes=tuple(discover_kubernetes or ()),
         worker_api_key=_worker_key(worker_api_key_file, guarded=api_key_file is not None),
         **{field: value for field, value in given.items() if value is not None},
     )

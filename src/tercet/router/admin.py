@@ -63,13 +63,17 @@ class Admin:
             mode = mode_from_name(request.path.removeprefix("/mode/"))
         except UsageError as error:
             raise RequestError(404, str(error), code="unknown_mode") from None
+        before = self._parts.fleet.mode
+        self.change_mode(mode)
+        await _json(responder, 200, {"mode": mode, "before": before})
+
+    def change_mode(self, mode: Mode) -> None:
+        """Route requests by that mode from now on. Raises RequestError 409."""
         if reason := missing_stage(mode, self._specs()):
             raise RequestError(409, reason, code="missing_stage")
         if reason := self._parts.config.unable(mode):
             raise RequestError(409, reason, code="not_in_this_dialect")
-        before = self._parts.fleet.mode
         self._parts.fleet.apply(ModeChanged(mode))
-        await _json(responder, 200, {"mode": mode, "before": before})
 
     async def status(self, request: Request, responder: Responder) -> None:
         """GET /status: everything worth knowing at a glance."""

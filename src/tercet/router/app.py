@@ -21,6 +21,7 @@ from tercet.http.server import Request, Responder, Server
 from tercet.router.admin import Admin
 from tercet.router.checks import Door, request_id
 from tercet.router.config import RouterConfig
+from tercet.router.discovery.watch import Discovery
 from tercet.router.gate import Gates
 from tercet.router.generation import generate
 from tercet.router.handoffs import Handoffs
@@ -84,6 +85,9 @@ class Router:
         )
         self._asks_certificate = config.tls_client_ca is not None
         admin, members = Admin(self.parts, self.prober, self.roster), Members(self.parts, self.roster)
+        self._discovery = Discovery(
+            config.sources(), self.roster, admin.change_mode, config.discovery_interval_s, config.drain_timeout_s
+        )
         self._endpoints: dict[str, dict[str, Endpoint]] = {
             "/health": {"GET": admin.health},
             "/ready": {"GET": admin.ready},
@@ -118,11 +122,13 @@ class Router:
             raise UsageError(f"can't listen on {config.host}:{config.port}: {why}; choose another --port") from error
         self.prober.start()
         self._kv.start()
+        self._discovery.start()
 
     async def close(self, grace_s: float) -> None:
         """Stop listening, let answers under way end for up to `grace_s` seconds, release what is left, close
         everything."""
         await self._server.close(grace_s)
+        await self._discovery.close()
         await self.roster.close()
         await self.prober.close()
         await self._kv.close()

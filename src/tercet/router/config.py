@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from ssl import SSLContext
 from urllib.parse import urlsplit
 
@@ -13,6 +14,10 @@ from tercet.dialects.protocol import Dialect
 from tercet.dialects.registry import dialect_for
 from tercet.http.tls import client_context, server_context
 from tercet.media.limits import MediaLimits
+from tercet.router.discovery.dns import DnsSource
+from tercet.router.discovery.file import FileSource
+from tercet.router.discovery.kubernetes import ACCOUNT, Cluster, KubernetesSource
+from tercet.router.discovery.source import Source
 from tercet.routing.balancers import balancer_named
 from tercet.routing.events import WorkerAdded
 from tercet.routing.policy import PPD_THRESHOLD, Policy, check_rank_match, unequal_ranks
@@ -81,6 +86,13 @@ class RouterConfig:
     probe_timeout_s: float = 60.0
     shutdown_grace_s: float = 10.0
     drain_timeout_s: float = 300.0
+    workers_file: str | None = None
+    discover_dns: tuple[str, ...] = ()
+    discover_kubernetes: tuple[str, ...] = ()
+    kubernetes_api: str = Cluster().api
+    kubernetes_namespace: str | None = None
+    kubernetes_account: str = str(ACCOUNT)
+    discovery_interval_s: float = 2.0
     api_keys: tuple[str, ...] = ()
     api_key_file: str | None = None
     worker_api_key: str | None = None
@@ -126,6 +138,7 @@ class RouterConfig:
             "answer_timeout_s",
             "idle_timeout_s",
             "queue_timeout_s",
+            "discovery_interval_s",
             "breaker_pause_s",
             "breaker_max_pause_s",
         ):
@@ -133,9 +146,10 @@ class RouterConfig:
                 raise UsageError(f"--{name.removesuffix('_s').replace('_', '-')} must be above 0")
         if self.ppd_threshold < 0 or self.max_retries < 0 or self.max_queue < 0:
             raise UsageError("--ppd-threshold, --max-retries and --max-queue must not be negative")
-        if not self.worker_events():
+        if not self.worker_events() and not self.sources():
             raise UsageError("a router needs workers: name some by --worker, or by --prefill and --decode")
-        require_stages(self.start_mode, self._specs())
+        if not self.sources():
+            require_stages(self.start_mode, self._specs())
         if reason := self.unable(self.start_mode):
             raise UsageError(reason)
         if self.encode_fallback not in ENCODE_FALLBACKS:
@@ -166,7 +180,20 @@ class RouterConfig:
     @property
     def start_mode(self) -> Mode:
         """The mode to begin with. Raises UsageError when none fits the workers."""
+        if self.mode is None and self.workers_file is not None:
+            return Mode.AGGREGATED  # until the file is read
+        if self.mode is None and not self.worker_events():
+            raise UsageError("name the --mode: which workers there will be is not known yet")
         return self.mode or default_mode(self._specs())
+
+    def sources(self) -> list[Source]:
+        """Return where workers are learned of besides. Raises UsageError."""
+        cluster = Cluster(self.kubernetes_api.rstrip("/"), self.kubernetes_namespace, Path(self.kubernetes_account))
+        return [
+            *([FileSource(Path(self.workers_file))] if self.workers_file is not None else []),
+            *map(DnsSource, self.discover_dns),
+            *(KubernetesSource(text, cluster) for text in self.discover_kubernetes),
+        ]
 
     def unable(self, mode: Mode) -> str | None:
         """Return why the workers' dialect can't run `mode`; None when it can."""

@@ -9,10 +9,9 @@ from urllib.parse import parse_qs
 from tercet.core.errors import RequestError, UsageError
 from tercet.core.stage import ROLE_NAMES
 from tercet.http.server import Request, Responder
+from tercet.router.discovery.source import LETTERS
 from tercet.router.parts import Parts
 from tercet.router.roster import Roster
-
-LETTERS = {name: letter for letter, name in ROLE_NAMES.items()} | {letter: letter for letter in ROLE_NAMES}
 
 
 class Members:

@@ -55,7 +55,7 @@ class Roster:
 
     def remove(self, url: str, timeout_s: float) -> None:
         """Send no more requests to a worker, let those under way end for up to `timeout_s`, then forget it."""
-        if url in self.draining:
+        if url in self.draining or url not in self._parts.fleet.workers:
             return
         self.draining[url] = monotonic() + timeout_s
         self._prober.unwatch(url)

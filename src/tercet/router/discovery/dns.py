@@ -1,0 +1,47 @@
+"""Workers behind a DNS name: one at each of its addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+
+from tercet.core.errors import UsageError
+from tercet.router.discovery.source import DiscoveryError, Found, host_in_url, letter_of, port_of
+
+RESOLVE_S = 5.0
+
+Resolve = Callable[[str, int], Awaitable[Iterable[str]]]
+"""(name, port) -> addresses. Raises OSError."""
+
+
+async def resolve(name: str, port: int) -> list[str]:
+    """Ask the system's resolver."""
+    answers = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in answers]
+
+
+class DnsSource:
+    """A headless service: `prefill=workers.example:8000`."""
+
+    def __init__(self, text: str, resolver: Resolve = resolve) -> None:
+        """Raises UsageError for a text that is not ROLE=NAME:PORT."""
+        role, equals, rest = text.partition("=")
+        host, colon, port = rest.rpartition(":")
+        if not equals or not colon or not host:
+            raise UsageError(f"--discover-dns {text!r}: write ROLE=NAME:PORT")
+        self.name = f"DNS {host}"
+        self._host, self._letter = host, letter_of(role, f"--discover-dns {text}")
+        self._port, self._resolver = port_of(port, f"--discover-dns {text}"), resolver
+
+    async def look(self) -> Found:
+        """Return a worker for each address. Raises DiscoveryError."""
+        try:
+            async with asyncio.timeout(RESOLVE_S):
+                addresses = await self._resolver(self._host, self._port)
+        except (OSError, TimeoutError) as error:
+            raise DiscoveryError(f"can't resolve {self._host}: {error or 'no answer in time'}") from error
+        return Found({f"http://{host_in_url(address)}:{self._port}": self._letter for address in addresses})
+
+    async def close(self) -> None:
+        """Nothing is open."""

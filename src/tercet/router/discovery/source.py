@@ -1,0 +1,59 @@
+"""What a source of workers is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tercet.core.errors import TercetError, UsageError
+from tercet.core.stage import ROLE_NAMES, Mode
+
+LETTERS = {name: letter for letter, name in ROLE_NAMES.items()} | {letter: letter for letter in ROLE_NAMES}
+"""A role by its name or its letter."""
+
+
+class DiscoveryError(TercetError):
+    """A source could not be read: what it said before stays true."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a source says now: workers, as flags give them, with their letters; a mode if it names one."""
+
+    workers: Mapping[str, str] = field(default_factory=dict)
+    mode: Mode | None = None
+
+
+class Source(Protocol):
+    """Says which workers there are."""
+
+    name: str
+
+    async def look(self) -> Found:
+        """Return what there is now. Raises DiscoveryError."""
+        ...
+
+    async def close(self) -> None:
+        """Close what was opened."""
+        ...
+
+
+def letter_of(role: str, where: str) -> str:
+    """Return the letter of a role. Raises UsageError."""
+    try:
+        return LETTERS[role]
+    except KeyError:
+        raise UsageError(f"{where}: role {role!r} is none of {', '.join(ROLE_NAMES.values())}") from None
+
+
+def port_of(text: str, where: str) -> int:
+    """Read a port. Raises UsageError."""
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise UsageError(f"{where}: {text!r} is no port")
+    return int(text)
+
+
+def host_in_url(address: str) -> str:
+    """Return an IP address as an URL has it."""
+    return f"[{address}]" if ":" in address else address

@@ -1,0 +1,211 @@
+"""Workers are learned of from a file, DNS and a Kubernetes API, and the roster follows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+
+from tercet.core.errors import RequestError, UsageError
+from tercet.core.stage import Mode
+from tercet.http.server import Request, Responder, Server
+from tercet.router.config import RouterConfig
+from tercet.router.discovery.dns import DnsSource
+from tercet.router.discovery.file import read
+from tercet.router.discovery.kubernetes import Cluster, KubernetesSource
+from tercet.router.discovery.source import DiscoveryError
+from tests.unit.router.fake_worker import FakeWorker, Tickets
+from tests.unit.router.harness import Setup, routing, until
+
+
+@asynccontextmanager
+async def workers(letters: str) -> AsyncIterator[list[FakeWorker]]:
+    tickets = Tickets()
+    started = [await FakeWorker(letter, tickets).start() for letter in letters]
+    yield started
+    for worker in started:
+        await worker.stop()
+
+
+def write(path: Path, mode: str, *named: FakeWorker) -> None:
+    roles = {"P": "prefill", "D": "decode", "A": "worker"}
+    entries = [{"url": worker.url, "role": roles[worker.role]} for worker in named]
+    path.with_suffix(".new").write_text(json.dumps({"mode": mode, "workers": entries}))
+    os.replace(path.with_suffix(".new"), path)
+
+
+def urls(setup: Setup) -> set[str]:
+    return set(setup.router.parts.fleet.workers)
+
+
+async def test_a_file_of_workers_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "workers.yaml"
+    async with workers("APDD") as (whole, prefill, first, second):
+        write(path, "pd", prefill, first)
+        async with routing("", workers_file=str(path), discovery_interval_s=0.05, wait=False) as setup:
+            await until(lambda: len(urls(setup)) == 2)
+            await setup.ready()
+            assert (await setup.complete("a b c")).route == "P0>D0"
+            first.gate, first.gate_after = asyncio.Event(), 1
+            stream = asyncio.create_task(setup.complete("a b c", stream=True, max_tokens=3))
+            await until(lambda: len(first.inferences) == 2)
+            write(path, "ppd", prefill, second, whole)
+            await until(lambda: setup.router.parts.fleet.mode is Mode.PPD and second.url in urls(setup))
+            assert first.url in urls(setup), "it drains"
+            first.gate.set()
+            assert (await stream).streamed == "w3 w4 w5"
+            await until(lambda: urls(setup) == {prefill.url, second.url, whole.url})
+            await setup.ready()
+            assert (await setup.complete("x y z")).status == 200
+            path.write_text("workers: [{url: nonsense")
+            await asyncio.sleep(0.2)
+            assert urls(setup) == {prefill.url, second.url, whole.url}, "nonsense changes nothing"
+
+
+async def test_what_an_operator_added_is_not_the_files_to_remove(tmp_path: Path) -> None:
+    path = tmp_path / "workers.yaml"
+    async with workers("AA") as (named, added):
+        write(path, "aggregated", named)
+        async with routing("", workers_file=str(path), discovery_interval_s=0.05, wait=False) as setup:
+            await until(lambda: urls(setup))
+            assert (await setup.post("/workers", {"url": added.url, "role": "worker"})).status == 201
+            write(path, "aggregated")
+            await until(lambda: urls(setup) == {added.url})
+            await setup.ready()
+            assert (await setup.complete("a")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[", "no YAML"),
+        ("workers: 3", "write workers:"),
+        ("workers: [{url: x}]", r"workers\[0\]: write"),
+        ("workers: [{url: x, role: boss}]", "'boss' is none of encode, prefill"),
+        ("workers: []\nmode: fast", "unknown mode"),
+        ("workers: []\nmodes: pd", "write workers:"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        read(text, "w.yaml")
+
+
+async def test_a_name_stands_for_all_its_addresses() -> None:
+    answers: list[Sequence[str] | OSError] = [["10.0.0.1", "fd00::2"], OSError("no such name"), []]
+
+    async def resolver(name: str, port: int) -> Sequence[str]:
+        assert (name, port) == ("decode.example", 8000)
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    source = DnsSource("decode=decode.example:8000", resolver)
+    assert (await source.look()).workers == {"http://10.0.0.1:8000": "D", "http://[fd00::2]:8000": "D"}
+    with pytest.raises(DiscoveryError, match="no such name"):
+        await source.look()
+    assert (await source.look()).workers == {}
+
+
+async def test_a_worker_behind_a_name_gets_requests() -> None:
+    async with workers("A") as (worker,):
+        settings: dict[str, Any] = {"discover_dns": (f"worker=localhost:{worker.server.port}",)}
+        async with routing("", "aggregated", wait=False, discovery_interval_s=0.1, **settings) as setup:
+            await until(lambda: worker.url in urls(setup))
+            await until(lambda: setup.router.parts.fleet.ready(worker.url))
+            assert (await setup.complete("a")).status == 200
+
+
+class FakeApi:
+    """As much of an API server as a list of pods takes: a token, a namespace, a label selector."""
+
+    def __init__(self) -> None:
+        self.pods: list[dict[str, Any]] = []
+        self.status = 200
+        self.server = Server(self.handle)
+
+    def add(self, ip: str, phase: str = "Running", **labels: str) -> dict[str, Any]:
+        pod: dict[str, Any] = {"metadata": {"labels": labels}, "status": {"phase": phase, "podIP": ip}}
+        self.pods.append(pod)
+        return pod
+
+    async def handle(self, request: Request, responder: Responder) -> None:
+        if request.headers.get("authorization") != "Bearer of-this-hour":
+            raise RequestError(401, "Unauthorized")
+        if request.path != "/api/v1/namespaces/prod/pods":
+            raise RequestError(403, "forbidden")
+        wanted = dict(part.split("=") for part in parse_qs(request.query)["labelSelector"][0].split(","))
+        items = [pod for pod in self.pods if wanted.items() <= pod["metadata"]["labels"].items()]
+        await responder.send(self.status, json.dumps({"kind": "PodList", "items": items}).encode())
+
+
+@asynccontextmanager
+async def fake_cluster(tmp_path: Path) -> AsyncIterator[tuple[FakeApi, Cluster]]:
+    api = FakeApi()
+    await api.server.start()
+    (tmp_path / "token").write_text("of-this-hour\n")
+    (tmp_path / "namespace").write_text("prod")
+    yield api, Cluster(f"http://127.0.0.1:{api.server.port}", None, tmp_path)
+    await api.server.close(0)
+
+
+async def test_pods_are_found_by_their_labels(tmp_path: Path) -> None:
+    async with fake_cluster(tmp_path) as (api, cluster):
+        source = KubernetesSource("decode:8000=app=tercet,stage=decode", cluster)
+        api.add("10.0.0.1", app="tercet", stage="decode")
+        api.add("10.0.0.2", app="tercet", stage="prefill")
+        api.add("10.0.0.3", "Pending", app="tercet", stage="decode")
+        leaving = api.add("10.0.0.4", app="tercet", stage="decode")
+        assert (await source.look()).workers == {"http://10.0.0.1:8000": "D", "http://10.0.0.4:8000": "D"}
+        leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        assert (await source.look()).workers == {"http://10.0.0.1:8000": "D"}
+        api.status = 500
+        with pytest.raises(DiscoveryError, match="answered 500"):
+            await source.look()
+        (tmp_path / "token").write_text("old")
+        with pytest.raises(DiscoveryError, match="answered 401"):
+            await source.look()
+        await api.server.close(0)
+        with pytest.raises(DiscoveryError, match="does not answer"):
+            await source.look()
+        await source.close()
+
+
+async def test_a_pod_joins_and_leaves(tmp_path: Path) -> None:
+    async with fake_cluster(tmp_path) as (api, cluster), workers("A") as (worker,):
+        settings: dict[str, Any] = {
+            "discover_kubernetes": (f"worker:{worker.server.port}=app=tercet",),
+            "kubernetes_api": cluster.api,
+            "kubernetes_account": str(tmp_path),
+        }
+        async with routing("", "aggregated", wait=False, discovery_interval_s=0.05, **settings) as setup:
+            pod = api.add("127.0.0.1", app="tercet")
+            await until(lambda: worker.url in urls(setup))
+            await setup.ready()
+            assert (await setup.complete("a")).status == 200
+            pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+            await until(lambda: not urls(setup))
+            assert (await setup.complete("a")).status == 503
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"discover_dns": ("decode:x",)}, "ROLE=NAME:PORT"),
+        ({"discover_dns": ("boss=x:1",)}, "'boss' is none of"),
+        ({"discover_dns": ("decode=x:y",)}, "'y' is no port"),
+        ({"discover_dns": ("decode=x:1",), "mode": None}, "name the --mode"),
+        ({"discover_kubernetes": ("decode=app",)}, "ROLE:PORT=SELECTOR"),
+    ],
+)
+def test_sources_that_cannot_work(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        RouterConfig(**{"mode": Mode.PD, **settings})
