@@ -16,7 +16,10 @@ from tercet.core.secret import key_of_workers, take_secret
 from tercet.core.stage import Mode
 from tercet.core.topology import mode_from_name
 
-URL_FLAGS = ("--worker", "--worker-urls", "--encode", "--prefill", "--decode")
+URL_FLAGS = (
+    *("--worker", "--worker-urls", "--encode", "--prefill", "--decode"),
+    *("--discover-dns", "--discover-kubernetes"),
+)
 BALANCER_ALIASES = {"cache_aware": "prefix_aware"}
 """What the vLLM router calls a balancer that we call otherwise."""
 
@@ -94,6 +97,10 @@ def router(
     ] = None,
     kubernetes_namespace: Annotated[
         str | None, typer.Option(metavar="NAME", help="The pods' namespace.  [default: that of its own pod]")
+    ] = None,
+    kubernetes_account: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Its token, namespace and ca.crt.  [default: where a pod finds its own]"),
     ] = None,
     discovery_interval: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Between two looks for workers.  [default: 2]")
@@ -233,6 +240,7 @@ def router(
         "tls_client_ca": tls_client_ca,
         "worker_ca": worker_ca,
         "workers_file": workers_file,
+        "kubernetes_account": kubernetes_account,
         "worker_cert": worker_cert,
         "worker_key": worker_key,
     }

@@ -58,9 +58,10 @@ class KubernetesSource:
                 authority = cluster.account / "ca.crt"
                 tls = client_context(str(authority)) if cluster.api.startswith("https:") else None
                 self._client = Client(tls=tls)
+            asked = urlencode({"labelSelector": self._selector})
             response = await self._client.request(
                 "GET",
-                f"{cluster.api}/api/v1/namespaces/{quote(namespace)}/pods?{urlencode({'labelSelector': self._selector})}",
+                f"{cluster.api}/api/v1/namespaces/{quote(namespace)}/pods?{asked}",
                 headers=[("Authorization", f"Bearer {token}"), ("Accept", "application/json")],
                 first_byte_timeout_s=API_TIMEOUT_S,
                 idle_timeout_s=API_TIMEOUT_S,
