@@ -6,20 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tercet.core.route import EncodeShare, Rank, Route
+from tercet.core.route import Rank
 from tercet.core.stage import Mode, Stage, role_letter
 from tercet.routing import events as e
 from tercet.routing.conversations import Continuation, Conversations
 from tercet.routing.facts import CHUNK_IDS, RequestFacts
+from tercet.routing.in_flight import InFlight
 from tercet.routing.kv_events import BlocksCleared, TokenBlocks
 from tercet.routing.load import Load
 from tercet.routing.picture_index import PictureIndex, PictureTokens
 from tercet.routing.prefix_index import PrefixIndex
-
-TOKENS_PER_BYTE = 0.25
-"""What a model is believed to make of text before its first usage is known."""
-LEARNING_BYTES = 64 * 1024
-"""The running mean of tokens per byte forgets about so many bytes ago."""
+from tercet.routing.text_density import TextDensity
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +26,6 @@ class Holding:
     held: int
     uncached: int
     units: int = 0
-
-
-@dataclass(slots=True)
-class _InFlight:
-    route: Route
-    facts: RequestFacts
-    prefill_tokens: int
-    decode_tokens: int
-    prefilling: bool
-    encoding: dict[str, int]
 
 
 class FleetState:
@@ -56,15 +43,13 @@ class FleetState:
         self._index_chunks = index_chunks
         self._ready: set[str] = set()
         self._pairs: set[tuple[str, str]] = set()
-        self._loads: dict[str, Load] = {}
         self._indexes: dict[str, PrefixIndex] = {}
         self._blocks: dict[str, TokenBlocks] = {}
         self._max_pictures = max_pictures
         self._pictures: dict[str, PictureIndex] = {}
         self.picture_tokens = PictureTokens(max_pictures)
-        self._in_flight: dict[str, _InFlight] = {}
-        self._routed = 0
-        self._text: dict[str, tuple[float, float]] = {}
+        self._in_flight = InFlight()
+        self._density = TextDensity()
         self._candidates: dict[tuple[str, str], tuple[Rank, ...]] = {}
         self.known_models: tuple[str, ...] = ()
 
@@ -95,7 +80,7 @@ class FleetState:
 
     def load(self, rank: Rank) -> Load:
         """Return the rank's load."""
-        return self._loads[rank.address]
+        return self._in_flight.load(rank.address)
 
     def index(self, address: str) -> PrefixIndex:
         """Return the rank's prefix index."""
@@ -117,12 +102,11 @@ class FleetState:
     @property
     def routed(self) -> int:
         """Number of requests routed so far: a clock for decisions that need one."""
-        return self._routed
+        return self._in_flight.routed
 
     def tokens_per_byte(self, model: str) -> float:
         """Return the running mean of prompt tokens per byte of rendered text."""
-        tokens, size = self._text.get(model, (0.0, 0.0))
-        return tokens / size if size else TOKENS_PER_BYTE
+        return self._density.of(model)
 
     def holding(self, facts: RequestFacts, rank: Rank, known: Continuation | None) -> Holding:
         """Return what `rank` holds of the prompt: by its cache, and by the conversation it served if that is still in
@@ -159,14 +143,15 @@ class FleetState:
         for i in range(event.ranks):
             rank = Rank(letter, max(taken, default=-1) + 1 + i, event.url, i if event.ranks > 1 else None)
             self.ranks[rank.address] = rank
-            self._loads[rank.address] = Load()
+            self._in_flight.add_rank(rank.address)
             self._indexes[rank.address] = PrefixIndex(self._index_chunks)
             self._pictures[rank.address] = PictureIndex(self._max_pictures)
         self._candidates.clear()
 
     def _remove_rank(self, address: str) -> None:
         self._forget_rank(address)
-        del self.ranks[address], self._loads[address], self._indexes[address], self._pictures[address]
+        self._in_flight.remove_rank(address)
+        del self.ranks[address], self._indexes[address], self._pictures[address]
 
     def _worker_removed(self, event: e.WorkerRemoved) -> None:
         self.workers.pop(event.url, None)
@@ -219,58 +204,19 @@ class FleetState:
             self._pairs.discard(pair)
 
     def _on_routed(self, event: e.Routed) -> None:
-        route = event.route
-        self._routed += 1
-        item = _InFlight(
-            route,
-            event.facts,
-            route.prefill_uncached if route.prefill else 0,
-            0 if route.prefill else route.uncached,
-            route.prefill is not None,
-            {},
-        )
-        self._in_flight[event.request_id] = item
-        for share in route.encode:
-            self._take_share(item, share)
-        if route.prefill is not None:
-            self._take(route.prefill, item.prefill_tokens)
-        self._take(route.decode, item.decode_tokens)
-
-    def _take_share(self, item: _InFlight, share: EncodeShare) -> None:
-        pictures = [item.facts.pictures[i] for i in share.pictures]
-        item.encoding[share.rank.address] = tokens = sum(picture.tokens for picture in pictures)
-        self._take(share.rank, tokens)
-        index = self._pictures.get(share.rank.address)
-        if index is not None:
-            # At once: who asks for the same picture meanwhile shall meet it there.
-            index.store((picture.key, picture.tokens) for picture in pictures if picture.key is not None)
-
-    def _end_share(self, item: _InFlight, address: str) -> None:
-        tokens = item.encoding.pop(address, None)
-        rank = self.ranks.get(address)
-        if tokens is not None and rank is not None:
-            self._give_back(rank, 1, tokens)
-
-    def _take(self, rank: Rank, tokens: int) -> None:
-        load = self._loads.get(rank.address)
-        if load is not None:
-            load.requests += 1
-            load.tokens += tokens
-            load.routed += 1
-            load.last_routed = self._routed
-
-    def _give_back(self, rank: Rank, requests: int, tokens: int) -> None:
-        load = self._loads.get(rank.address)
-        if load is not None:
-            # Never below zero: a worker may have left and come back under the same address meanwhile.
-            load.requests = max(0, load.requests - requests)
-            load.tokens = max(0, load.tokens - tokens)
+        self._in_flight.begin(event.request_id, event.route, event.facts)
+        for share in event.route.encode:
+            index = self._pictures.get(share.rank.address)
+            if index is not None:
+                # At once: who asks for the same picture meanwhile shall meet it there.
+                pictures = [event.facts.pictures[i] for i in share.pictures]
+                index.store((picture.key, picture.tokens) for picture in pictures if picture.key is not None)
 
     def _on_encoded(self, event: e.Encoded) -> None:
-        item = self._in_flight.get(event.request_id)
-        if item is not None:
-            self._end_share(item, event.address)
-            self._pictures_held(e.PicturesHeld(event.address, item.facts.model, event.pictures))
+        flight = self._in_flight.find(event.request_id)
+        if flight is not None:
+            self._in_flight.encoded(flight, event.address)
+            self._pictures_held(e.PicturesHeld(event.address, flight.facts.model, event.pictures))
 
     def _pictures_held(self, event: e.PicturesHeld) -> None:
         index = self._pictures.get(event.address)
@@ -285,34 +231,22 @@ class FleetState:
             index.forget(event.keys)
 
     def _on_prefilled(self, event: e.Prefilled) -> None:
-        item = self._in_flight.get(event.request_id)
-        if item is None or item.route.prefill is None or not item.prefilling:
-            return
-        item.prefilling = False
-        self._give_back(item.route.prefill, 1, item.prefill_tokens)
-        if event.prompt_tokens is not None:
-            self._learn(item.facts, event.prompt_tokens)
-        self._store(item.facts, item.route.prefill.address, event.prompt_tokens)
+        flight = self._in_flight.find(event.request_id)
+        if flight is not None and self._in_flight.prefilled(flight):
+            if event.prompt_tokens is not None:
+                self._learn(flight.facts, event.prompt_tokens)
+            self._store(flight.facts, flight.route.prefills.address, event.prompt_tokens)
 
     def _on_first_token(self, event: e.FirstToken) -> None:
-        item = self._in_flight.get(event.request_id)
-        if item is None:
-            return
-        self._give_back(item.route.decode, 0, item.decode_tokens)
-        item.decode_tokens = 0
-        if event.prompt_tokens is not None and item.route.prefill is None:
-            self._learn(item.facts, event.prompt_tokens)
-        self._store(item.facts, item.route.decode.address, event.prompt_tokens)
+        flight = self._in_flight.find(event.request_id)
+        if flight is not None:
+            self._in_flight.answering(flight)
+            if event.prompt_tokens is not None and flight.route.prefill is None:
+                self._learn(flight.facts, event.prompt_tokens)
+            self._store(flight.facts, flight.route.decode.address, event.prompt_tokens)
 
     def _on_finished(self, event: e.Finished) -> None:
-        item = self._in_flight.pop(event.request_id, None)
-        if item is None:
-            return
-        if item.prefilling and item.route.prefill is not None:
-            self._give_back(item.route.prefill, 1, item.prefill_tokens)
-        for address in list(item.encoding):
-            self._end_share(item, address)
-        self._give_back(item.route.decode, 1, item.decode_tokens)
+        self._in_flight.end(event.request_id)
 
     def _conversation_recorded(self, event: e.ConversationRecorded) -> None:
         if event.address in self.ranks:
@@ -362,13 +296,9 @@ class FleetState:
             index.store(facts.chunks, size * max(0, tokens - facts.picture_tokens) / facts.size, pictures)
 
     def _learn(self, facts: RequestFacts, prompt_tokens: int) -> None:
-        if facts.exact or not facts.size or facts.prompts > 1 or facts.pictures:
-            return
-        if facts.model and facts.model not in self.known_models:
-            return  # names come from clients, and must not fill the memory
-        tokens, size = self._text.get(facts.model, (0.0, 0.0))
-        keep = max(0.0, 1.0 - facts.size / LEARNING_BYTES)
-        self._text[facts.model] = (tokens * keep + prompt_tokens, size * keep + facts.size)
+        # Names come from clients, and must not fill the memory.
+        if not facts.model or facts.model in self.known_models:
+            self._density.learn(facts, prompt_tokens)
 
 
 _FOLD: dict[type, Callable[[FleetState, Any], None]] = {
