@@ -7,6 +7,7 @@ from hashlib import blake2b
 
 from tercet.core.errors import UsageError
 from tercet.core.route import Rank
+from tercet.routing.affinity import affinity, mean_requests
 from tercet.routing.conversations import Continuation
 from tercet.routing.facts import RequestFacts
 from tercet.routing.fleet import FleetState
@@ -62,11 +63,14 @@ def prefix_aware(
     ranks: Sequence[Rank], facts: RequestFacts, fleet: FleetState, known: Continuation | None, seed: int
 ) -> Rank:
     """The rank that would begin to answer soonest: the fewest tokens to compute first, its own work and what it
-    lacks of the prompt."""
+    lacks of the prompt. What it holds counts for less the busier it is than the others: each answer under way slows
+    all of its steps, and one prefix that everybody asks for must not draw everybody to one rank."""
+    mean = mean_requests(fleet, ranks)
 
-    def cost(rank: Rank) -> tuple[int, int]:
-        load = fleet.load(rank)
-        return fleet.holding(facts, rank, known).uncached + load.work, load.last_routed
+    def cost(rank: Rank) -> tuple[float, int]:
+        load, holding = fleet.load(rank), fleet.holding(facts, rank, known)
+        unused = holding.held * (1.0 - affinity(load.requests, mean))
+        return holding.uncached + unused + load.work, load.last_routed
 
     return min(ranks, key=cost)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Mode
+from tercet.routing.affinity import crowded
 from tercet.routing.encoding import complete_without_encoding, place_pictures
 from tercet.routing.facts import RequestFacts
 from tercet.routing.fleet import FleetState
@@ -97,7 +98,8 @@ def _apart(
 
 
 def prefix_holder(question: Question, ranks: Sequence[Rank]) -> Rank | None:
-    """Return the rank that holds most of the prompt, if any holds at least half of it."""
+    """Return the rank that holds most of the prompt, if any that is not crowded holds at least half of it."""
+    ranks = [rank for rank in ranks if not crowded(question.fleet, rank, ranks)]
     best = min(ranks, key=lambda rank: question.fleet.holding(question.facts, rank, None).uncached)
     holding = question.fleet.holding(question.facts, best, None)
     return best if holding.held > holding.uncached else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Mode
+from tercet.routing.affinity import crowded
 from tercet.routing.conversations import Continuation
 from tercet.routing.facts import RequestFacts
 from tercet.routing.fleet import FleetState
@@ -35,11 +36,12 @@ class Question:
         return balancer(ranks, self.facts, self.fleet, self.known, self.policy.seed)
 
     def holder(self, ranks: Sequence[Rank]) -> Rank | None:
-        """Return the rank that served the conversation's last turn, if it is among `ranks`."""
+        """Return the rank that served the conversation's last turn, if it is among `ranks` and not crowded."""
         if self.known is None:
             return None
         address = self.known.conversation.address
-        return next((rank for rank in ranks if rank.address == address), None)
+        rank = next((rank for rank in ranks if rank.address == address), None)
+        return None if rank is None or crowded(self.fleet, rank, ranks) else rank
 
     def direct(self, rank: Rank, *, fallback: bool = False) -> Route:
         """Return the route on which `rank` does everything."""
