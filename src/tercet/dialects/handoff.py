@@ -223,7 +223,10 @@ class HandoffExchange:
     def _decode_leg(self, content: Content) -> Leg:
         request, rank = self._request, self._route.decode
         headers = leg_headers(request, rank)
-        return Leg(Stage.DECODE, rank, request.path, headers, content.body, request.stream, content.make)
+        cached = self._prefill_cached if request.include_usage else None
+        return Leg(
+            Stage.DECODE, rank, request.path, headers, content.body, request.stream, content.make, cached_tokens=cached
+        )
 
 
 def _not_ok(leg: Leg, answer: Answer) -> Step:

@@ -19,7 +19,8 @@ Headers = tuple[tuple[str, str], ...]
 class Leg:
     """One HTTP request to one rank. `streams`: if it succeeds, its answer's body is the client's, passed on as
     it comes; any other answer is read whole and given to `on_answer`. A body that holds pictures is made by `make`
-    when it is sent, so that their bytes are not kept twice."""
+    when it is sent, so that their bytes are not kept twice. `cached_tokens` are those that the usage of a stream is to
+    tell of, where who writes it doesn't know them."""
 
     stage: Stage
     rank: Rank
@@ -30,6 +31,7 @@ class Leg:
     make: Callable[[], bytes] | None = None
     method: str = "POST"
     base: str | None = None
+    cached_tokens: int | None = None
 
     @property
     def url(self) -> str:

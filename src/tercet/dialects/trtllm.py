@@ -137,7 +137,8 @@ class TrtllmExchange:
         self._context_cached = None if usage is None else usage.cached_tokens
         request = self._request
         body = {**request.body, PARAMS: handed_on, "prompt_token_ids" if request.chat else "prompt": ids}
-        return Legs((self._generation_leg(dump(body)),))
+        told = "ctx_usage" in params or not request.include_usage
+        return Legs((self._generation_leg(dump(body), None if told else self._context_cached),))
 
     def _early(self, leg: Leg, data: dict[str, Any]) -> Step:
         for field in ("prompt_token_ids", "prompt_token_ids_b64"):
@@ -148,9 +149,9 @@ class TrtllmExchange:
         except (ValueError, TypeError, AttributeError):
             return broken(leg, "its answer to a context request is no OpenAI answer")
 
-    def _generation_leg(self, body: bytes) -> Leg:
+    def _generation_leg(self, body: bytes, cached: int | None = None) -> Leg:
         request, rank = self._request, self._route.decode
-        return Leg(Stage.DECODE, rank, request.path, _headers(request), body, request.stream)
+        return Leg(Stage.DECODE, rank, request.path, _headers(request), body, request.stream, cached_tokens=cached)
 
 
 def several(request: ClientRequest) -> bool:

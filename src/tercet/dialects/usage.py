@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _DECODER = json.JSONDecoder()
+MAX_EVENT_BYTES = 1024 * 1024
+"""Of an event longer than this what came is passed on as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +64,42 @@ def merge_cached(answer: dict[str, Any], cached_tokens: int | None) -> bool:
         return False
     usage["prompt_tokens_details"] = {**(details if isinstance(details, dict) else {}), "cached_tokens": cached_tokens}
     return True
+
+
+class StreamedUsage:
+    """Says in the usage of a stream how many tokens of the prompt were cached; all else passes as it came.
+
+    Whole events pass at once; only the beginning of one that is cut by the pieces waits for its end.
+    """
+
+    __slots__ = ("_begun", "_cached_tokens")
+
+    def __init__(self, cached_tokens: int) -> None:
+        self._cached_tokens, self._begun = cached_tokens, b""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Take a piece of the stream; return what can be passed on."""
+        data = self._begun + piece if self._begun else piece
+        end = data.rfind(b"\n\n") + 2
+        if end < 2:
+            end = data.rfind(b"\n") + 1 if len(data) > MAX_EVENT_BYTES else 0
+        whole, self._begun = data[:end], data[end:]
+        if b'"usage":' not in whole:
+            return whole
+        return b"\n\n".join(map(self._rewritten, whole.split(b"\n\n")))
+
+    def end(self) -> bytes:
+        """Return what was kept back."""
+        rest, self._begun = self._begun, b""
+        return rest
+
+    def _rewritten(self, event: bytes) -> bytes:
+        if not event.startswith(b"data: {") or b'"usage":' not in event:
+            return event
+        try:
+            data = json.loads(event[6:])
+        except ValueError:
+            return event
+        if not merge_cached(data, self._cached_tokens):
+            return event
+        return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()

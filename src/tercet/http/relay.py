@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tercet.http.errors import ClientError
 from tercet.http.responder import Responder
@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 
 OnFirst = Callable[[int], Iterable[tuple[str, str]] | None]
 """Called with the time of the first body bytes, before anything is written; may return more headers, may raise."""
+
+
+class Rewriter(Protocol):
+    """Changes a body on its way."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Take a piece; return what can be passed on."""
+        ...
+
+    def end(self) -> bytes:
+        """Return what was kept back."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,7 @@ class Relay:
         "_on_first",
         "_responder",
         "_response",
+        "_rewriter",
         "_tail",
         "_tail_bytes",
         "_tail_size",
@@ -50,13 +63,20 @@ class Relay:
     )
 
     def __init__(
-        self, response: Response, responder: Responder, headers: Headers, on_first: OnFirst | None, tail_bytes: int
+        self,
+        response: Response,
+        responder: Responder,
+        headers: Headers,
+        on_first: OnFirst | None,
+        tail_bytes: int,
+        rewriter: Rewriter | None = None,
     ) -> None:
         self._response = response
         self._responder = responder
         self._headers = headers
         self._on_first = on_first
         self._tail_bytes = tail_bytes
+        self._rewriter = rewriter
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
         self._verbatim = False
@@ -74,6 +94,10 @@ class Relay:
         self._last_ns = now_ns
         if not self._first_ns and not self._begin(now_ns):
             return
+        if self._rewriter is not None:
+            for piece in pieces:
+                self._pass(self._rewriter.feed(piece))
+            return
         if self._write is not None:
             self._write(raw)
         elif self._verbatim:
@@ -90,6 +114,8 @@ class Relay:
         if self.done:
             return
         if error is None and (self._first_ns or self._begin(self._response.head_ns)):
+            if self._rewriter is not None:
+                self._pass(self._rewriter.end())
             self._responder.attach(None)
             if self._verbatim:
                 self._responder.finish_verbatim()
@@ -120,7 +146,8 @@ class Relay:
         try:
             more = self._on_first(now_ns) if self._on_first is not None else None
             if not responder.started:
-                length = None if response.chunked else response.headers.get("content-length")
+                as_long = not response.chunked and self._rewriter is None
+                length = response.headers.get("content-length") if as_long else None
                 responder.start(
                     response.status,
                     headers=[*self._headers, *(more or ())],
@@ -131,8 +158,13 @@ class Relay:
             self.failure = error
             self._end()
             return False
-        self._verbatim = response.chunked and responder.chunked
+        self._verbatim = response.chunked and responder.chunked and self._rewriter is None
         return True
+
+    def _pass(self, piece: bytes) -> None:
+        if piece:
+            self._responder.write(piece)
+            self._keep(piece)
 
     def _keep(self, piece: bytes) -> None:
         size = len(piece)

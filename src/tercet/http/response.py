@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 
 from tercet.http.errors import ClientError
 from tercet.http.exchange import Exchange
-from tercet.http.relay import OnFirst, Relay, Relayed
+from tercet.http.relay import OnFirst, Relay, Relayed, Rewriter
 from tercet.http.responder import Responder
 from tercet.http.wire import end_to_end
 
@@ -71,8 +71,9 @@ class Response(Exchange):
         headers: Iterable[tuple[str, str]] = (),
         on_first: OnFirst | None = None,
         tail_bytes: int = 0,
+        rewriter: Rewriter | None = None,
     ) -> Relayed:
-        """Pass the body on to `responder`, undecoded where both sides are framed alike.
+        """Pass the body on to `responder`, undecoded where both sides are framed alike and no `rewriter` changes it.
 
         `on_first(now_ns)` is called when the first body bytes were read and nothing was written yet; it may return
         more headers, and may raise: the answer is then not begun. If it did not start `responder` itself, the answer
@@ -80,7 +81,7 @@ class Response(Exchange):
         decoded body are in the result. When the server fails half-way a ClientError is raised; `responder` can then
         still be written to and finished, unless the failure left a chunk half sent: then it is aborted.
         """
-        relay = Relay(self, responder, headers, on_first, tail_bytes)
+        relay = Relay(self, responder, headers, on_first, tail_bytes, rewriter)
         try:
             if self._upstream is not None:
                 responder.attach(self._upstream)

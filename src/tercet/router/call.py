@@ -13,7 +13,7 @@ from tercet.core.route import Route
 from tercet.core.stage import Stage
 from tercet.dialects.protocol import Answer, Exchange, Failure, Leg, Legs, PicturesNeeded, Reply, Step
 from tercet.dialects.request import ClientRequest
-from tercet.dialects.usage import Usage, failed, find_usage
+from tercet.dialects.usage import StreamedUsage, Usage, failed, find_usage
 from tercet.http.client import ClientError, Relayed, Response
 from tercet.http.server import Responder
 from tercet.router.observation import Observation
@@ -266,7 +266,12 @@ class Call:
             return self._first_byte(now_ns, self._passed_on(response.headers), True)
 
         try:
-            relayed = await response.relay(self._responder, on_first=on_first, tail_bytes=TAIL_BYTES)
+            relayed = await response.relay(
+                self._responder,
+                on_first=on_first,
+                tail_bytes=TAIL_BYTES,
+                rewriter=None if leg.cached_tokens is None else StreamedUsage(leg.cached_tokens),
+            )
         except ClientError as error:
             if not self._responder.started:
                 raise

@@ -111,10 +111,17 @@ async def first_is_last(setup: Engines, stream: bool) -> list[Any]:
     return [merged(chat, True), merged(text, False)]
 
 
+@pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_cached_tokens_are_those_of_who_computed_the_prompt(dialect: str, stream: bool) -> None:
-    async with routing(dialect, DIALECTS[dialect]("PD"), "pd") as setup:
+async def test_cached_tokens_are_those_of_who_computed_the_prompt(dialect: str, stream: bool, old: bool) -> None:
+    engines = DIALECTS[dialect]("PD")
+    for engine in engines:  # which knew no word of it between P and D
+        if isinstance(engine, VllmServer):
+            engine.tells_cached = not old
+        if isinstance(engine, TrtllmServer):
+            engine.old = old
+    async with routing(dialect, engines, "pd") as setup:
         setup.engine("P").cached, setup.engine("D").cached = 2, 1
         options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
         chat, text = await setup.chat("hello there", **options), await setup.complete("a b c", **options)

@@ -108,6 +108,8 @@ def written(leg: Leg) -> dict[str, Any]:
     }
     if leg.streams:
         sent["streams"] = True
+    if leg.cached_tokens is not None:
+        sent["cached_tokens"] = leg.cached_tokens
     masked: dict[str, Any] = json.loads(_HEX.sub("RANDOM", json.dumps(sent)))
     return masked
 
@@ -147,6 +149,7 @@ async def record(case: Case, live: Mapping[str, str], client: Client) -> Case:
         answer = Answer(response.status, response.headers, await response.read())
         legs.append({"sent": written(leg), "answer": told(answer.status, answer.body)})
         if leg.streams and answer.status == 200:
+            assert leg.cached_tokens is None, "a worker that knows what was cached"
             break
         step = exchange.on_answer(leg, answer)
     else:

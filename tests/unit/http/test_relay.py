@@ -17,6 +17,20 @@ from tercet.http.server import Handler, Request, Responder, Server
 from .wires import client, connect, raw_serving, serving, until, url
 
 
+class Doubler:
+    """Says every byte twice, one piece late."""
+
+    def __init__(self) -> None:
+        self.kept = b""
+
+    def feed(self, piece: bytes) -> bytes:
+        ready, self.kept = self.kept, bytes(byte for pair in zip(piece, piece, strict=True) for byte in pair)
+        return ready
+
+    def end(self) -> bytes:
+        return self.feed(b"")
+
+
 class Proxy:
     """A relay in front of one server; remembers what it saw."""
 
@@ -25,6 +39,7 @@ class Proxy:
         self.base = base
         self.on_first = on_first
         self.tail_bytes = tail_bytes
+        self.rewrites = False
         self.relayed: list[Relayed] = []
         self.errors: list[ClientError] = []
 
@@ -33,7 +48,11 @@ class Proxy:
         try:
             self.relayed.append(
                 await response.relay(
-                    responder, headers=response.passed_on(), on_first=self.on_first, tail_bytes=self.tail_bytes
+                    responder,
+                    headers=response.passed_on(),
+                    on_first=self.on_first,
+                    tail_bytes=self.tail_bytes,
+                    rewriter=Doubler() if self.rewrites else None,
                 )
             )
         except ClientError as error:
@@ -84,6 +103,26 @@ async def test_a_stream_split_anywhere_arrives_byte_for_byte() -> None:
             assert await raw.reader.readexactly(len(framed)) == framed
         assert {(len(TEXT) * 3, TEXT[-64:])} == {(seen.body_bytes, seen.tail[-len(TEXT) :]) for seen in proxy.relayed}
         raw.close()
+
+
+@pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked", b"Content-Length: 6", b"Connection: close"])
+async def test_a_body_is_rewritten_whatever_its_framing(framing: bytes) -> None:
+    chunked = b"3\r\nabc\r\n" + b"3\r\ndef\r\n" + b"0\r\n\r\n"
+
+    async def talk(reader: Reader, writer: Writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = chunked if b"chunked" in framing else b"abcdef"
+        writer.write(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n" + body[:8])
+        await writer.drain()
+        await asyncio.sleep(0.005)
+        writer.write(body[8:])
+        writer.close()
+
+    async with raw_serving(talk) as base, proxied(base) as (server, proxy), client() as http:
+        proxy.rewrites = True
+        response = await http.request("GET", url(server))
+        assert response.status == 200 and await response.read() == b"aabbccddeeff"
+        assert (proxy.relayed[0].body_bytes, proxy.relayed[0].tail) == (12, b"aabbccddeeff")
 
 
 @pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "length"])
