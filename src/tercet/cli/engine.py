@@ -1,11 +1,14 @@
-"""`tercet engine install` and `tercet engine list`: the engines of others, each in an environment of its own."""
+"""`tercet engine install` and `tercet engine run`: the engines of others, each in an environment of its own."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from tercet.core.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 """The sub-commands of `tercet engine`."""
@@ -41,3 +44,29 @@ def install_command(
     with Console(stderr=True).status(f"installing {name}") as status:
         python = install(name, cache_dir, lambda line: status.update(f"{name}: {line[:90]}"))
     typer.echo(python)
+
+
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+"""What comes after the engine's name is not looked at."""
+
+
+@app.command("run", context_settings=PASS_ON)
+def run_command(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="ENGINE", help="vllm.")],
+) -> None:
+    """Run an engine's own command from the environment that `tercet engine install` made; all further words are its.
+
+    \b
+    Examples:
+      tercet engine run vllm --help
+      tercet engine run vllm bench serve --model FOLDER --served-model-name smollm2-135m --port 8000
+    """
+    from tercet.launch.engines.environment import engine_python
+    from tercet.launch.engines.vllm import CLI, site_path
+
+    if name != "vllm":
+        raise UsageError(f"{name!r} has no command to run here: known is vllm")
+    python = engine_python(name, None)
+    env = {**os.environ, "PYTHONPATH": site_path(os.environ.get("PYTHONPATH", ""))}
+    os.execve(python, [str(python), "-m", CLI, *context.args], env)

