@@ -110,19 +110,27 @@ def start_serve(log_dir: Path, *arguments: str, ready: bool = True, timeout_s: f
     with (log_dir / "serve.out").open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     serve = Serve(f"http://127.0.0.1:{port}", process, log_dir)
-    deadline = time.monotonic() + timeout_s
-    while ready:
+    try:
+        if ready:
+            _until_ready(serve, arguments, time.monotonic() + timeout_s)
+    except BaseException:  # also Ctrl-C: nothing is left running
+        stop_serve(serve)
+        raise
+    return serve
+
+
+def _until_ready(serve: Serve, arguments: tuple[str, ...], deadline: float) -> None:
+    process, log_dir = serve.process, serve.log_dir
+    while True:
         try:
             if call(f"{serve.url}/ready").status == 200:
-                break
+                return
         except OSError:
             pass
         if process.poll() is not None or time.monotonic() > deadline:
-            stop_serve(serve)
             logs = "\n".join(f"--- {p.name}\n{p.read_text()[-3000:]}" for p in sorted(log_dir.glob("*.*")))
             raise AssertionError(f"tercet serve {' '.join(arguments)} did not get ready:\n{logs}")
         time.sleep(0.1)
-    return serve
 
 
 def stop_serve(serve: Serve, number: int = signal.SIGINT) -> None:

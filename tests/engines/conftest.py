@@ -1,4 +1,5 @@
-"""Real vLLM workers, as `tercet serve --engine vllm` starts them. A few starts serve all tests: each takes minutes."""
+"""Real vLLM workers, as `tercet serve --engine vllm` starts them. Two starts serve nearly all tests: each takes
+minutes."""
 
 from __future__ import annotations
 
@@ -12,7 +13,14 @@ from tercet.launch.engines.environment import engine_python
 from tests.e2e.conftest import Serve, start_serve, stop_serve
 
 READY_TIMEOUT_S = 900.0
-VLLM = ("--engine", "vllm", "--dtype", "fp32", "--max-model-len", "1024", "--max-num-seqs", "8", "--max-images", "2")
+SMALL = ("--max-model-len", "1024", "--max-num-seqs", "8", "--max-images", "2", "--kv-blocks", "160")
+VLLM = ("--engine", "vllm", "--dtype", "fp32", "--start-timeout", f"{READY_TIMEOUT_S:g}", *SMALL)
+RANKS = """
+mode: pd
+workers: [{stages: [prefill], ranks: 2}, {stages: [decode], ranks: 2}]
+engine: {events: true, cache_reset: true}
+router: {tokenise_once: true}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -38,10 +46,10 @@ def stages(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def ranks(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """P and D of two data-parallel ranks each."""
+    """P and D of two data-parallel ranks each, which tell what they cache."""
     folder = tmp_path_factory.mktemp("ranks")
     topology = folder / "ranks.yaml"
-    topology.write_text("mode: pd\nworkers: [{stages: [prefill], ranks: 2}, {stages: [decode], ranks: 2}]\n")
+    topology.write_text(RANKS)
     serve = start_serve(folder, str(topology), "--engine-python", vllm_python, *VLLM, timeout_s=READY_TIMEOUT_S)
     yield serve
     stop_serve(serve)

@@ -178,6 +178,7 @@ class Admin:
                     "tokens": fleet.load(rank).tokens,
                     "routed": fleet.load(rank).routed,
                     "prefix_blocks": len(fleet.index(rank.address)),
+                    "told_blocks": fleet.told_blocks(rank.address),
                     "pictures": len(fleet.pictures(rank.address)),
                     "unaccepted_handoffs": self._parts.handoffs.unaccepted(rank.address),
                 }

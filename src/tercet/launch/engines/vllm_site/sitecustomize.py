@@ -28,6 +28,26 @@ class Empty(importlib.abc.Loader):
         """Leave it empty."""
 
 
+class CpuBuild(Distribution):
+    """A package under another's name, with the version that vLLM would give it: `0.32.0+cpu`, which it looks at."""
+
+    def __init__(self, build: Distribution) -> None:
+        self._build = build
+
+    @property
+    def version(self) -> str:
+        """Return the build's version, as one for CPUs."""
+        return f"{self._build.version}+cpu"
+
+    def read_text(self, filename: str) -> str | None:
+        """Return one of the build's files."""
+        return self._build.read_text(filename)
+
+    def locate_file(self, path: Any) -> Any:
+        """Return where one of the build's files lies."""
+        return self._build.locate_file(path)
+
+
 class Companions(importlib.abc.MetaPathFinder):
     """Stands before the import of torch's companions."""
 
@@ -54,7 +74,7 @@ class Companions(importlib.abc.MetaPathFinder):
         """Yield the package that is installed in another's name."""
         if (build := BUILDS.get(context.name or "")) is not None:
             try:
-                yield distribution(build)
+                yield CpuBuild(distribution(build))
             except PackageNotFoundError:
                 return
 
