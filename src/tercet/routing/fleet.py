@@ -87,7 +87,7 @@ class FleetState:
         return self._indexes[address]
 
     def told_blocks(self, address: str) -> int | None:
-        """Return how many blocks the rank's own events say it holds; None when it tells nothing."""
+        """Return how many blocks the rank says it holds; None when it says nothing."""
         return len(self._blocks[address]) if address in self._blocks else None
 
     def pictures(self, address: str) -> PictureIndex:
@@ -276,8 +276,8 @@ class FleetState:
 
     def _cache_cleared(self, event: e.CacheCleared) -> None:
         for address in self.ranks if event.address is None else {event.address} & self.ranks.keys():
-            self._indexes[address].clear()
-            self._pictures[address].clear()
+            for cache in (self._indexes[address], self._pictures[address], self._blocks.get(address, TokenBlocks())):
+                cache.clear()
             self.conversations.drop_rank(address)
 
     def _conversations_cleared(self, event: e.ConversationsCleared) -> None:

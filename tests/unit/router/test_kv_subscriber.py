@@ -13,7 +13,7 @@ from tercet.core.errors import UsageError
 from tercet.core.stage import Stage
 from tercet.router.config import EventPort
 from tercet.router.kv_subscriber import KvSubscriber
-from tercet.routing.events import WorkerAdded
+from tercet.routing.events import CacheCleared, WorkerAdded
 from tercet.routing.facts import completion_facts
 from tercet.routing.fleet import FleetState
 from tests.unit.router.harness import until
@@ -50,6 +50,9 @@ async def test_the_fleet_learns_what_an_engine_holds_and_forgets_after_a_gap() -
         await until(lambda: held() == 64)
         await publish(1, stored(b"b", b"a", IDS[64:]))
         await until(lambda: held() == 128)
+        assert fleet.told_blocks(rank.address) == 2
+        fleet.apply(CacheCleared())  # the engine was told to; idle, it says nothing yet
+        assert held() == fleet.told_blocks(rank.address) == 0
         await publish(3, stored(b"c", None, [7] * 64))  # 2 was missed
         await until(lambda: held() == 0)
         await publish(4, stored(b"a", None, IDS[:64]))
