@@ -15,7 +15,7 @@ from tercet.dialects.early_end import TICKET_FIELD, early_answer
 from tercet.dialects.protocol import Answer, Failure, Headers, Leg, Legs, Reply, Step
 from tercet.dialects.refusal import broken, engine_failed, merged_reply, refused, worker_error
 from tercet.dialects.request import ClientRequest, dump
-from tercet.dialects.usage import failed, read_usage
+from tercet.dialects.usage import CACHED, failed, prompt_details
 
 RANK_HEADER = "X-data-parallel-rank"
 CACHED_FIELD = "remote_prefill_cached_tokens"
@@ -165,7 +165,7 @@ class HandoffExchange:
         self._request, self._route, self._release = request, route, release
         self._contents: Contents = contents or TextContents(request)
         self._ticket: Ticket | None = None
-        self._prefill_cached: int | None = None
+        self._details: dict[str, int] = {}
         self._pictures: dict[int, tuple[str, int]] = {}
 
     def start(self) -> Legs:
@@ -188,7 +188,7 @@ class HandoffExchange:
             return engine_failed(leg, 'finish_reason "error"')
         if leg.stage is Stage.PREFILL:
             return self._prefilled(leg, answer)
-        return merged_reply(leg, answer, self._prefill_cached)
+        return merged_reply(leg, answer, self._details)
 
     def on_exit(self, accepted: bool) -> tuple[Leg, ...]:
         """Return the release of P's blocks, unless D accepted them or there are none."""
@@ -205,9 +205,8 @@ class HandoffExchange:
         except (ValueError, LookupError, TypeError):
             return broken(leg, "its answer to a prefill is no OpenAI answer")
         self._ticket = ticket
-        usage = read_usage(data.get("usage"))
         told = ticket is not None and isinstance(ticket.params.get(CACHED_FIELD), int)
-        self._prefill_cached = None if usage is None or told else usage.cached_tokens
+        self._details = prompt_details(data.get("usage"), (CACHED,) if told else ())
         request = self._request
         if request.choices == 1 and (finish != "length" or request.max_tokens == 1):
             try:
@@ -223,9 +222,9 @@ class HandoffExchange:
     def _decode_leg(self, content: Content) -> Leg:
         request, rank = self._request, self._route.decode
         headers = leg_headers(request, rank)
-        cached = self._prefill_cached if request.include_usage else None
+        details = self._details if request.include_usage else {}
         return Leg(
-            Stage.DECODE, rank, request.path, headers, content.body, request.stream, content.make, cached_tokens=cached
+            Stage.DECODE, rank, request.path, headers, content.body, request.stream, content.make, usage_details=details
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tercet.core.build import EngineBuild
@@ -19,8 +19,8 @@ Headers = tuple[tuple[str, str], ...]
 class Leg:
     """One HTTP request to one rank. `streams`: if it succeeds, its answer's body is the client's, passed on as
     it comes; any other answer is read whole and given to `on_answer`. A body that holds pictures is made by `make`
-    when it is sent, so that their bytes are not kept twice. `cached_tokens` are those that the usage of a stream is to
-    tell of, where who writes it doesn't know them."""
+    when it is sent, so that their bytes are not kept twice. `usage_details` is what the usage of a stream is to
+    say of the prompt, where who writes it doesn't know."""
 
     stage: Stage
     rank: Rank
@@ -31,7 +31,7 @@ class Leg:
     make: Callable[[], bytes] | None = None
     method: str = "POST"
     base: str | None = None
-    cached_tokens: int | None = None
+    usage_details: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def url(self) -> str:

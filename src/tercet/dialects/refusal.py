@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from tercet.core.errors import RequestError
 from tercet.core.route import Rank
 from tercet.dialects.protocol import Answer, Failure, Leg, Reply, Step
 from tercet.dialects.request import dump
-from tercet.dialects.usage import merge_cached
+from tercet.dialects.usage import merge_details
 
 
 def refused(leg: Leg, answer: Answer) -> Step:
@@ -76,13 +77,13 @@ def broken(leg: Leg, what: str) -> Failure:
     return Failure(RequestError(502, message, code="bad_worker_answer"), leg.rank, retry=True)
 
 
-def merged_reply(leg: Leg, answer: Answer, prefill_cached: int | None) -> Step:
-    """Return D's whole answer as the client's, with the cached tokens that P had, where P said so."""
-    if prefill_cached is not None:
+def merged_reply(leg: Leg, answer: Answer, details: Mapping[str, int]) -> Step:
+    """Return D's whole answer as the client's, with what P's usage said of the prompt and D doesn't know."""
+    if details:
         try:
             data = json.loads(answer.body)
         except ValueError:
             return broken(leg, "its answer is not JSON")
-        if isinstance(data, dict) and merge_cached(data, prefill_cached):
+        if isinstance(data, dict) and merge_details(data, details):
             return Reply(200, json.dumps(data, ensure_ascii=False).encode())
     return Reply(200, answer.body, answer.headers.get("content-type", "application/json"))

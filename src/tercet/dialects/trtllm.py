@@ -18,7 +18,7 @@ from tercet.dialects.early_end import early_answer
 from tercet.dialects.protocol import Answer, EngineState, Exchange, Headers, Leg, Legs, Reply, Step
 from tercet.dialects.refusal import broken, engine_failed, merged_reply, no_encoders, refused
 from tercet.dialects.request import ClientRequest, dump
-from tercet.dialects.usage import failed, read_usage
+from tercet.dialects.usage import CACHED, failed, prompt_details
 
 PARAMS = "disaggregated_params"
 UNFINISHED = ("length", "not_finished")
@@ -76,7 +76,7 @@ class TrtllmExchange:
     def __init__(self, request: ClientRequest, route: Route, request_id: Callable[[], int]) -> None:
         self._request, self._route, self._request_id = request, route, request_id
         self._id = 0
-        self._context_cached: int | None = None
+        self._details: dict[str, int] = {}
 
     def start(self) -> Legs:
         """Return the context leg, or the only leg when one worker does it all.
@@ -101,7 +101,7 @@ class TrtllmExchange:
             return engine_failed(leg, 'finish_reason "error"')
         if leg.stage is Stage.PREFILL:
             return self._context_done(leg, answer)
-        return merged_reply(leg, answer, self._context_cached)
+        return merged_reply(leg, answer, self._details)
 
     def pictures(self) -> Mapping[int, tuple[str, int]]:
         """Return nothing: these workers name no pictures."""
@@ -133,12 +133,10 @@ class TrtllmExchange:
             handed_on["schedule_style"] = CONTEXT_FIRST
         if "ctx_usage" in params:
             handed_on["ctx_usage"] = data.get("usage")  # the generation worker's usage then says what was cached
-        usage = read_usage(data.get("usage"))
-        self._context_cached = None if usage is None else usage.cached_tokens
+        self._details = prompt_details(data.get("usage"), (CACHED,) if "ctx_usage" in params else ())
         request = self._request
         body = {**request.body, PARAMS: handed_on, "prompt_token_ids" if request.chat else "prompt": ids}
-        told = "ctx_usage" in params or not request.include_usage
-        return Legs((self._generation_leg(dump(body), None if told else self._context_cached),))
+        return Legs((self._generation_leg(dump(body), self._details if request.include_usage else {}),))
 
     def _early(self, leg: Leg, data: dict[str, Any]) -> Step:
         for field in ("prompt_token_ids", "prompt_token_ids_b64"):
@@ -149,9 +147,11 @@ class TrtllmExchange:
         except (ValueError, TypeError, AttributeError):
             return broken(leg, "its answer to a context request is no OpenAI answer")
 
-    def _generation_leg(self, body: bytes, cached: int | None = None) -> Leg:
+    def _generation_leg(self, body: bytes, details: Mapping[str, int] | None = None) -> Leg:
         request, rank = self._request, self._route.decode
-        return Leg(Stage.DECODE, rank, request.path, _headers(request), body, request.stream, cached_tokens=cached)
+        return Leg(
+            Stage.DECODE, rank, request.path, _headers(request), body, request.stream, usage_details=details or {}
+        )
 
 
 def several(request: ClientRequest) -> bool:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+CACHED, CREATED = "cached_tokens", "created_cache_tokens"
+"""Of a prompt's tokens, those found in the prefix cache and, with vLLM, those put there: the affair of who computed it,
+whereas pictures and lengths are what they are everywhere."""
 _DECODER = json.JSONDecoder()
 MAX_EVENT_BYTES = 1024 * 1024
 """Of an event longer than this what came is passed on as it is."""
@@ -54,28 +58,39 @@ def failed(text: bytes) -> bool:
     return b'"finish_reason":"error"' in text or b'"finish_reason": "error"' in text or b'data: {"error"' in text
 
 
-def merge_cached(answer: dict[str, Any], cached_tokens: int | None) -> bool:
-    """Set the cached tokens of D's answer to P's, where the prompt was computed. True when that changed `answer`."""
+def prompt_details(usage: object, told: Container[str] = ()) -> dict[str, int]:
+    """Return what P's usage says of the prompt and D's can't, but for what D was `told`, and for zeros, which D says
+    too of what it didn't do."""
+    details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
+    if not isinstance(details, dict):
+        return {}
+    found = {name: details.get(name) for name in (CACHED, CREATED) if name not in told}
+    return {name: value for name, value in found.items() if type(value) is int and (value or name == CACHED)}
+
+
+def merge_details(answer: dict[str, Any], details: Mapping[str, int]) -> bool:
+    """Say in the usage of D's answer what P said of the prompt. True when that changed `answer`."""
     usage = answer.get("usage")
-    if cached_tokens is None or not isinstance(usage, dict):
+    if not details or not isinstance(usage, dict):
         return False
-    details = usage.get("prompt_tokens_details")
-    if isinstance(details, dict) and details.get("cached_tokens") == cached_tokens:
+    own = usage.get("prompt_tokens_details")
+    merged = {**(own if isinstance(own, dict) else {}), **details}
+    if merged == own:
         return False
-    usage["prompt_tokens_details"] = {**(details if isinstance(details, dict) else {}), "cached_tokens": cached_tokens}
+    usage["prompt_tokens_details"] = merged
     return True
 
 
 class StreamedUsage:
-    """Says in the usage of a stream how many tokens of the prompt were cached; all else passes as it came.
+    """Says in the usage of a stream what P said of the prompt; all else passes as it came.
 
     Whole events pass at once; only the beginning of one that is cut by the pieces waits for its end.
     """
 
-    __slots__ = ("_begun", "_cached_tokens")
+    __slots__ = ("_begun", "_details")
 
-    def __init__(self, cached_tokens: int) -> None:
-        self._cached_tokens, self._begun = cached_tokens, b""
+    def __init__(self, details: Mapping[str, int]) -> None:
+        self._details, self._begun = details, b""
 
     def feed(self, piece: bytes) -> bytes:
         """Take a piece of the stream; return what can be passed on."""
@@ -100,6 +115,6 @@ class StreamedUsage:
             data = json.loads(event[6:])
         except ValueError:
             return event
-        if not merge_cached(data, self._cached_tokens):
+        if not merge_details(data, self._details):
             return event
         return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()

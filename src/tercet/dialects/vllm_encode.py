@@ -57,8 +57,7 @@ def read_embeddings(body: bytes, count: int) -> list[Embedding]:
     answer or a picture is missing in it."""
     try:
         data = json.loads(body)
-        usage = read_usage(data.get("usage"))
-        tokens = max(1, (usage.prompt_tokens if usage else 0) // count)
+        tokens = max(1, _picture_tokens(data.get("usage")) // count)
         found: dict[int, Embedding] = {}
         for name, entry in data[EC_FIELD].items():
             handle = {key: value for key, value in entry.items() if key not in ("metadata", "item_indices")}
@@ -69,6 +68,18 @@ def read_embeddings(body: bytes, count: int) -> list[Embedding]:
     if found.keys() != set(range(count)):
         raise ValueError(f"{EC_FIELD} of other pictures than were asked for")
     return [found[i] for i in range(count)]
+
+
+def _picture_tokens(usage: Any) -> int:
+    """Return the tokens of all pictures, or those of the whole request where vLLM doesn't count them apart (without
+    `--enable-prompt-tokens-details`)."""
+    counted = read_usage(usage)
+    if counted is None:
+        return 0
+    details = usage.get("prompt_tokens_details")
+    media = details.get("multimodal_tokens") if isinstance(details, dict) else None
+    images = media.get("image") if isinstance(media, dict) else None
+    return images if isinstance(images, int) else counted.prompt_tokens
 
 
 class VllmEncodeExchange(EncodeExchange[Embedding]):

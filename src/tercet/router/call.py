@@ -270,7 +270,7 @@ class Call:
                 self._responder,
                 on_first=on_first,
                 tail_bytes=TAIL_BYTES,
-                rewriter=None if leg.cached_tokens is None else StreamedUsage(leg.cached_tokens),
+                rewriter=StreamedUsage(leg.usage_details) if leg.usage_details else None,
             )
         except ClientError as error:
             if not self._responder.started:

@@ -26,7 +26,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def passed(pieces: list[bytes], cached: int = 7) -> bytes:
-    rewriter = StreamedUsage(cached)
+    rewriter = StreamedUsage({"cached_tokens": cached})
     return b"".join(map(rewriter.feed, pieces)) + rewriter.end()
 
 
@@ -76,13 +76,13 @@ def test_however_the_stream_is_cut(sizes: list[int], texts: int) -> None:
 
 
 def test_whole_events_wait_for_nothing() -> None:
-    rewriter = StreamedUsage(7)
+    rewriter = StreamedUsage({"cached_tokens": 7})
     assert rewriter.feed(TEXT + TEXT[:9]) == TEXT
     assert rewriter.feed(TEXT[9:]) == TEXT
 
 
 def test_an_event_without_end_is_not_kept_for_ever() -> None:
-    rewriter, line = StreamedUsage(7), b"data: " + b"x" * 1000 + b"\r\n"
+    rewriter, line = StreamedUsage({"cached_tokens": 7}), b"data: " + b"x" * 1000 + b"\r\n"
     kept = 0
     for i in range(3 * MAX_EVENT_BYTES // len(line)):
         kept += len(line) - len(rewriter.feed(line))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tercet.dialects.usage import Usage, failed, find_usage, merge_cached
+from tercet.dialects.usage import Usage, failed, find_usage, merge_details, prompt_details
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
 
@@ -38,8 +38,24 @@ def test_failed() -> None:
     assert not failed(json.dumps({"text": '"finish_reason": "error"', "finish_reason": "stop"}).encode())
 
 
-def test_merge_cached() -> None:
+def test_merge_details() -> None:
     answer: dict[str, object] = {"usage": {"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": 0, "a": 1}}}
-    assert merge_cached(answer, 5)
+    five = {"cached_tokens": 5}
+    assert merge_details(answer, five)
     assert answer["usage"] == {"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": 5, "a": 1}}
-    assert not merge_cached(answer, 5) and not merge_cached(answer, None) and not merge_cached({}, 5)
+    assert not merge_details(answer, five) and not merge_details(answer, {}) and not merge_details({}, five)
+
+
+@pytest.mark.parametrize(
+    ("details", "told", "left"),
+    [
+        (None, (), {}),
+        ("x", (), {}),
+        ({"cached_tokens": 0, "created_cache_tokens": 0}, (), {"cached_tokens": 0}),
+        ({"cached_tokens": 4, "created_cache_tokens": 64}, ("cached_tokens",), {"created_cache_tokens": 64}),
+        ({"cached_tokens": None, "multimodal_tokens": {"image": 4}, "x": True}, (), {}),
+    ],
+)
+def test_what_only_p_can_say(details: object, told: tuple[str, ...], left: dict[str, int]) -> None:
+    assert prompt_details({"prompt_tokens_details": details}, told) == left
+    assert prompt_details(None, told) == {}
