@@ -76,7 +76,7 @@ class VllmServer(Engine):
         cached = self.cached
         if self.mooncake and ticket.get("do_remote_prefill"):
             held = self.fabric.blocks.pop(str(ticket["transfer_id"]), None)
-            sender = {"remote_engine_id": ticket["remote_engine_id"], "addr": ticket["remote_bootstrap_addr"]}
+            sender = {"remote_engine_id": ticket.get("remote_engine_id"), "addr": ticket.get("remote_bootstrap_addr")}
             if ticket.keys() - {CACHED} != DRAWN or held is None or held != (words, sender):
                 raise self.fault(f"nothing to draw by {ticket}")
             cached = self._told(body, words, ticket)
