@@ -64,11 +64,12 @@ class Sender:
 
 
 def failure(leg: Leg, error: ClientError) -> Failure:
-    """Return what a worker's silence or absence means: another may do better only if nothing of an answer came."""
+    """Return what a worker's silence or absence means. A connection that broke in the middle of an answer is worth
+    another try, too: of an answer that is read whole, the client has seen nothing yet."""
     late = error.reason == "first_byte_timeout"
     status = 504 if late or error.reason == "idle_timeout" else 503 if error.reason == TOO_MANY else 502
     code = TOO_MANY if status == 503 else "worker_timeout" if status == 504 else "worker_unreachable"
     message = f"the {leg.stage} worker {leg.rank.label} failed: {error}"
     # To encode once more costs nobody anything, so a slow encoder is given up for another one too.
-    retry = leg.stage is Stage.ENCODE or (error.before_first_byte and error.reason in _CONNECTION)
+    retry = leg.stage is Stage.ENCODE or error.reason in _CONNECTION
     return Failure(RequestError(status, message, code=code), leg.rank, retry)

@@ -9,6 +9,7 @@ from time import monotonic
 import pytest
 
 from tercet.http.client import ClientError
+from tercet.http.server import Request, Responder
 from tests.unit.router.harness import routing, until
 
 
@@ -138,6 +139,27 @@ async def test_a_stream_that_breaks_says_so_and_is_never_replayed() -> None:
         assert json.loads(got.events[-1])["error"]["code"] == "worker_unreachable"
         assert sum(len(worker.inferences) for worker in setup.role("D")) == 1
         assert await setup.metric("tercet:router_stream_failures_total", mode="pd") == 1
+        await setup.idle()
+
+
+async def test_an_answer_that_breaks_before_the_client_saw_of_it_is_asked_for_elsewhere() -> None:
+    async with routing("AA", "aggregated", balancer="round_robin") as setup:
+        handler = setup.workers[0].server.handler
+
+        async def half(request: Request, responder: Responder) -> None:
+            if request.path != "/v1/completions":
+                await handler(request, responder)
+                return
+            responder.start(200, content_length=100)
+            responder.write(b'{"id": ')
+            await responder.drain()
+            responder.abort()
+
+        setup.workers[0].server.handler = half
+        for _ in range(4):
+            got = await setup.complete("a b c", max_tokens=3)
+            assert got.status == 200 and got.text == "w3 w4 w5"
+        assert await setup.metric("tercet:router_retries_total") >= 1
         await setup.idle()
 
 
