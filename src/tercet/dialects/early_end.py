@@ -16,15 +16,16 @@ def early_answer(answer: dict[str, Any], request: ClientRequest) -> tuple[bytes,
     answer = {key: value for key, value in answer.items() if key not in PRIVATE}
     if not request.stream:
         return dump(answer), "application/json"
-    return as_events(answer, chat=request.chat, include_usage=request.include_usage), "text/event-stream"
+    return as_events(answer, request), "text/event-stream"
 
 
-def as_events(answer: dict[str, Any], *, chat: bool, include_usage: bool) -> bytes:
+def as_events(answer: dict[str, Any], request: ClientRequest) -> bytes:
     """Return a non-streamed OpenAI answer as the events of the stream it would have been."""
+    chat, include_usage, so_far = request.chat, request.include_usage, request.continuous_usage
     dropped = ("choices", "usage", "object", "prompt_token_ids")
     head = {key: value for key, value in answer.items() if key not in dropped}
     head["object"] = "chat.completion.chunk" if chat else "text_completion"
-    extra = {"usage": None} if include_usage else {}
+    extra = {"usage": answer.get("usage") if so_far else None} if include_usage else {}
     events = []
     for choice in answer.get("choices") or []:
         piece = dict(choice)

@@ -55,6 +55,12 @@ class ClientRequest:
         return isinstance(options, dict) and bool(options.get("include_usage"))
 
     @property
+    def continuous_usage(self) -> bool:
+        """True when every event of a stream shall hold the usage so far."""
+        options = self.body.get("stream_options")
+        return self.include_usage and isinstance(options, dict) and bool(options.get("continuous_usage_stats"))
+
+    @property
     def max_tokens(self) -> object:
         """The limit that the client set, unchecked; None when there is none."""
         value = self.body.get("max_completion_tokens")

@@ -137,6 +137,15 @@ def test_an_early_end_becomes_a_chat_stream() -> None:
     assert last["choices"] == [] and last["usage"]["completion_tokens"] == 1
 
 
+def test_an_early_end_tells_the_usage_so_far_where_that_is_asked_for() -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    exchange = DIALECT.begin(request(stream=True, stream_options=options), SPLIT)
+    step = exchange.on_answer(only_leg(exchange), chat_answer("stop"))
+    assert isinstance(step, Reply)
+    first, last = events(step.body)
+    assert first["usage"] == last["usage"] and last["usage"]["completion_tokens"] == 1
+
+
 def test_an_early_end_becomes_a_completion_stream_without_usage_unless_asked() -> None:
     answer = {
         "object": "text_completion",
