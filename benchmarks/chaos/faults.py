@@ -7,6 +7,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from random import Random
+from time import monotonic
 from typing import Any
 
 from benchmarks.chaos.workers import ChaosFleet, ChaosWorker
@@ -74,14 +75,15 @@ FAULTS = (kill, kill_engine, stop, slow, restart, cut, freeze, refuse)
 Fault = Callable[[ChaosWorker, Random], Coroutine[Any, Any, None]]
 
 
-async def torment(fleet: ChaosFleet, seed: int, done: Counter[str]) -> None:
-    """Change the mode and do something to a worker, again and again, until cancelled. Each comes once
+async def torment(fleet: ChaosFleet, seed: int, seconds: float, done: Counter[str]) -> None:
+    """Change the mode and do something to a worker, again and again, for so long. Each comes once
     before any comes twice; between two the fleet becomes whole. Raises TimeoutError when it does not."""
     random = Random(seed)
     faults: list[Fault] = []
     modes: list[str] = []
     victims: list[ChaosWorker] = []
-    while True:
+    until = monotonic() + seconds
+    while monotonic() < until:
         faults = faults or random.sample(FAULTS, len(FAULTS))
         modes = modes or random.sample(MODES, len(MODES))
         victims = victims or random.sample(fleet.workers, len(fleet.workers))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
@@ -76,19 +75,11 @@ async def chaos(folder: Path, seconds: float, *, form: str, clients: int, pause_
         whole = next(worker for worker in fleet.workers if worker.letter == "A")
         crowd = Clients(fleet.url, await questions(fleet.client, whole.url, Random(seed)), seed)
         crowd.start(clients, pause_s)
-        tormentor = asyncio.create_task(torment(fleet, seed, done))
-        until = monotonic() + seconds
-        while monotonic() < until and not tormentor.done():
+        tormentor = asyncio.create_task(torment(fleet, seed, seconds, done))
+        while not tormentor.done():
             memory.append(fleet.router_bytes())
-            await asyncio.sleep(min(MEASURE_S, max(0.0, until - monotonic())))
-        if not tormentor.done():
-            tormentor.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await tormentor
-        for worker in fleet.workers:
-            assert worker.process is not None
-            if not worker.process.is_running():
-                worker.start()
+            await asyncio.wait({tormentor}, timeout=MEASURE_S)
+        await tormentor
         await fleet.whole(RECOVERY_S)
         await crowd.close()
         report = Report(crowd.tally, done, memory)
