@@ -19,7 +19,7 @@ FLOORS = {
         ("engine", "routing", "dialects", "latency", "traffic", "results", "text", "media", "transfer", "http"), 1
     ),
     **dict.fromkeys(("worker", "router", "sim", "bench"), 2),
-    **dict.fromkeys(("launch", "report"), 3),
+    **dict.fromkeys(("launch", "plan", "report"), 3),
     "compare": 4,
     "cli": 5,
 }

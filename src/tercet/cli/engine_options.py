@@ -55,6 +55,10 @@ Dtype = Annotated[
     str | None,
     typer.Option(metavar="TYPE", help="bf16 or fp32: type of the weights and of the KV cache.  [default: bf16]"),
 ]
+TensorParallel = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="GPUS", help="GPUs of each rank: for vllm, sglang and trtllm.  [default: 1]"),
+]
 BlockSize = Annotated[int | None, typer.Option(metavar="N", help="Tokens per KV block.  [default: 16]")]
 KvBlocks = Annotated[
     int | None, typer.Option(metavar="N", help="KV blocks of each rank; 0: as many as fit.  [default: 0]")

@@ -52,6 +52,7 @@ ENTRIES = (
     Entry("deploy", "deploy", "Write the manifests that put a topology on Kubernetes."),
     Entry("compare", "compare", "Measure architectures against each other, and say which wins."),
     Entry("bench", "bench", "Send measured traffic to any OpenAI-compatible server."),
+    Entry("plan", "plan", "Rank architectures for GPUs and a traffic, by goodput, before there is any."),
     Entry("simulate", "simulate", "Predict a topology under load, on GPUs that are not here."),
     Entry("calibrate", "calibrate", "Fit a stack's constants, or this machine, to measurements, for planning."),
     Entry("report", "report", "Turn results into one page: pictures, crossovers, a recommendation."),

@@ -37,6 +37,7 @@ def serve(
     gpu: flags.Gpu = None,
     gpu_slowdown: flags.GpuSlowdown = None,
     dtype: flags.Dtype = None,
+    tensor_parallel: flags.TensorParallel = None,
     devices: Annotated[
         str | None,
         typer.Option(
@@ -183,6 +184,7 @@ def serve(
         "gpu": gpu,
         "gpu_slowdown": gpu_slowdown,
         "dtype": dtype,
+        "tensor_parallel": tensor_parallel,
         "host": host,
         "port": port,
         "balancer": balancer,

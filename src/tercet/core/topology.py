@@ -35,7 +35,8 @@ class WorkerSpec:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """Settings of every worker's engine. `kv_blocks` 0 lets the engine size its pool.
+    """Settings of every worker's engine. `kv_blocks` 0 lets the engine size its pool. `tensor_parallel` GPUs make up
+    the device of each rank.
 
     For vLLM's workers alone: `kv_connector` hands their KV on, with `events` they tell the router what they cache, with
     `cache_reset` they can be told to empty it.
@@ -45,6 +46,7 @@ class EngineSpec:
     gpu: str | None = None
     gpu_slowdown: float = 1.0
     dtype: str = "bf16"
+    tensor_parallel: int = 1
     block_size: int = 16
     kv_blocks: int = 0
     max_num_seqs: int = 64

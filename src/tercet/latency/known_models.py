@@ -12,12 +12,16 @@ from tercet.latency.shape import ModelShape, shape_of
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """`grid` names the shipped tables of the language model, "" when there are none; `tower` is "" for a blind one."""
+    """`grid` names the shipped tables of the language model, "" when there are none; `tower` is "" for a blind one.
+
+    `hub` is its name on the Hugging Face hub, what an engine is started with; "" for a file's.
+    """
 
     name: str
     shape: ModelShape
     grid: str = ""
     tower: str = ""
+    hub: str = ""
 
 
 _LLAMA_8B = ModelShape(4096, 32, 32, 8, 128, 14336, 128256)
@@ -27,17 +31,23 @@ _QWEN25_7B = ModelShape(3584, 28, 28, 4, 128, 18944, 152064)
 _MISTRAL = ModelShape(4096, 32, 32, 8, 128, 14336, 32064)
 
 KNOWN = (
-    KnownModel("llama-3.1-8b", _LLAMA_8B, "llama-3.1-8b"),
-    KnownModel("llama-3.1-70b", ModelShape(8192, 80, 64, 8, 128, 28672, 128256), "llama-3.1-70b"),
-    KnownModel("qwen3-8b", _QWEN3_8B, "qwen3-8b"),
-    KnownModel("qwen3-30b-a3b", _QWEN3_30B, "qwen3-30b-a3b"),
-    KnownModel("qwen2.5-7b", _QWEN25_7B, "qwen2.5-7b"),
+    KnownModel("llama-3.1-8b", _LLAMA_8B, "llama-3.1-8b", "", "meta-llama/Llama-3.1-8B-Instruct"),
+    KnownModel(
+        "llama-3.1-70b",
+        ModelShape(8192, 80, 64, 8, 128, 28672, 128256),
+        "llama-3.1-70b",
+        "",
+        "meta-llama/Llama-3.1-70B-Instruct",
+    ),
+    KnownModel("qwen3-8b", _QWEN3_8B, "qwen3-8b", "", "Qwen/Qwen3-8B"),
+    KnownModel("qwen3-30b-a3b", _QWEN3_30B, "qwen3-30b-a3b", "", "Qwen/Qwen3-30B-A3B"),
+    KnownModel("qwen2.5-7b", _QWEN25_7B, "qwen2.5-7b", "", "Qwen/Qwen2.5-7B-Instruct"),
     KnownModel("smollm2-135m", ModelShape(576, 30, 9, 3, 64, 1536, 49152, tied=True)),
-    KnownModel("mistral-7b", _MISTRAL, "mistral-7b"),
-    KnownModel("llava-1.6-mistral-7b", _MISTRAL, "mistral-7b", "clip-l"),
-    KnownModel("qwen2.5-vl-7b", _QWEN25_7B, "qwen2.5-7b", "qwen2.5-vl"),
-    KnownModel("qwen3-vl-8b", _QWEN3_8B, "qwen3-8b", "qwen3-vl"),
-    KnownModel("qwen3-vl-30b-a3b", _QWEN3_30B, "qwen3-30b-a3b", "qwen3-vl"),
+    KnownModel("mistral-7b", _MISTRAL, "mistral-7b", "", "mistralai/Mistral-7B-Instruct-v0.2"),
+    KnownModel("llava-1.6-mistral-7b", _MISTRAL, "mistral-7b", "clip-l", "llava-hf/llava-v1.6-mistral-7b-hf"),
+    KnownModel("qwen2.5-vl-7b", _QWEN25_7B, "qwen2.5-7b", "qwen2.5-vl", "Qwen/Qwen2.5-VL-7B-Instruct"),
+    KnownModel("qwen3-vl-8b", _QWEN3_8B, "qwen3-8b", "qwen3-vl", "Qwen/Qwen3-VL-8B-Instruct"),
+    KnownModel("qwen3-vl-30b-a3b", _QWEN3_30B, "qwen3-30b-a3b", "qwen3-vl", "Qwen/Qwen3-VL-30B-A3B-Instruct"),
 )
 
 

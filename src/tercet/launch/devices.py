@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tercet.core.errors import UsageError
 from tercet.core.topology import Topology
+from tercet.launch.engines.gpus import gpus_of
 
 NVIDIA = Path("/proc/driver/nvidia/gpus")
 MAX_DEFAULT_CORES = 8
@@ -24,10 +25,11 @@ def parse_devices(text: str) -> tuple[str, ...]:
     return names
 
 
-def default_devices(ranks: int, *, cores: Sequence[int], gpus: int) -> tuple[str, ...]:
-    """Return devices for `ranks` ranks when nobody named any: the GPUs, else even shares of the cores."""
-    if gpus:
-        return tuple(f"cuda:{i}" for i in range(gpus))
+def default_devices(ranks: int, *, cores: Sequence[int], gpus: int, tensor_parallel: int = 1) -> tuple[str, ...]:
+    """Return devices for `ranks` ranks when nobody named any: the GPUs, so many for each, else shares of the cores."""
+    if gpus >= tensor_parallel:
+        whole = range(0, gpus - gpus % tensor_parallel, tensor_parallel)
+        return tuple(f"cuda:{'+'.join(str(first + i) for i in range(tensor_parallel))}" for first in whole)
     ordered = sorted(cores)
     share = max(1, min(MAX_DEFAULT_CORES, len(ordered) // max(ranks, 1)))
     groups = [ordered[i * share : (i + 1) * share] for i in range(min(ranks, len(ordered) // share))]
@@ -76,11 +78,17 @@ def resolve_devices(topology: Topology) -> tuple[Topology, list[str]]:
 
     cores = sorted(os.sched_getaffinity(0))
     gpus = {"tercet": usable_gpus, "virtual": lambda: 0}.get(topology.engine.engine, present_gpus)()
-    fallback = default_devices(topology.ranks, cores=cores, gpus=gpus)
+    tensor_parallel = topology.engine.tensor_parallel
+    if 0 < gpus < tensor_parallel:
+        raise UsageError(f"tensor_parallel {tensor_parallel} asks for as many GPUs a rank; this machine has {gpus}")
+    fallback = default_devices(topology.ranks, cores=cores, gpus=gpus, tensor_parallel=tensor_parallel)
     assigned, warnings = assign_devices(topology, fallback)
     for worker in assigned.workers:
         for device in worker.devices:
-            parse_device(device)
+            if tensor_parallel == 1 or not device.startswith("cuda:"):
+                parse_device(device)
+            elif not all(gpu.isdecimal() for gpu in gpus_of(device)):
+                raise UsageError(f"unknown device {device!r}: write the GPUs of a rank as cuda:0+1")
     return assigned, warnings
 
 

@@ -184,7 +184,7 @@ def expected_build(topology: Topology, worker: WorkerSpec) -> EngineBuild:
         dtype=engine.dtype,
         block_size=engine.block_size,
         layout=LAYOUT_NAME if own else "",
-        tensor_parallel=worker.ranks if engine.engine == "trtllm" else 1,
+        tensor_parallel=max(worker.ranks if engine.engine == "trtllm" else 1, engine.tensor_parallel),
         ticket_version=TICKET_VERSION,
         transports=WorkerConfig(transport=engine.transport).transports() if own else (engine.transport,),
         fingerprint="",

@@ -51,6 +51,11 @@ def test_defaults_share_the_machine(ranks: int, cores: list[int], gpus: int, exp
     assert default_devices(ranks, cores=cores, gpus=gpus) == expected
 
 
+def test_ranks_of_several_gpus_get_them_in_order() -> None:
+    assert default_devices(2, cores=[0], gpus=5, tensor_parallel=2) == ("cuda:0+1", "cuda:2+3")
+    assert default_devices(1, cores=[0], gpus=0, tensor_parallel=2) == ("cpu:0",)
+
+
 def test_a_core_this_machine_lacks_is_refused() -> None:
     with pytest.raises(UsageError, match="cpu:99999"):
         resolve_devices(topology("workers: 1A\ndevices: [cpu:99999]"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from tercet.core.errors import UsageError
 from tercet.core.topology import Topology, WorkerSpec
 from tercet.latency.gpus import named_oracle
 from tercet.launch.engines.flags import flags_of
@@ -19,6 +20,8 @@ DEFAULT_GPU = "h100"
 def worker_config(placement: Placement, worker: WorkerSpec) -> WorkerConfig:
     """Return the worker's settings. Raises UsageError for those that can't work."""
     engine = placement.topology.engine
+    if engine.tensor_parallel > 1:
+        raise UsageError(f"--engine {engine.engine} computes a rank on one device: leave tensor_parallel out")
     gpu = engine.gpu or (DEFAULT_GPU if engine.engine == "virtual" else None)
     if gpu is not None:
         named_oracle(gpu)  # an unknown one is refused here, not in every worker's log

@@ -15,8 +15,26 @@ def check_gpus(topology: Topology, worker: WorkerSpec, engine: str) -> None:
     for device in worker.devices:
         if not device.startswith("cuda"):
             raise UsageError(f"{worker.name}: {engine} computes on GPUs, not on {device}: name --devices cuda:0,cuda:1")
+    check_tensor_parallel(topology, worker)
+
+
+def check_tensor_parallel(topology: Topology, worker: WorkerSpec) -> None:
+    """Raise UsageError for a rank that has not as many GPUs as its tensor parallelism asks for."""
+    wanted = topology.engine.tensor_parallel
+    for device in worker.devices:
+        if (found := len(gpus_of(device))) != wanted:
+            shown = "+".join(map(str, range(wanted)))
+            raise UsageError(
+                f"{worker.name}: {device} is {found} GPU{'s' * (found != 1)}, and tensor_parallel is {wanted}: "
+                f"name for instance cuda:{shown}"
+            )
+
+
+def gpus_of(device: str) -> list[str]:
+    """Return the numbers of a rank's GPUs: of `cuda:0+1` 0 and 1."""
+    return (device.partition(":")[2] or "0").split("+")
 
 
 def visible_gpus(worker: WorkerSpec) -> str:
     """Return the worker's GPUs as CUDA_VISIBLE_DEVICES has them: `0,1`."""
-    return ",".join(device.partition(":")[2] or "0" for device in worker.devices)
+    return ",".join(gpu for device in worker.devices for gpu in gpus_of(device))

@@ -60,6 +60,7 @@ def arguments_of(placement: Placement, worker: WorkerSpec) -> list[str]:
         "--host": placement.host,
         "--port": worker.port,
         "--dtype": DTYPES[engine.dtype],
+        "--tp-size": engine.tensor_parallel if engine.tensor_parallel > 1 else None,
         "--encoder-only": encoder,
     }
     if not encoder:

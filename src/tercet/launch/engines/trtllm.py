@@ -62,7 +62,7 @@ def arguments_of(placement: Placement, worker: WorkerSpec, options: Path) -> lis
         "--max_batch_size": engine.max_num_seqs,
         "--max_num_tokens": max(engine.max_num_batched_tokens, engine.max_num_seqs),
         "--max_seq_len": engine.max_model_len,
-        "--tp_size": worker.ranks,
+        "--tp_size": max(worker.ranks, engine.tensor_parallel),
         "--enable_chunked_prefill": True,
         "--extra_llm_api_options": options,
     }
@@ -94,6 +94,8 @@ def options_of(topology: Topology, worker: WorkerSpec) -> dict[str, object]:
 def check(topology: Topology, worker: WorkerSpec) -> None:
     """Raise UsageError for settings that TensorRT-LLM can't follow."""
     check_gpus(topology, worker, "trtllm")
+    if worker.ranks > 1 and topology.engine.tensor_parallel > 1:
+        raise UsageError(f"{worker.name}: trtllm's ranks are the GPUs of one engine: leave tensor_parallel out")
     if topology.engine.transport not in TRANSPORTS:
         raise UsageError(f"--transport {topology.engine.transport}: trtllm hands KV over by nixl; leave it out")
     if has_encoders(topology.workers):

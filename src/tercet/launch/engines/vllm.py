@@ -12,6 +12,7 @@ from tercet.core.stage import Stage, role_letter
 from tercet.core.topology import EngineSpec, Topology, WorkerSpec, has_encoders
 from tercet.launch.engines.environment import engine_python
 from tercet.launch.engines.flags import flags_of
+from tercet.launch.engines.gpus import check_tensor_parallel, visible_gpus
 from tercet.launch.engines.protocol import WorkerProcess
 from tercet.launch.model import prepare_model
 from tercet.launch.placement import Placement
@@ -94,6 +95,10 @@ def check(topology: Topology) -> None:
         kinds = {device.partition(":")[0] for device in worker.devices}
         if len(kinds) > 1:
             raise UsageError(f"{worker.name}: one vllm worker computes on cores or on GPUs, not on both")
+        if kinds == {"cuda"}:
+            check_tensor_parallel(topology, worker)
+        elif engine.tensor_parallel > 1:
+            raise UsageError("tensor_parallel is for GPUs: a rank on a CPU takes more cores instead, as in cpu:0-3")
 
 
 def arguments_of(placement: Placement, worker: WorkerSpec, model: Path, *, sees: bool) -> list[str]:
@@ -113,6 +118,7 @@ def arguments_of(placement: Placement, worker: WorkerSpec, model: Path, *, sees:
         "--max-num-seqs": engine.max_num_seqs,
         "--max-num-batched-tokens": max(engine.max_num_batched_tokens, engine.max_num_seqs),
         "--max-model-len": engine.max_model_len,
+        "--tensor-parallel-size": engine.tensor_parallel if engine.tensor_parallel > 1 else None,
         "--data-parallel-size": worker.ranks if worker.ranks > 1 else None,
         "--enforce-eager": on_cpu,
         "--mm-encoder-only": encoder,
@@ -146,8 +152,7 @@ def environment_of(placement: Placement, worker: WorkerSpec, python_path: str) -
             "VLLM_CPU_KVCACHE_SPACE": str(CPU_KV_GB),
             "VLLM_CPU_OMP_THREADS_BIND": "|".join(_cores(device) for device in worker.devices),
         }
-    numbers = [device.partition(":")[2] or "0" for device in worker.devices]
-    return env | {"CUDA_VISIBLE_DEVICES": ",".join(numbers)}
+    return env | {"CUDA_VISIBLE_DEVICES": visible_gpus(worker)}
 
 
 def site_path(python_path: str) -> str:

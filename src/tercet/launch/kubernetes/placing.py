@@ -13,6 +13,7 @@ from tercet.engine.models.catalog import SeeingModel
 from tercet.engine.models.hub import is_hub_id
 from tercet.engine.models.random_model import shape_names
 from tercet.engine.models.store import known_model
+from tercet.launch.devices import default_devices
 from tercet.launch.engines.registry import engine_commands
 from tercet.launch.kubernetes.options import DeployOptions
 from tercet.launch.placement import Placement
@@ -34,6 +35,12 @@ class Group:
     workers: tuple[WorkerSpec, ...]
     ranks: int
     cores: int
+    gpus_per_rank: int = 1
+
+    @property
+    def gpus(self) -> int:
+        """All GPUs of one pod; 0 where ranks compute on cores."""
+        return self.ranks * self.gpus_per_rank if self.on_gpus else 0
 
     @property
     def on_gpus(self) -> bool:
@@ -60,7 +67,9 @@ def place(topology: Topology, options: DeployOptions) -> Placed:
     for group in groups:
         for i in range(len(group.workers)):
             pod = f"{group.name}-{i}"
-            devices = tuple(f"cuda:{rank}" if group.on_gpus else "cpu" for rank in range(group.ranks))
+            devices = ("cpu",) * group.ranks
+            if group.on_gpus:
+                devices = default_devices(group.ranks, cores=(), gpus=group.gpus, tensor_parallel=group.gpus_per_rank)
             workers.append(WorkerSpec(pod, group.workers[i].stages, group.ranks, devices, WORKER_PORT))
             hosts[pod] = f"{pod}.{group.name}.{options.namespace}.svc"
     router = topology.router
@@ -136,7 +145,8 @@ def _groups(topology: Topology, options: DeployOptions) -> tuple[Group, ...]:
         # Pods are called NAME-0: a second group called NAME-2 would take the name of a pod.
         name = role if roles.count(role) == 1 else f"{role}-{chr(ord('a') + roles[:number].count(role))}"
         cores = _cores(topology, workers[0], options)
-        groups.append(Group(name, tuple(workers), workers[0].ranks, cores))
+        gpus = topology.of(workers[0]).engine.tensor_parallel
+        groups.append(Group(name, tuple(workers), workers[0].ranks, cores, gpus))
     return tuple(groups)
 
 

@@ -192,7 +192,7 @@ def _resources(group: Group, options: DeployOptions) -> Manifest:
     cpu = str((group.cores or options.cpus_per_rank) * group.ranks)
     limits: dict[str, str] = {"memory": memory}
     if group.on_gpus:
-        limits[options.gpu_resource] = str(group.ranks)
+        limits[options.gpu_resource] = str(group.gpus)
     else:
         limits["cpu"] = cpu
     return {"requests": {"cpu": cpu, "memory": memory}, "limits": limits}

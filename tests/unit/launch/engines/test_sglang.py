@@ -8,6 +8,7 @@ from tercet.core.errors import UsageError
 from tercet.core.topology import WorkerSpec
 from tercet.launch.commands import router_arguments
 from tercet.launch.devices import assign_devices
+from tercet.launch.engines.gpus import visible_gpus
 from tercet.launch.engines.sglang import SglangCommands, arguments_of
 from tercet.launch.placement import Placement
 from tercet.launch.topology_file import parse_topology
@@ -53,6 +54,14 @@ def test_each_workers_part_in_handing_over(
     kinds = ("mode", "transfer-backend", "bootstrap-port")
     assert tuple(flags.get(f"--disaggregation-{kind}") for kind in kinds) == (mode, backend, bootstrap)
     assert "--encoder-urls" not in flags and "--language-only" not in flags
+
+
+def test_a_rank_of_several_gpus() -> None:
+    placement = placed("workers: 2A, devices: ['cuda:0+1', 'cuda:2+3']", ", tensor_parallel: 2")
+    assert said(placement, "worker-1")["--tp-size"] == "2"
+    assert visible_gpus(worker_of(placement, "worker-1")) == "2,3"
+    with pytest.raises(UsageError, match=r"worker-0: cuda:0 is 1 GPU, and tensor_parallel is 2: name.* cuda:0\+1"):
+        said(placed("workers: 1A, devices: ['cuda:0']", ", tensor_parallel: 2"), "worker-0")
 
 
 def test_who_prefills_asks_the_encoders_and_the_router_does_not() -> None:

@@ -18,8 +18,8 @@ from tercet.launch.topology_file import parse_topology
 DEVICES = "devices: ['cpu:0-1', 'cpu:2+4']"
 
 
-def placed(text: str, **side_ports: tuple[int, ...]) -> Placement:
-    topology, _ = assign_devices(parse_topology(f"{{engine: {{engine: vllm}}, {text}}}", "t"))
+def placed(text: str, engine: str = "", **side_ports: tuple[int, ...]) -> Placement:
+    topology, _ = assign_devices(parse_topology(f"{{engine: {{engine: vllm{engine}}}, {text}}}", "t"))
     ports = {name.replace("_", "-"): numbers for name, numbers in side_ports.items()}
     return Placement(topology, "id", run_path=Path("/run/x"), side_ports=ports)
 
@@ -89,6 +89,15 @@ def test_ranks_have_cores_and_side_channels_of_their_own() -> None:
         assert (env["VLLM_NIXL_SIDE_CHANNEL_PORT"], env["PYTHONPATH"]) == (port, str(SITE))
 
 
+def test_a_rank_of_several_gpus() -> None:
+    text = "workers: [{stages: [prefill, decode], ranks: 2}], devices: ['cuda:0+1', 'cuda:2+3']"
+    placement = placed(text, ", tensor_parallel: 2")
+    worker = worker_of(placement, "worker-0")
+    flags = said(placement, "worker-0")
+    assert (flags["--tensor-parallel-size"], flags["--data-parallel-size"]) == ("2", "2")
+    assert environment_of(placement, worker, "")["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
+
+
 def test_on_gpus_nothing_is_said_of_cores() -> None:
     placement = placed("workers: [{stages: [prefill], devices: ['cuda:2', 'cuda:3']}, {stages: [decode]}], "
                        "devices: ['cuda:0']")  # fmt: skip
@@ -106,6 +115,7 @@ def test_on_gpus_nothing_is_said_of_cores() -> None:
         ("random_weights: tiny", "--random-weights"),
         ("gpu: h100", "--gpu"),
         ("transport: shm", "--transport shm"),
+        ("tensor_parallel: 2", "tensor_parallel is for GPUs"),
         ("transport: mooncake", "--transport mooncake"),
         ("kv_connector: mooncake", "--kv-connector mooncake: vllm's needs GPUs"),
     ],

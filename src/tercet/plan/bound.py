@@ -1,0 +1,63 @@
+"""How much an architecture could bear at best, by arithmetic: for leaving out what can't win, and where to look."""
+
+from __future__ import annotations
+
+from tercet.plan.architecture import Architecture
+from tercet.plan.means import Means, means_of
+from tercet.plan.question import Question
+
+TINY = 1e-9
+
+
+def upper_bound(question: Question, architecture: Architecture) -> float:
+    """Return requests a second that it can't exceed: no waiting, no interference, batches as large as fit and as the
+    limit of TPOT allows. 0 when one request alone already misses a limit."""
+    means = means_of(question.traffic)
+    oracle = question.devices[architecture.tp].oracle
+    scale, slo = question.stack.scale, question.slo
+    image_tokens = question.devices[architecture.tp].image_tokens * means.images
+    prefill = scale * oracle.prefill(1, means.new + image_tokens, means.prefix)
+    encode = _encode_ms(question, architecture, means)
+    if slo is not None and slo.ttft_ms is not None:
+        host = question.stack.image_host_ms if means.images else 0.0
+        if prefill + host + question.stack.per_request_ms > slo.ttft_ms:
+            return 0.0
+    batch = _batch(question, architecture, means.context + image_tokens)
+    if not batch:
+        return 0.0
+    decode = means.output * scale * oracle.decode(batch, means.context + image_tokens) / batch
+    if architecture.whole:
+        whole = architecture.whole / (prefill + decode + (0.0 if architecture.encode else encode))
+        return 1e3 * min(whole, _encoders(architecture, encode))
+    sights = 0.0 if architecture.encode else encode
+    chain = (architecture.prefill / (prefill + sights + TINY), architecture.decode / (decode + TINY))
+    return 1e3 * min(*chain, _encoders(architecture, encode))
+
+
+def _encoders(architecture: Architecture, encode_ms: float) -> float:
+    return architecture.encode / (encode_ms + TINY) if architecture.encode else float("inf")
+
+
+def _encode_ms(question: Question, architecture: Architecture, means: Means) -> float:
+    if not means.images:
+        return 0.0
+    device = question.stack.scale * question.devices[architecture.tp].oracle.encode(1)
+    host = question.stack.image_host_ms / max(question.stack.image_host_workers, 1)
+    return means.images * max(device, host)
+
+
+def _batch(question: Question, architecture: Architecture, context: float) -> int:
+    """Return the largest batch that fits and decodes within the limit."""
+    oracle, slo = question.devices[architecture.tp].oracle, question.slo
+    fits = int(min(question.caps.max_num_seqs, oracle.kv_capacity() / max(context, 1.0)))
+    limit = None if slo is None or slo.tpot_ms is None else slo.tpot_ms
+    if limit is None:
+        return max(fits, 0)
+    low, high = 0, max(fits, 0)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if question.stack.scale * oracle.decode(middle, context) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return low

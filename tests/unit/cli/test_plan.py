@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tercet.cli.main import build_app
+from tercet.core.errors import UsageError
+from tercet.core.stage import Mode
+from tercet.launch.source import topology_from
+from tercet.launch.topology_file import load_topology
+
+SMALL = ("--workload", "2048/16", "--qps", "2", "--gpus", "2", "--jobs", "1")
+
+
+def run(folder: Path, *arguments: str) -> Path:
+    """Return where the plan was written."""
+    command = ["plan", *arguments, "-o", str(folder)]
+    with pytest.raises(SystemExit) as ended:
+        build_app(command)(command)
+    assert ended.value.code == 0
+    return next(folder.glob("tercet-plan-*Z.json"))
+
+
+def test_a_plan_ranks_recommends_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = ("--slo", "ttft:500", "--slo", "tpot:20", "--price", "3.6")
+    path = run(tmp_path, "--model", "llama-3.1-8b", "--gpu", "h100", *SMALL, *limits)
+    document = json.loads(path.read_text())
+    names = [each["architecture"] for each in document["standings"]]
+    assert {"2A aggregated", "1P1D pd", "1A aggregated TP2"} == set(names)
+    assert document["load"] == 2.0 and document["met"] and document["gpus"] == 2
+    shown = capsys.readouterr().out
+    for wanted in (f"Recommended: {names[0]}", "goodput/s", "bears", "What would change the choice", "not measured"):
+        assert wanted in shown, wanted
+    # 2 GPUs at 3.6 an hour are 0.002 a second.
+    runs = document["standings"][0]["runs"]
+    tokens, good = (sum(run[name] for run in runs) / len(runs) for name in ("output_tokens_s", "good"))
+    cost = 0.002 / (tokens * good) * 1e6
+    assert f"{cost:.2f}" in shown
+    topology = load_topology(path.with_suffix(".yaml"))
+    assert f"{topology.short_form} {topology.mode}" == names[0].removesuffix(" TP2")
+    assert topology.engine.tensor_parallel == (2 if names[0].endswith("TP2") else 1)
+    assert topology.model == "meta-llama/Llama-3.1-8B-Instruct" and topology.engine.engine == "vllm"
+    assert topology_from(str(path.with_suffix(".yaml")), None) == topology
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_tie_is_called_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--workload", "64/16", "--qps", "1", "--gpus", "2", "--tp", "1", "--slo", "ttft:5000", "--jobs", "1")
+    document = json.loads(run(tmp_path, *flags).read_text())
+    assert document["ties"] and document["decided_by"] != "goodput"
+    assert "Tie at 1/s:" in capsys.readouterr().out
+
+
+def test_limits_that_nothing_keeps_are_told_with_what_comes_closest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads(run(tmp_path, *SMALL, "--tp", "1", "--slo", "ttft:20").read_text())
+    shown = capsys.readouterr().out
+    assert not document["met"]
+    assert "Nothing on 2 GPUs keeps ttft:20 for 90% of answers at 2/s." in shown
+    assert "instead of 20 for 95% of them" in shown
+
+
+def test_only_the_modes_that_were_asked_for(tmp_path: Path) -> None:
+    flags = ("--turns", "2", "--modes", "ppd,pd", "--tp", "1")
+    document = json.loads(run(tmp_path, *SMALL[2:], "--workload", "600/4", *flags).read_text())
+    assert {each["mode"] for each in document["standings"]} == {"ppd", "pd"}
+    assert load_topology(next(tmp_path.glob("*.yaml"))).mode in (Mode.PD, Mode.PPD)
+
+
+def test_a_measured_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Any results will do: here those of a simulated L4, whose steps the fit has to find again."""
+    command = ["simulate", "2A", "--gpu", "l4", "--qps", "0.5,1", "--requests", "20", "-o", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        build_app(command)(command)
+    measured = next(tmp_path.glob("tercet-simulate-*Z.json"))
+    document = json.loads(run(tmp_path, "--from", str(measured), *SMALL[:2], "--qps", "0.5", "--jobs", "1").read_text())
+    assert document["gpus"] == 2, "as many as were measured"
+    assert document["oracles"]["1"].startswith("measured")
+    assert "2A aggregated" in {each["architecture"] for each in document["standings"]}
+
+
+def test_a_recorded_traffic_at_its_own_rate(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    lines = [{"timestamp": 400 * i, "input_length": 900 + i, "output_length": 30, "hash_ids": [i]} for i in range(60)]
+    trace.write_text("\n".join(map(json.dumps, lines)))
+    document = json.loads(run(tmp_path, "--trace", str(trace), "--gpus", "2", "--tp", "1", "--jobs", "1").read_text())
+    assert document["load"] == pytest.approx(60 / 23.6, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--model", "gpt-9"), "no latencies are known of the model"),
+        (("--gpu", "z9"), "unknown GPU"),
+        (("--gpus", "0"), "--gpus 0 is out of range"),
+        (("--gpus", "3", "--tp", "2"), "no architecture uses all of 3 GPUs"),
+        (("--gpus", "1", "--gpu", "a100", "--model", "llama-3.1-70b"), "does not fit 1 x a100"),
+        (("--tp", "two"), "write numbers of GPUs"),
+        (("--modes", "sideways"), "unknown mode"),
+        (("--modes", "epd"), "no architecture uses all of 8 GPUs in mode epd"),
+        (("--qps", "1", "--concurrency", "2"), "two kinds of load"),
+        (("--workload", "images"), "takes no pictures"),
+        (("--workload", "9000000/10"), "a rank has room for"),
+        (("--slo", "ttft"), "write ttft, tpot or e2e"),
+        (("--from", "x.json", "--gpu", "h100"), "leave out --gpu"),
+    ],
+)
+def test_wrong_use_is_told(flags: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    command = ["plan", *flags, "-o", str(tmp_path)]
+    with pytest.raises(UsageError, match=said):
+        build_app(command)(command)

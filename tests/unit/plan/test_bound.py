@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tercet.core.stage import Mode
+from tercet.plan.architecture import Architecture
+from tercet.plan.bound import upper_bound
+from tercet.plan.means import means_of
+from tercet.plan.question import GOOD_SHARE
+from tercet.plan.trial import Trial, run_trials
+from tercet.results.slo import Slo
+from tests.unit.plan.questions import question
+
+PAIR = Architecture(Mode.PD, prefill=1, decode=1)
+WHOLE = Architecture(Mode.AGGREGATED, whole=2)
+
+
+def test_means_are_those_of_the_turns() -> None:
+    means = means_of(question("W1", turns=3).traffic)
+    # Of three turns of 512 + 256 the first has nothing before it, the last 1536 tokens.
+    assert (means.new, means.prefix, means.output, means.context) == (512, 768, 256, 768 + 512 + 128)
+
+
+@pytest.mark.parametrize("architecture", [PAIR, WHOLE], ids=lambda each: each.label)
+def test_no_simulation_bears_more_and_a_third_is_borne(architecture: Architecture) -> None:
+    asked = question("W2")
+    bound = upper_bound(asked, architecture)
+    low, high = run_trials([(asked, Trial(architecture, bound * share)) for share in (0.3, 1.1)])
+    assert low.good > GOOD_SHARE > high.good
+
+
+def test_a_limit_that_one_request_misses_leaves_nothing() -> None:
+    assert upper_bound(question(slo=Slo(ttft_ms=5.0)), PAIR) == 0.0
+    assert upper_bound(question(slo=Slo(tpot_ms=5.0)), PAIR) == 0.0
+    assert upper_bound(question(slo=None), PAIR) > 0
+
+
+def test_the_scarce_stage_bounds_a_chain() -> None:
+    long_prompts = question("W4")
+    more_p, more_d = (replace(PAIR, prefill=3), replace(PAIR, decode=3))
+    base = upper_bound(long_prompts, PAIR)
+    assert upper_bound(long_prompts, more_p) > 2 * base
+    assert upper_bound(long_prompts, more_d) == pytest.approx(base)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+from tercet.core.stage import Mode
+from tercet.plan.architecture import Architecture
+from tercet.plan.ranking import Standing, crossovers, objective_gap, rank
+from tercet.plan.trial import Outcome, Trial
+from tercet.results.summary import Spread
+from tests.unit.plan.questions import question
+
+A = Architecture(Mode.AGGREGATED, whole=2)
+PD = Architecture(Mode.PD, prefill=1, decode=1)
+EPD = Architecture(Mode.EPD, encode=1, whole=1)
+ASKED = question()
+
+
+def outcome(way: Architecture, goodput: float, e2e: float = 100.0, load: float = 4.0, seed: int = 0) -> Outcome:
+    spread = Spread(1, e2e, e2e, e2e, e2e, e2e)
+    return Outcome(Trial(way, load, seed), goodput / load, load, load, 1.0, spread, spread, spread)
+
+
+def standing(architecture: Architecture, *goodputs: float, bears: float = 9.0, e2e: float = 100.0) -> Standing:
+    runs = tuple(outcome(architecture, goodput, e2e, seed=seed) for seed, goodput in enumerate(goodputs))
+    return Standing(architecture, runs, bears)
+
+
+def test_more_goodput_wins_beyond_the_margin_alone() -> None:
+    clear = rank(ASKED, [standing(A, 2.0, 2.1, 2.2), standing(PD, 3.0, 3.1, 3.2)])
+    assert (clear.best.architecture, clear.ties, clear.decided) == (PD, (), "goodput")
+    near = rank(ASKED, [standing(A, 3.9, 3.9, 3.9), standing(PD, 4.0, 4.0, 4.0)])
+    assert near.ties and near.decided != "goodput"
+
+
+def test_seeds_that_disagree_make_a_tie() -> None:
+    gap = objective_gap(ASKED, standing(A, 4.0, 1.0, 4.0), standing(PD, 2.0, 2.0, 2.0))
+    assert gap.ratio > 1.2 and gap.sign == 0
+    assert objective_gap(ASKED, standing(A, 4.0, 3.0, 4.0), standing(PD, 2.0, 2.0, 2.0)).sign == 1
+
+
+@pytest.mark.parametrize(
+    ("a", "pd", "decided"),
+    [
+        ({"bears": 9.0}, {"bears": 12.0}, "headroom"),
+        ({"bears": 12.0, "e2e": 150.0}, {"bears": 12.5, "e2e": 100.0}, "latency"),
+        ({"bears": 12.0, "e2e": 105.0}, {"bears": 12.5, "e2e": 100.0}, "simplicity"),
+    ],
+)
+def test_what_ties_is_told_apart_by_the_next_thing(a: dict[str, float], pd: dict[str, float], decided: str) -> None:
+    ranking = rank(ASKED, [standing(PD, 4.0, 4.0, **pd), standing(A, 4.0, 4.0, **a)])
+    assert ranking.decided == decided
+    assert ranking.best.architecture == (A if decided == "simplicity" else PD)
+    assert ranking.ties == ((PD,) if decided == "simplicity" else (A,))
+
+
+def test_without_limits_the_sooner_answer_wins() -> None:
+    asked = question(slo=None)
+    ranking = rank(asked, [standing(PD, 4.0, e2e=200.0), standing(A, 1.0, e2e=100.0)])
+    assert (ranking.best.architecture, ranking.decided) == (A, "latency")
+
+
+def test_no_good_answer_at_all_is_no_error() -> None:
+    ranking = rank(ASKED, [standing(PD, 0.0), standing(A, 1.0)])
+    assert ranking.best.architecture == A
+
+
+def test_ranges_of_load() -> None:
+    loads = (1.0, 2.0, 4.0, 8.0)
+    curves = {
+        A: [outcome(A, value, load=load) for load, value in zip(loads, (1.0, 2.0, 2.0), strict=False)],
+        PD: [outcome(PD, value, load=load) for load, value in zip(loads, (1.0, 2.0, 3.9, 5.0), strict=True)],
+    }
+    assert crossovers(ASKED, curves) == [(1.0, 2.0, None), (4.0, 8.0, PD)]
