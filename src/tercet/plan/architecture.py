@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from tercet.core.errors import UsageError
 from tercet.core.stage import Mode
 
-PPD_THRESHOLDS = (512, 4096)
-"""New tokens from which on a later turn goes through P: the usual bound, and nearly never."""
+ALWAYS = 1_000_000
+PPD_THRESHOLDS = (512, ALWAYS)
+"""New tokens from which on a later turn goes through P: the usual bound, and never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,9 @@ class Architecture:
 
     @property
     def label(self) -> str:
-        """What tables and charts call it: `3P5D pd`, `4A replicated TP2`, `2P2D ppd<4096`."""
-        bound = "" if self.ppd_threshold in (None, PPD_THRESHOLDS[0]) else f"<{self.ppd_threshold}"
-        return f"{self.form} {self.mode}{bound}" + (f" TP{self.tp}" if self.tp > 1 else "")
+        """What tables and charts call it: `3P5D pd`, `4A replicated TP2`, `2P2D ppd always`."""
+        always = " always" if self.ppd_threshold == ALWAYS else ""
+        return f"{self.form} {self.mode}{always}" + (f" TP{self.tp}" if self.tp > 1 else "")
 
     @property
     def family(self) -> tuple[Mode, int]:

@@ -4,7 +4,7 @@ import pytest
 
 from tercet.core.errors import UsageError
 from tercet.core.stage import Mode
-from tercet.plan.architecture import Architecture, architectures
+from tercet.plan.architecture import ALWAYS, Architecture, architectures
 
 
 def labels(gpus: int, *tps: int, turns: bool = False, pictures: bool = False, modes: tuple[Mode, ...] = ()) -> set[str]:
@@ -17,7 +17,7 @@ def test_every_way_to_share_out_the_gpus() -> None:
 
 
 def test_conversations_can_stick_and_go_straight_to_d() -> None:
-    assert labels(2, turns=True) == {"2A replicated", "1P1D pd", "1P1D ppd", "1P1D ppd<4096"}
+    assert labels(2, turns=True) == {"2A replicated", "1P1D pd", "1P1D ppd", "1P1D ppd always"}
 
 
 def test_pictures_add_encoders() -> None:
@@ -40,5 +40,5 @@ def test_what_cannot_be_is_said() -> None:
 
 
 def test_a_label_says_what_differs() -> None:
-    assert Architecture(Mode.PPD, 2, prefill=1, decode=3, ppd_threshold=4096).label == "1P3D ppd<4096 TP2"
-    assert Architecture(Mode.PPD, 2, prefill=1, decode=3, ppd_threshold=4096).gpus == 8
+    assert Architecture(Mode.PPD, 2, prefill=1, decode=3, ppd_threshold=ALWAYS).label == "1P3D ppd always TP2"
+    assert Architecture(Mode.PPD, 2, prefill=1, decode=3, ppd_threshold=512).label == "1P3D ppd TP2"
