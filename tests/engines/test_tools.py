@@ -34,7 +34,7 @@ def test_compare_measures_vllm_by_vllm(tmp_path: Path) -> None:
     results = json.loads(path.read_text())
     assert {each["architecture"] for each in results["runs"]} == {"replicated", "pd"}
     records = [record for run in results["runs"] for record in run["requests"]]
-    assert len(records) == 8 and all(record["ok"] for record in records)
+    assert [(record["status"], record["error"]) for record in records] == [(200, None)] * 8
 
 
 def test_vllms_benchmark_runs_as_the_reference_runs_it(vllm_python: str, tmp_path: Path) -> None:
