@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tercet.core.api_keys import ApiKey, digest_of
-from tercet.http.server import Request, Responder
+from tercet.http.client import ClientError
+from tercet.http.server import Responder
 from tests.unit.router.fake_worker import FakeWorker
 from tests.unit.router.harness import Got, Setup, routing, until
 
@@ -123,9 +124,6 @@ class Overloadable(FakeWorker):
             left -= 0.04 / max(1.0, (self.running / 8) ** 2)
         await super()._serve(path, body, responder)
 
-    async def handle(self, request: Request, responder: Responder) -> None:
-        await super().handle(request, responder)
-
 
 async def goodput(setup: Setup, rate: float, seconds: float) -> float:
     """Ask at a rate, whatever is answered; return the good answers a second until `seconds` are over."""
@@ -143,21 +141,18 @@ async def goodput(setup: Setup, rate: float, seconds: float) -> float:
         await asyncio.sleep(max(0.0, begin + (i + 1) / rate - monotonic()))
     for task in tasks:
         task.cancel()
-    faults = [error for error in await asyncio.gather(*tasks, return_exceptions=True) if isinstance(error, Exception)]
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    faults = [end for end in ends if isinstance(end, Exception) and not isinstance(end, ClientError)]
     assert not faults, faults[:3]
     return good / seconds
 
 
-@pytest.mark.parametrize("admission", [True, False])
-async def test_at_three_times_the_sustainable_load_goodput_stays(
-    admission: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_at_three_times_the_sustainable_load_goodput_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.unit.router.harness.FakeWorker", Overloadable)
-    settings: dict[str, Any] = {"max_concurrent": 8 if admission else 10**6, "max_queue": 32, "health_timeout_s": 5.0}
-    settings["connect_timeout_s"] = 5.0
+    settings: dict[str, Any] = {"max_concurrent": 8, "max_queue": 32, "health_timeout_s": 5.0, "connect_timeout_s": 5.0}
     async with routing("A", **settings) as setup:
         peak = await goodput(setup, 70, 1.5)
         overloaded = await goodput(setup, 210, 3.0)
         print(f"peak {peak:.1f}/s, at three times that {overloaded:.1f}/s")
-        # Without admission the same worker collapses: the test would see it.
-        assert (overloaded >= 0.9 * peak) is admission, (overloaded, peak)
+        assert overloaded >= 0.9 * peak > 0
+        assert await setup.metric("tercet:router_admissions_total", result="full") > 0, "it was too much"
