@@ -23,7 +23,7 @@ SECRET = "c4" * 32
 STAGES = {"E": "encode", "P": "encode,prefill", "D": "decode", "A": "encode,prefill,decode"}
 FLAGS = {"E": "--encode", "P": "--prefill", "D": "--decode", "A": "--worker"}
 DEADLINES = {
-    "connect-timeout": 1.0,
+    "connect-timeout": 2.0,
     "first-byte-timeout": 6.0,
     "encode-timeout": 6.0,
     "answer-timeout": 10.0,
@@ -130,7 +130,7 @@ class ChaosFleet:
             urls += [FLAGS[worker.letter], f"http://127.0.0.1:{worker.proxy.port}{encodes}"]
         deadlines = [word for name, value in DEADLINES.items() for word in (f"--{name}", f"{value:g}")]
         settings = ("--mode", mode, "--port", str(self.port), "--health-interval", "0.5", "--breaker-pause", "0.5")
-        health = ("--health-timeout", "2", "--encode-fallback", "local")
+        health = ("--health-timeout", "3", "--encode-fallback", "local")
         self.router = spawn(self._folder / "router.log", "router", *settings, *health, *deadlines, *urls)
         await self.whole(START_S)
 
