@@ -106,7 +106,7 @@ def test_a_client_that_leaves_between_the_legs_strands_nothing(stages: Serve) ->
             each.send_signal(signal.SIGCONT)
     wait_until(lambda: usage(stages, prefill) == idle, 20, "P's blocks were still held")
     assert time.monotonic() - left < 25, "it may have been the lease's end"
-    assert metric(prefill, EXPIRED) == expired == 0
+    assert metric(prefill, EXPIRED) == expired
 
 
 def usage(serve: Serve, prefill: str) -> float:
@@ -123,8 +123,9 @@ def test_a_killed_worker_comes_back_and_the_pair_is_proved_again(stages: Serve, 
     before = told(stages, prompt)
     process = server_process(url)
     engines = process.children(recursive=True)
+    tokens = 400 if letter == "D" else 8  # what D decodes already it goes on with when P dies
     with ThreadPoolExecutor(3) as clients:
-        running = [clients.submit(asked, stages, fresh(), 400) for _ in range(3)]
+        running = [clients.submit(asked, stages, fresh(), tokens) for _ in range(3)]
         time.sleep(1.0)
         os.kill(process.pid, signal.SIGKILL)
         begin = time.monotonic()
