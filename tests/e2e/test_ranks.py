@@ -19,7 +19,7 @@ import pytest
 from tests.e2e.conftest import TINY, Answer, Serve, call, metric, start_serve, stop_serve
 
 RANKS = 2
-PROMPTS = [[random.Random(i).randrange(0, 256) for _ in range(20 + 7 * i)] for i in range(20)]
+PROMPTS = [random.Random(i).choices(range(256), k=20 + 7 * (i % 20)) for i in range(100)]
 
 
 def body(prompt: list[int], **more: Any) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def test_a_ticket_on_the_wrong_rank_is_refused(ranks: Serve, expected: list[list
     p, d = (ranks.workers(stage)[0]["url"] for stage in ("prefill", "decode"))
     outcomes: Counter[str] = Counter()
     with blind_gateway(p, 1) as prefill, blind_gateway(d, 2) as decode:
-        for prompt, right in zip(PROMPTS, expected, strict=True):
+        for prompt, right in zip(PROMPTS[:20], expected[:20], strict=True):
             first = call(f"{prefill}/v1/completions", body(prompt, kv_transfer_params={"do_remote_decode": True}))
             assert first.status == 200, first
             ticket = first.body["kv_transfer_params"]
@@ -105,13 +105,12 @@ def test_a_ticket_on_the_wrong_rank_is_refused(ranks: Serve, expected: list[list
 
 def test_through_the_router_every_answer_is_right(ranks: Serve, expected: list[list[int]]) -> None:
     p, d = (ranks.workers(stage)[0]["url"] for stage in ("prefill", "decode"))
-    jobs = [i % len(PROMPTS) for i in range(100)]
     generated = [metric(d, "vllm:generation_tokens_total", rank=str(rank)) for rank in range(RANKS)]
     prompted = [metric(p, "vllm:prompt_tokens_total", rank=str(rank)) for rank in range(RANKS)]
     with ThreadPoolExecutor(8) as clients:
-        answers = list(clients.map(lambda i: ranks.complete(body(PROMPTS[i])), jobs))
+        answers = list(clients.map(lambda prompt: ranks.complete(body(prompt)), PROMPTS))
     assert all(answer.status == 200 for answer in answers)
-    assert [tokens(answer) for answer in answers] == [expected[i] for i in jobs]
+    assert [tokens(answer) for answer in answers] == expected
     assert {answer.headers["x-tercet-route"] for answer in answers} == {"P0>D0", "P1>D1"}
     # 600 tokens a rank if all is even.
     made = [metric(d, "vllm:generation_tokens_total", rank=str(r)) - generated[r] for r in range(RANKS)]

@@ -13,7 +13,7 @@ from tercet.results.record import RequestRecord
 from tercet.traffic.conversation import TokenRange
 from tercet.traffic.spec import TrafficSpec, conversations
 from tercet.traffic.workload import Workload
-from tests.e2e.conftest import metric, start_serve, stop_serve
+from tests.e2e.conftest import call, metric, start_serve, stop_serve, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -26,15 +26,20 @@ def test_all_ranks_share_the_work_and_nothing_fails(tmp_path: Path) -> None:
     # Steps of 60 ms: sixteen engines are then little work for two cores, and who is busy is the GPUs' doing.
     serve = start_serve(tmp_path, str(EXAMPLE), "--gpu-slowdown", "10", timeout_s=200)
     try:
+        # A pair is used once a request has crossed it, and there are 64 of them.
+        wait_until(lambda: all(pair["ready"] for pair in call(f"{serve.url}/status").body["pairs"]), 60, "pairs")
         traffic = TrafficSpec(Workload("w", 200, OUT), 1.0, REQUESTS, concurrency=AT_ONCE)
         records: list[RequestRecord] = []
         talks = conversations(traffic, salt="ranks", tokens=TokenRange())
+        p, d = (serve.workers(stage)[0]["url"] for stage in ("prefill", "decode"))
+        figures = {"vllm:prompt_tokens_total": p, "vllm:generation_tokens_total": d}
+        probed = {name: [metric(url, name, rank=str(rank)) for rank in range(RANKS)] for name, url in figures.items()}
         asyncio.run(drive(serve.url, talks, model=serve.model, on_record=records.append, concurrency=AT_ONCE))
         assert [record.error for record in records if not record.ok] == [] and len(records) == REQUESTS
         assert {record.output_tokens for record in records} == {OUT}
-        p, d = (serve.workers(stage)[0]["url"] for stage in ("prefill", "decode"))
-        for url, name in ((p, "vllm:prompt_tokens_total"), (d, "vllm:generation_tokens_total")):
+        for name, url in figures.items():
             tokens = [metric(url, name, rank=str(rank)) for rank in range(RANKS)]
+            tokens = [after - before for after, before in zip(tokens, probed[name], strict=True)]
             assert max(tokens) * RANKS / sum(tokens) <= BALANCE, (name, tokens)
         legs = Counter(leg for record in records for leg in (record.route or "").split(">"))
         assert len(legs) == 2 * RANKS, legs
