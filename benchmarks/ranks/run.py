@@ -16,6 +16,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from tercet.results.file import read
 EXAMPLE = Path(__file__).parents[2] / "examples" / "eight-plus-eight-ranks" / "topology.yaml"
 REQUESTS, CONCURRENCY, TOKENS = 100, 32, 2000
 BALANCE, TPOT_OVER, LAG_S = 1.15, 1.10, 0.002
+PAIRS_S = 60.0
 _SAMPLE = re.compile(r"^(?P<name>[a-z_:]+)\{(?P<labels>[^}]*)\} (?P<value>\S+)$", re.MULTILINE)
 
 
@@ -61,12 +63,26 @@ def lag_p99(urls: Sequence[str]) -> float:
     return min(bound for bound, count in below.items() if count >= 0.99 * below[float("inf")])
 
 
+def until_paired(router: str) -> None:
+    """Wait until a request has crossed every pair: before, only some of them are used."""
+    deadline = time.monotonic() + PAIRS_S
+    while True:
+        with urllib.request.urlopen(f"{router}/status", timeout=10) as answer:
+            open_pairs = [pair["pair"] for pair in json.load(answer)["pairs"] if not pair["ready"]]
+        if not open_pairs:
+            return
+        if time.monotonic() > deadline:
+            raise SystemExit(f"not proved within {PAIRS_S:g} s: {', '.join(open_pairs)}")
+        time.sleep(0.5)
+
+
 def measure(scale: float) -> bool:
     """Run it, print the figures, and return whether all targets were met."""
     topology = load_topology(EXAMPLE)
     router = f"http://127.0.0.1:{topology.router.port}"
     tercet("serve", str(EXAMPLE), "--detach")
     try:
+        until_paired(router)
         with TemporaryDirectory() as folder:
             load = ("--workload", f"{TOKENS}/{TOKENS}", "--concurrency", str(CONCURRENCY), "--scale", f"{scale:g}")
             tercet("bench", router, *load, "--num-requests", str(REQUESTS), "--output", folder)
