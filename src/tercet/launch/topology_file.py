@@ -221,7 +221,8 @@ def _explain(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
 
 _FORMS = {
     "^([1-9][0-9]{0,3}[EPDA])+$": "1P1D, 2A or 2E1P1D",
-    "^(cpu(:[0-9]+(-[0-9]+)?(\\+[0-9]+(-[0-9]+)?)*)?|cuda(:[0-9]+)?)$": "cpu:0, cpu:0-3, cpu:0+2 or cuda:0",
+    "^(cpu(:[0-9]+(-[0-9]+)?(\\+[0-9]+(-[0-9]+)?)*)?|cuda(:[0-9]+(\\+[0-9]+)*)?)$": "cpu:0, cpu:0-3, cpu:0+2, "
+    "cuda:0 or cuda:0+1",
     "^[a-z0-9][a-z0-9-]{0,40}$": "small letters, digits and hyphens",
 }
 
