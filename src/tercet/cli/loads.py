@@ -26,8 +26,7 @@ def loads_from(
     if data is not None and data.timed and not qps and pattern in (Arrivals.TRACE, Arrivals.POISSON):
         if not 0 < speed < float("inf"):
             raise UsageError(f"--trace-speed {speed} is out of range: give a number above 0, where 1 is real time")
-        span = max(script.at_s or 0.0 for script in data.scripts)
-        return LoadKind.QPS, (round(len(data.scripts) / span * speed, 6) if span else 1.0,), Arrivals.TRACE
+        return LoadKind.QPS, (data.rate(speed),), Arrivals.TRACE
     if pattern is Arrivals.TRACE and qps:
         raise UsageError("--arrivals trace takes its rate from the data set: leave --qps out, and use --trace-speed")
     return LoadKind.QPS, flags.parse_rates(qps or DEFAULT_QPS), pattern

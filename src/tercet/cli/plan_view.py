@@ -91,7 +91,7 @@ def ranking_table(plan: Plan) -> Table:
 
 
 def _spread(standing: Standing, metric: str) -> str:
-    values = [standing.percentile(metric, which) for which in ("p50", "p95", "p99")]
+    values = [standing.latency(metric, which) for which in ("p50", "p95", "p99")]
     return " / ".join("-" if math.isinf(value) else milliseconds(value) for value in values)
 
 
@@ -152,7 +152,7 @@ def _unmet(plan: Plan) -> Iterator[str]:
     )
     kept = []
     for name, limit in (("ttft", slo.ttft_ms), ("tpot", slo.tpot_ms), ("e2e", slo.e2e_ms)):
-        reached = best.percentile(f"{name}_ms", "p95")
+        reached = best.latency(f"{name}_ms", "p95")
         if limit is not None and not math.isinf(reached):
             kept.append(f"{name}:{reached:.3g}" + ("" if reached <= limit else f" instead of {limit:g}"))
     if kept:

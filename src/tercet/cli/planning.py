@@ -214,8 +214,7 @@ def _traffic(asked: Asked) -> tuple[TrafficSpec, LoadKind, float]:
     load = float(asked.concurrency or asked.qps or 0.0)
     rate = asked.qps or 1.0
     if timed and data is not None:
-        span = max(script.at_s or 0.0 for script in data.scripts)
-        rate = round(len(data.scripts) / span, 6) if span else 1.0
+        rate = data.rate()
         load = load or rate
     traffic = TrafficSpec(
         asked.shape,

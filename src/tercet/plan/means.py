@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tercet.traffic.scripts import CHARACTERS_A_TOKEN
 from tercet.traffic.spec import TrafficSpec
 
 
@@ -28,8 +29,7 @@ def means_of(traffic: TrafficSpec) -> Means:
     if traffic.dataset is not None:
         return _of_scripts(traffic)
     workload, turns = traffic.workload, traffic.turns
-    new = (workload.inputs.low + workload.inputs.high) / 2
-    output = (workload.outputs.low + workload.outputs.high) / 2
+    new, output = workload.inputs.mean, workload.outputs.mean
     pictures = workload.pictures
     images = 0.0 if pictures is None else (pictures.low + pictures.high) / 2 / turns
     prefix = (turns - 1) / 2 * (new + output) + workload.prefix_tokens / turns
@@ -43,7 +43,7 @@ def _of_scripts(traffic: TrafficSpec) -> Means:
         prefix = 0
         for turn in script.turns:
             characters = len(turn.text or "") + len(turn.messages or "")
-            new = turn.input_tokens or max(1, characters // 4)
+            new = turn.input_tokens or max(1, characters // CHARACTERS_A_TOKEN)
             news.append(new)
             prefixes.append(prefix)
             outputs.append(turn.output_tokens)

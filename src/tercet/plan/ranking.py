@@ -37,15 +37,9 @@ class Standing:
         """Output tokens a second, the seeds' mean."""
         return sum(outcome.tokens_s for outcome in self.outcomes) / len(self.outcomes)
 
-    def mean(self, metric: str) -> float:
-        """Return a mean latency (`ttft_ms`, `tpot_ms`, `e2e_ms`) over the seeds; infinite when nothing was answered."""
-        spreads = [getattr(outcome, metric) for outcome in self.outcomes]
-        if any(spread is None for spread in spreads):
-            return math.inf
-        return float(sum(spread.mean for spread in spreads) / len(spreads))
-
-    def percentile(self, metric: str, which: str) -> float:
-        """Return a percentile (`p50`, `p95`, `p99`), averaged over the seeds."""
+    def latency(self, metric: str, which: str = "mean") -> float:
+        """Return mean, p50, p95 or p99 of `ttft_ms`, `tpot_ms` or `e2e_ms`, averaged over the seeds; infinite when a
+        run answered nothing."""
         spreads = [getattr(outcome, metric) for outcome in self.outcomes]
         if any(spread is None for spread in spreads):
             return math.inf
@@ -155,7 +149,7 @@ def _headroom(standing: Standing) -> float:
 
 
 def _quickness(standing: Standing) -> float:
-    return 1 / _within(standing.mean("e2e_ms"))
+    return 1 / _within(standing.latency("e2e_ms"))
 
 
 def _stages(architecture: Architecture) -> int:

@@ -69,9 +69,14 @@ def search(question: Question, progress: Progress, *, jobs: int = 1, ray: str = 
     concurrent = question.kind is LoadKind.CONCURRENCY
     first = question.load or (32.0 if concurrent else 0.6 * most)
 
+    known: dict[Trial, Outcome] = {}  # the asked load is one of the grid's, and the first seed's
+
     def simulated(text: str, trials: Sequence[Trial]) -> list[Outcome]:
-        with progress.task(text, len(trials)) as advance:
-            return run_trials([(question, trial) for trial in trials], jobs=jobs, ray=ray, advance=advance)
+        new = [(question, trial) for trial in trials if trial not in known]
+        if new:
+            with progress.task(text, len(new)) as advance:
+                known.update({o.trial: o for o in run_trials(new, jobs=jobs, ray=ray, advance=advance)})
+        return [known[trial] for trial in trials]
 
     screened = simulated("simulating architectures", [Trial(each, first) for each in kept])
     order = rank(question, [Standing(o.trial.architecture, (o,)) for o in screened]).standings

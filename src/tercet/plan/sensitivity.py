@@ -10,7 +10,6 @@ from tercet.plan.question import Question
 from tercet.plan.ranking import Standing, objective_gap, rank
 from tercet.plan.search import Plan, Progress
 from tercet.plan.trial import Outcome, Trial, run_trials
-from tercet.traffic.lengths import Lengths
 from tercet.traffic.spec import LoadKind
 
 RIVALS = 4
@@ -75,21 +74,16 @@ def changes_of(question: Question, load: float, rivals: Sequence[Architecture]) 
         yield but(f"a picture takes its host {host:g} ms", stack=stack.but(image_host_ms=host))
     if caps.max_num_batched_tokens > SMALL_BUDGET:
         yield but(f"steps of {SMALL_BUDGET} tokens", caps=replace(caps, max_num_batched_tokens=SMALL_BUDGET))
-    for name, inputs, outputs in (("prompts", 1.5, 1.0), ("answers", 1.5, 1.0)):
-        if question.traffic.dataset is None:
-            grown = _grown(question, inputs if name == "prompts" else outputs, outputs if name == "prompts" else inputs)
-            yield Change(f"{name} half as long again", grown, load)
+    if question.traffic.dataset is None:
+        for name, inputs, outputs in (("prompts", 1.5, 1.0), ("answers", 1.0, 1.5)):
+            yield Change(f"{name} half as long again", _grown(question, inputs, outputs), load)
     more = round(load * 1.25) if question.kind is LoadKind.CONCURRENCY else load * 1.25
     yield Change("a quarter more load", question, float(more))
 
 
 def _grown(question: Question, inputs: float, outputs: float) -> Question:
     workload = question.traffic.workload
-
-    def times(lengths: Lengths, factor: float) -> Lengths:
-        return lengths.scaled(factor)
-
-    grown = workload.with_lengths(times(workload.inputs, inputs), times(workload.outputs, outputs))
+    grown = workload.with_lengths(workload.inputs.scaled(inputs), workload.outputs.scaled(outputs))
     return replace(question, traffic=replace(question.traffic, workload=grown))
 
 

@@ -60,6 +60,11 @@ class Dataset:
         """True when every conversation has a time stamp."""
         return all(script.at_s is not None for script in self.scripts)
 
+    def rate(self, speed: float = 1.0) -> float:
+        """Return the conversations a second of timed scripts that are replayed at `speed`; 1 when all start at once."""
+        span = max(script.at_s or 0.0 for script in self.scripts)
+        return round(len(self.scripts) / span * speed, 6) if span else 1.0
+
 
 def read_dataset(path: Path, *, limit: int | None = None, turns: int | None = None) -> Dataset:
     """Read a data set: a JSON array in ShareGPT's format, or JSON lines. Raises UsageError naming file and line.
