@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from tercet.http.sse import DONE, SSEParser
 
 _CONTENT = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call")
 _VISION = ("image_tokens", "multimodal_tokens", "vision_tokens")
-_DURATION = re.compile(r"([A-Za-z0-9_.@-]+)\s*;\s*dur=([0-9]+(?:\.[0-9]+)?)")
+_TIMELINE = "timeline "
 
 
 class Answer:
@@ -69,8 +68,10 @@ class Answer:
 
     @property
     def timeline(self) -> dict[str, float]:
-        """Where the time went, in milliseconds, from the comment that a Tercet router sends before the end."""
-        return durations(self._sse.comment) if self._sse is not None else {}
+        """Where the time went, in milliseconds by worker and phase (`P0.prefill`), from the comment that a Tercet
+        router sends before the end, where it was asked to."""
+        said = "" if self._sse is None else self._sse.comment
+        return _spans(said.removeprefix(_TIMELINE)) if said.startswith(_TIMELINE) else {}
 
     def feed(self, piece: bytes, now_ns: int) -> None:
         """Take what was read from the socket at `now_ns`."""
@@ -178,11 +179,14 @@ class Answer:
         return self.completion_tokens
 
 
-def durations(text: str) -> dict[str, float]:
-    """Return the durations of a `Server-Timing` value, in milliseconds by name; those of one name are added up."""
+def _spans(text: str) -> dict[str, float]:
     found: dict[str, float] = {}
-    for name, value in _DURATION.findall(text):
-        found[name] = found.get(name, 0.0) + float(value)
+    try:
+        for span in json.loads(text)["spans"]:
+            name = f"{span['worker'] or 'router'}.{span['phase']}"
+            found[name] = found.get(name, 0.0) + span["end_ms"] - span["start_ms"]
+    except (ValueError, LookupError, TypeError):
+        return {}  # another server's comment
     return found
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from time import perf_counter_ns
 from typing import Any
 
-from tercet.bench.answer import Answer, durations
+from tercet.bench.answer import Answer
 from tercet.bench.result import RequestResult
 from tercet.bench.tally import Tally
 from tercet.http.client import Client, ClientError, Response
+from tercet.http.server_timing import durations
 
 Headers = tuple[tuple[str, str], ...]
 

@@ -10,6 +10,8 @@ from typing import Any
 CACHED, CREATED = "cached_tokens", "created_cache_tokens"
 """Of a prompt's tokens, those found in the prefix cache and, with vLLM, those put there: the affair of who computed it,
 whereas pictures and lengths are what they are everywhere."""
+_FINISH = b'"finish_reason":'
+MAX_REASON_BYTES = 64
 _DECODER = json.JSONDecoder()
 MAX_EVENT_BYTES = 1024 * 1024
 """Of an event longer than this what came is passed on as it is."""
@@ -50,6 +52,20 @@ def find_usage(text: bytes) -> Usage | None:
             except ValueError:
                 return None
         end = at
+    return None
+
+
+def find_finish_reason(text: bytes) -> str | None:
+    """Return the last finish reason in an answer or the tail of a stream; None when there is none.
+
+    As above the pattern can't match inside a JSON string.
+    """
+    at = text.rfind(_FINISH)
+    while at >= 0:
+        rest = text[at + len(_FINISH) : at + len(_FINISH) + MAX_REASON_BYTES].lstrip()
+        if rest.startswith(b'"'):
+            return rest[1:].partition(b'"')[0].decode("utf-8", "replace")
+        at = text.rfind(_FINISH, 0, at)
     return None
 
 

@@ -7,6 +7,7 @@ import json
 from contextlib import suppress
 from time import monotonic
 from typing import Any
+from urllib.parse import parse_qs
 
 from tercet.core.errors import RequestError, UsageError
 from tercet.core.stage import Mode, role_letter
@@ -16,6 +17,7 @@ from tercet.http.server import Request, Responder
 from tercet.router.gauges import FleetGauges
 from tercet.router.health import Prober
 from tercet.router.parts import Parts
+from tercet.router.record import KEPT
 from tercet.router.roster import Roster
 from tercet.routing.events import CacheCleared, ConversationsCleared, ModeChanged
 from tercet.routing.facts import RequestFacts
@@ -102,6 +104,15 @@ class Admin:
                 "counts": parts.metrics.summary(),
             },
         )
+
+    async def requests(self, request: Request, responder: Responder) -> None:
+        """GET /requests?limit=N: the records of the latest requests for generation, the latest to end first. Raises
+        RequestError 400."""
+        asked = parse_qs(request.query, keep_blank_values=True).get("limit", [str(KEPT)])[0]
+        if not asked.isascii() or not asked.isdigit() or not 1 <= int(asked) <= KEPT:
+            raise RequestError(400, f"limit is a number from 1 to {KEPT}", param="limit")
+        records = self._parts.recent.latest(int(asked))
+        await _json(responder, 200, {"kept": KEPT, "requests": [record.to_json() for record in records]})
 
     async def models(self, request: Request, responder: Responder) -> None:
         """GET /v1/models: the models of all workers, each once."""

@@ -95,6 +95,7 @@ class Router:
             "/metrics/clear": {"POST": admin.clear_metrics},
             "/mode": {"GET": admin.mode},
             "/status": {"GET": admin.status},
+            "/requests": {"GET": admin.requests},
             "/workers": {"POST": members.add},
             "/conversations/clear": {"POST": admin.clear_conversations},
             "/cache/reset": {"POST": admin.reset_cache},

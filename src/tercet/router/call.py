@@ -13,14 +13,17 @@ from tercet.core.route import Route
 from tercet.core.stage import Stage
 from tercet.dialects.protocol import Answer, Exchange, Failure, Leg, Legs, PicturesNeeded, Reply, Step
 from tercet.dialects.request import ClientRequest
-from tercet.dialects.usage import StreamedUsage, Usage, failed, find_usage
+from tercet.dialects.usage import StreamedUsage, failed
 from tercet.http.client import ClientError, Relayed, Response
+from tercet.http.relay import Rewriter
 from tercet.http.server import Responder
+from tercet.router.account import Account
 from tercet.router.observation import Observation
 from tercet.router.parts import Parts
 from tercet.router.pictures import cache_header, read_cache
 from tercet.router.sender import failure
-from tercet.router.timing import Timing
+from tercet.router.span import FIRST_TOKEN, STREAM
+from tercet.router.timeline import TimelineWriter
 from tercet.routing.encoding import place_again
 from tercet.routing.events import Finished, PrefixLost, Routed
 from tercet.routing.facts import RequestFacts
@@ -53,18 +56,18 @@ class Call:
         facts: RequestFacts,
         responder: Responder,
         headers: list[tuple[str, str]],
-        timing: Timing,
+        account: Account,
         suspect: Suspect,
     ) -> None:
         self._parts, self._request, self._facts = parts, request, facts
-        self._responder, self._headers, self._timing = responder, headers, timing
+        self._responder, self._headers = responder, headers
+        self._account, self._timing = account, account.timing
         self._suspect = suspect
         self._mode = parts.fleet.mode  # a change of mode is for later requests
         self._name = ""
         self._accepted = self._took = False
         self._place: str | None = None
         self._observation: Observation | None = None
-        self._usage: Usage | None = None
         self._cache: Counter[str] = Counter()
         self.broken = False
         self.tokens = 0
@@ -94,6 +97,7 @@ class Call:
             found = self._route(avoid)
             if isinstance(found, Refusal):
                 raise outcome.error
+            self._account.retries += 1
             parts.metrics.retries.add(outcome.error.code or "error")
             if outcome.rank.letter == "E":
                 parts.metrics.encode_retries.add(outcome.error.code or "error")
@@ -124,13 +128,15 @@ class Call:
         parts.fleet.apply(Routed(self._name, found, self._facts))
         self._count(found)
         self._observation = Observation(self._name, found, self._facts, self._request.choices, exchange)
+        self._account.observation = self._observation
         visited = {rank.url for rank in found.ranks}
         parts.visits.update(visited)
         try:
             if found.prefill is not None:
-                place = found.decode.address
+                place, began_ns = found.decode.address, perf_counter_ns()
                 await parts.handoffs.enter(place, parts.config.first_byte_timeout_s)
                 self._place = place
+                self._timing.waited(began_ns, perf_counter_ns(), found.decode.label)
             step: Step | None = exchange.start()
             while isinstance(step, Legs):
                 step = await self._send(exchange, step)
@@ -183,22 +189,31 @@ class Call:
 
     async def _one(self, exchange: Exchange, leg: Leg) -> Step | None:
         step: Step | None
+        started = perf_counter_ns()
         try:
-            if leg.stage is Stage.DECODE:
-                return await self._decode(exchange, leg)
-            step = await self._ahead(exchange, leg)
+            step = await (self._decode if leg.stage is Stage.DECODE else self._ahead)(exchange, leg, started)
         except ClientError as error:
             self._suspect(leg.rank.url)
             if leg.stage is Stage.PREFILL and error.reason in LOST_ANSWER:
                 self._parts.handoffs.expires("answer_lost")
             step = failure(leg, error)
+        except asyncio.CancelledError:
+            self._given_up(leg, started)
+            raise
+        if isinstance(step, Failure):
+            self._timing.failed(leg.stage, leg.rank.label, started, perf_counter_ns(), step.error.code or "error")
         # Once D answers it holds all that P had for it: P's failing so late is nothing to the client.
         return Legs(()) if leg.stage is Stage.PREFILL and self._accepted else step
 
-    async def _ahead(self, exchange: Exchange, leg: Leg) -> Step:
+    def _given_up(self, leg: Leg, started: int) -> None:
+        if self._responder.started:
+            self._account.broke(leg.rank.label, "cancelled")
+        else:
+            self._timing.failed(leg.stage, leg.rank.label, started, perf_counter_ns(), "cancelled")
+
+    async def _ahead(self, exchange: Exchange, leg: Leg, started: int) -> Step:
         """Send an encode or prefill leg. Its answer names what the worker holds for those that come after."""
         begun: list[Response] = []
-        started = perf_counter_ns()
         task = asyncio.get_running_loop().create_task(self._parts.sender.whole(leg, begun.append))
         try:
             answer = await asyncio.shield(task)
@@ -210,9 +225,9 @@ class Call:
         if leg.method == "GET":
             return exchange.on_answer(leg, answer)  # a question, which costs no prefill
         if leg.stage is Stage.ENCODE:
-            self._timing.encode(started, now, timing)
+            self._timing.encode(leg.rank.label, started, now, timing)
         else:
-            self._timing.leg("prefill-leg", now - started, timing, "p-")
+            self._timing.prefill(leg.rank.label, started, now, timing)
         self._cache.update(read_cache(answer.headers.get(CACHE_HEADER)))
         step = exchange.on_answer(leg, answer)
         if not isinstance(step, Failure | PicturesNeeded) and answer.status == 200:
@@ -223,25 +238,29 @@ class Call:
                 self._observation.prefilled(self._parts, answer)
         return step
 
-    async def _decode(self, exchange: Exchange, leg: Leg) -> Step | None:
-        started = perf_counter_ns()
+    async def _decode(self, exchange: Exchange, leg: Leg, started: int) -> Step | None:
         response = await self._parts.sender.open(leg)
         if leg.streams and response.status == 200:
             await self._relay(leg, response, started)
             return None
         answer = await self._parts.sender.read(response)
-        self._timing.leg("decode-leg", perf_counter_ns() - started, answer.headers.get("server-timing"))
+        self._decoded(leg, answer.headers, started, perf_counter_ns(), STREAM)
         step = exchange.on_answer(leg, answer)
         if isinstance(step, Reply) and step.status == 200:
             self._accept(answer)
         return step
 
+    def _decoded(self, leg: Leg, headers: Mapping[str, str], started: int, now_ns: int, phase: str) -> None:
+        assert self._observation is not None
+        handed_over, said = self._observation.route.prefill is not None, headers.get("server-timing")
+        self._timing.decode(leg.rank.label, started, now_ns, said, phase=phase, handed_over=handed_over)
+
     def _accept(self, answer: Answer) -> None:
         observation = self._observation
         assert observation is not None
         self._taken(answer.headers)
-        self._usage = find_usage(answer.body)
-        observation.first_token(self._parts, answer.headers, self._usage)
+        self._account.answered(answer.body)
+        observation.first_token(self._parts, answer.headers, self._account.usage)
         self._headers += self._passed_on(answer.headers)
 
     def _taken(self, headers: Mapping[str, str]) -> None:
@@ -261,31 +280,39 @@ class Call:
 
         def on_first(now_ns: int) -> list[tuple[str, str]]:
             self._taken(response.headers)
-            self._timing.leg("decode-leg", now_ns - started, response.headers.get("server-timing"))
+            self._decoded(leg, response.headers, started, now_ns, FIRST_TOKEN)
             observation.first_token(self._parts, response.headers, None)
             return self._first_byte(now_ns, self._passed_on(response.headers), True)
 
+        rewriter: Rewriter | None = StreamedUsage(leg.usage_details) if leg.usage_details else None
+        if self._account.timeline:
+            rewriter = TimelineWriter(self._account, leg.rank.label, rewriter)
         try:
             relayed = await response.relay(
                 self._responder,
                 on_first=on_first,
                 tail_bytes=TAIL_BYTES,
-                rewriter=StreamedUsage(leg.usage_details) if leg.usage_details else None,
+                rewriter=rewriter,
             )
         except ClientError as error:
             if not self._responder.started:
                 raise
             self._suspect(leg.rank.url)
-            self._break_off(failure(leg, error).error)
+            broken = failure(leg, error).error
+            self._account.broke(leg.rank.label, broken.code or "error")
+            self._break_off(broken)
             return
-        self._streamed(relayed)
-
-    def _streamed(self, relayed: Relayed) -> None:
-        if failed(relayed.tail):
+        bad = failed(relayed.tail)
+        self._account.streamed(leg.rank.label, relayed, "engine_error" if bad else None)
+        if bad:
             self._broke()
             return
+        self._finished(relayed)
+
+    def _finished(self, relayed: Relayed | None) -> None:
         assert self._observation is not None
-        self.tokens = self._observation.finished(self._parts, find_usage(relayed.tail), relayed)
+        prompt, answers = self._observation.finished(self._parts, self._account.usage, relayed)
+        self.tokens, self._account.output_tokens = prompt + answers, answers
 
     def _break_off(self, error: RequestError) -> None:
         """Say in the stream that it broke: nothing of it can be taken back, nor sent again."""
@@ -307,9 +334,16 @@ class Call:
         if reply.status == 200:
             if reply.early:
                 self._parts.metrics.early_ends.add(self._mode)
-            elif self._observation is not None:
-                self.tokens = self._observation.finished(self._parts, self._usage, None)
-        await self._responder.send(reply.status, reply.body, headers=headers, content_type=reply.content_type)
+                self._account.answered(reply.body)
+            else:
+                self._finished(None)
+        else:
+            self._account.error = "worker_refused"
+        body = reply.body
+        if self._account.timeline and reply.early and self._request.stream:
+            writer = TimelineWriter(self._account)
+            body = writer.feed(body) + writer.end()
+        await self._responder.send(reply.status, body, headers=headers, content_type=reply.content_type)
 
     def _first_byte(self, now_ns: int, more: list[tuple[str, str]], good: bool) -> list[tuple[str, str]]:
         if good:

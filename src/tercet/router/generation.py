@@ -12,11 +12,11 @@ from tercet.core.errors import RequestError
 from tercet.dialects.pictures import Pictures, find_pictures
 from tercet.dialects.request import CHAT_PATH, ClientRequest, read_body
 from tercet.http.server import Request, Responder
+from tercet.router.account import Account
 from tercet.router.call import Call, Suspect
 from tercet.router.gate import Gate
 from tercet.router.parts import Parts
 from tercet.router.pictures import picture_keys
-from tercet.router.timing import Timing
 from tercet.routing.admission import asked_priority
 from tercet.routing.facts import RequestFacts, chat_facts, completion_facts
 
@@ -39,6 +39,7 @@ async def generate(
     while nothing was sent."""
     mode, status, spent = parts.fleet.mode, CLIENT_GONE, 0
     gate: Gate | None = None
+    account = Account(headers[0][1], mode, request.received_ns, request.headers)
     quota = parts.door.enter(key)
     try:
         body, raw = read_body(request.body)
@@ -51,35 +52,39 @@ async def generate(
         passed = parts.door.worker_headers(headers[0][1], request.headers)
         places = find_pictures(body, parts.config.max_images) if request.path == CHAT_PATH else ()
         keys = await picture_keys(body, places) if places else ()
-        facts = _facts(parts, request, body, model or "", keys)
+        account.model = model or ""
+        facts = account.facts = _facts(parts, request, body, model or "", keys)
         if places and parts.dialect.encodes:
             raw = request.body = b""  # the pictures are kept once
             client_request = ClientRequest(request.path, body, raw, passed, Pictures(body, places, keys))
         else:
             client_request = ClientRequest(request.path, body, raw, passed)
-        timing = Timing(request.received_ns)
+        account.stream = client_request.stream
         waits_at = parts.gates.of(model or "")
         began_ns = perf_counter_ns()
         await waits_at.enter(*_standing(parts, request, key), parts.config.queue_timeout_s)
-        gate, timing.waited_ns = waits_at, perf_counter_ns() - began_ns
-        call = Call(parts, client_request, facts, responder, headers, timing, suspect)
+        gate = waits_at
+        account.timing.waited(began_ns, perf_counter_ns())
+        call = Call(parts, client_request, facts, responder, headers, account, suspect)
         spent = _at_most(client_request, facts)
         await call.run()
         spent = call.tokens
         status = BROKEN if call.broken else responder.status
     except RequestError as error:
-        status, spent = error.status, 0
+        status, spent, account.error = error.status, 0, error.code or "invalid_request"
         raise
     except asyncio.CancelledError:
+        account.error = "client_gone"
         raise
     except Exception:
-        status = 500
+        status, account.error = 500, "internal_error"
         raise
     finally:
         if gate is not None:
             gate.leave()
         if quota is not None:
             quota.leave(spent)
+        parts.recent.add(account.record(status))
         parts.metrics.finished(mode, status, (perf_counter_ns() - request.received_ns) / 1e9)
 
 

@@ -39,6 +39,14 @@ class Observation:
     choices: int
     exchange: Exchange
     prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+
+    @property
+    def expected(self) -> int:
+        """How many of the prompt's tokens the rank that computes it was believed to hold."""
+        if self.route.prefill is None:
+            return self.route.held
+        return max(0, self.facts.prompt_tokens - self.route.prefill_uncached)
 
     def encoded(self, parts: Parts, rank: Rank) -> None:
         """An encode rank has encoded its share."""
@@ -50,6 +58,8 @@ class Observation:
     def prefilled(self, parts: Parts, answer: Answer) -> None:
         """P has the prompt, and the pictures that it was given."""
         usage = find_usage(answer.body)
+        if usage is not None:
+            self.prompt_tokens, self.cached_tokens = usage.prompt_tokens, usage.cached_tokens
         if self.route.prefill is not None:
             parts.breakers.served(self.route.prefill.address)
         parts.fleet.apply(Prefilled(self.name, None if usage is None else usage.prompt_tokens))
@@ -73,11 +83,14 @@ class Observation:
 
     def first_token(self, parts: Parts, headers: Mapping[str, str], usage: Usage | None) -> None:
         """D has the prompt: its counts are in its headers, or in the usage of a whole answer."""
-        self.prompt_tokens = _number(headers.get("x-tercet-prompt-tokens"))
+        told = _number(headers.get("x-tercet-prompt-tokens"))
+        self.prompt_tokens = self.prompt_tokens if told is None else told
         cached = _number(headers.get("x-tercet-cached-tokens"))
         if usage is not None:
             self.prompt_tokens = usage.prompt_tokens if self.prompt_tokens is None else self.prompt_tokens
             cached = usage.cached_tokens if cached is None else cached
+        if self.route.prefill is None:
+            self.cached_tokens = cached
         if self._wrong(cached):
             parts.metrics.wrong_index.add(self.route.mode)
             parts.fleet.apply(PrefixLost(self.facts, self.route.decode.address))
@@ -85,8 +98,8 @@ class Observation:
         if self.route.prefill is None:
             self._holds_pictures(parts)
 
-    def finished(self, parts: Parts, usage: Usage | None, relayed: Relayed | None) -> int:
-        """The answer is whole: D holds prompt and answer of this conversation. Return how many tokens they have."""
+    def finished(self, parts: Parts, usage: Usage | None, relayed: Relayed | None) -> tuple[int, int]:
+        """The answer is whole: D holds prompt and answer of this conversation. Return how many tokens each has."""
         if usage is not None:
             prompt, answers = usage.prompt_tokens, usage.completion_tokens
         else:
@@ -99,7 +112,7 @@ class Observation:
         if self.facts.prompts == 1:
             answer = answers // self.choices
             parts.fleet.apply(ConversationRecorded(self.facts, self.route.decode.address, prompt, answer))
-        return prompt + answers
+        return prompt, answers
 
     def failed(self, parts: Parts, failure: Failure) -> None:
         """The route failed at a rank: enough of that in a row, and no request goes there until a probe succeeded. Where

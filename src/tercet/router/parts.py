@@ -13,6 +13,7 @@ from tercet.router.config import RouterConfig
 from tercet.router.gate import Gates
 from tercet.router.handoffs import Handoffs
 from tercet.router.metrics import RouterMetrics
+from tercet.router.record import Recent
 from tercet.router.retry import RetryPauses
 from tercet.router.sender import Sender
 from tercet.routing.breaker import Breakers
@@ -38,6 +39,7 @@ class Parts:
     breakers: Breakers
     gates: Gates
     pauses: RetryPauses
+    recent: Recent = field(default_factory=Recent)
     names: count[int] = field(default_factory=count)
     visits: Counter[str] = field(default_factory=Counter)
     pinned: set[str] = field(default_factory=set)

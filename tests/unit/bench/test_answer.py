@@ -66,9 +66,11 @@ def test_vision_tokens_and_the_timeline_are_taken_from_the_server() -> None:
     answer = Answer(200, SSE)
     usage = {"prompt_tokens": 90, "prompt_tokens_details": {"cached_tokens": 1, "image_tokens": 64}}
     answer.feed(f"data: {json.dumps({'usage': usage})}\n\n: keep-alive\n\n".encode(), 1)
-    answer.feed(b": timeline queue;dur=1.5, P0.prefill;dur=20, queue;dur=0.5\n\ndata: [DONE]\n\n", 2)
+    spans = [("queue", None, 0, 1.5), ("prefill", "P0", 1.5, 21.5), ("queue", None, 21.5, 22)]
+    told = [{"phase": p, "worker": w, "start_ms": a, "end_ms": b} for p, w, a, b in spans]
+    answer.feed(f": timeline {json.dumps({'spans': told})}\n\ndata: [DONE]\n\n".encode(), 2)
     assert (answer.vision_tokens, answer.cached_tokens) == (64, 1)
-    assert answer.timeline == {"queue": 2.0, "P0.prefill": 20.0}
+    assert answer.timeline == {"router.queue": 2.0, "P0.prefill": 20.0}
 
 
 def test_a_stream_split_anywhere_gives_the_same_answer() -> None:

@@ -63,6 +63,7 @@ class FakeWorker:
         self.gate: asyncio.Event | None = None  # inferences wait for it before they answer
         self.gate_after = 10**9  # streams wait for the gate after so many tokens
         self.token_s = 0.0
+        self.timing = "queue;dur=1.00, prefill;dur=2.00"
         self.cut_after: int | None = None  # break the connection after so many events
         self.misfit = False
         self.refused_from = ""  # the URL of a prefill worker whose tickets end in a 500
@@ -183,7 +184,7 @@ class FakeWorker:
             ("X-Tercet-Prompt-Tokens", str(len(words))),
             ("X-Tercet-Cached-Tokens", str(cached)),
             ("X-Tercet-External-Tokens", str(external)),
-            ("Server-Timing", "queue;dur=1.00, prefill;dur=2.00"),
+            ("Server-Timing", self.timing),
         ]
         await self._write(path, body, words, limit, cached, headers, responder)
 

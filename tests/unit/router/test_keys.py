@@ -24,6 +24,7 @@ def _line(key: str, **limits: int | bool) -> str:
 
 OPERATORS = [
     ("GET", "/status"),
+    ("GET", "/requests"),
     ("POST", "/mode/aggregated"),
     ("POST", "/metrics/clear"),
     ("POST", "/conversations/clear"),
