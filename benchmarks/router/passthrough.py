@@ -25,6 +25,7 @@ import uvloop
 
 from tercet.http.client import Client, ClientError
 from tercet.http.server import Request, Responder, Server
+from tercet.http.wire import end_to_end
 
 CHUNKS = 64
 GAP_S = 0.01
@@ -61,7 +62,8 @@ async def serve_ours(port: int, upstream: str) -> None:
         response = await client.request(
             request.method, upstream + request.target, headers=[("Content-Type", "application/json")], body=request.body
         )
-        await response.relay(responder, headers=response.passed_on(), tail_bytes=2048)
+        passed = [pair for pair in end_to_end(response.headers) if pair[0] != "content-type"]
+        await response.relay(responder, headers=passed, tail_bytes=2048)
 
     await _serve(Server(proxy, port=port))
 

@@ -9,7 +9,6 @@ from tercet.http.errors import ClientError
 from tercet.http.exchange import Exchange
 from tercet.http.relay import OnFirst, Relay, Relayed, Rewriter
 from tercet.http.responder import Responder
-from tercet.http.wire import end_to_end
 
 _HIGH_WATER = 256 * 1024
 _LOW_WATER = 64 * 1024
@@ -24,11 +23,6 @@ class Response(Exchange):
     """
 
     __slots__ = ()
-
-    def passed_on(self) -> list[tuple[str, str]]:
-        """Return the headers that a proxy may pass on, without the content type."""
-        passed = end_to_end(self.headers)
-        return [pair for pair in passed if pair[0] != "content-type"] if "content-type" in self.headers else passed
 
     async def read(self, *, max_bytes: int = 256 * 1024 * 1024) -> bytes:
         """Return the whole body. Raises ClientError, also when it is larger than `max_bytes`."""

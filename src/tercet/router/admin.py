@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -109,7 +110,7 @@ class Admin:
         """GET /requests?limit=N: the records of the latest requests for generation, the latest to end first. Raises
         RequestError 400."""
         asked = parse_qs(request.query, keep_blank_values=True).get("limit", [str(KEPT)])[0]
-        if not asked.isascii() or not asked.isdigit() or not 1 <= int(asked) <= KEPT:
+        if not re.fullmatch(r"[0-9]{1,9}", asked) or not 1 <= int(asked) <= KEPT:
             raise RequestError(400, f"limit is a number from 1 to {KEPT}", param="limit")
         records = self._parts.recent.latest(int(asked))
         await _json(responder, 200, {"kept": KEPT, "requests": [record.to_json() for record in records]})

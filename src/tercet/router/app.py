@@ -8,7 +8,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from math import ceil
 
 import uvloop
@@ -30,8 +30,9 @@ from tercet.router.key_file import KeyFile
 from tercet.router.kv_subscriber import KvSubscriber
 from tercet.router.members import Members
 from tercet.router.metrics import RouterMetrics
+from tercet.router.openapi.document import OpenApi
 from tercet.router.parts import Parts
-from tercet.router.passthrough import pass_through
+from tercet.router.passthrough import METHODS, OTHER_PATHS, pass_through
 from tercet.router.retry import RetryPauses
 from tercet.router.roster import Roster
 from tercet.router.sender import Sender
@@ -100,17 +101,30 @@ class Router:
             "/conversations/clear": {"POST": admin.clear_conversations},
             "/cache/reset": {"POST": admin.reset_cache},
             "/v1/models": {"GET": admin.models},
+            "/openapi.json": {"GET": OpenApi().send},
         }
         self._families: dict[str, dict[str, Endpoint]] = {
-            "/mode/": {"POST": admin.set_mode},
-            "/workers/": {"DELETE": members.remove},
-            "/v1/models/": {"GET": admin.model},
+            "/mode/{name}": {"POST": admin.set_mode},
+            "/workers/{id}": {"DELETE": members.remove},
+            "/v1/models/{id}": {"GET": admin.model},
         }
+        self._prefixes = [(path.partition("{")[0], methods) for path, methods in self._families.items()]
 
     @property
     def port(self) -> int:
         """The port that is listened on."""
         return self._server.port
+
+    @property
+    def routes(self) -> set[tuple[str, str]]:
+        """Every method with its path, whose variable part is in braces."""
+        own = {
+            (method, path)
+            for path, methods in (*self._endpoints.items(), *self._families.items())
+            for method in methods
+        }
+        passed = {(method, OTHER_PATHS) for method in METHODS}
+        return own | passed | {("POST", CHAT_PATH), ("POST", COMPLETIONS_PATH)}
 
     async def start(self) -> None:
         """Listen, then watch the workers. Raises UsageError when the port is taken or the address isn't ours."""
@@ -156,18 +170,20 @@ class Router:
         key = door.check(request.method, path, request.headers)
         if path in (CHAT_PATH, COMPLETIONS_PATH):
             if request.method != "POST":
-                raise RequestError(405, f"{request.method} {path}: use POST")
+                raise _no_method(request, ("POST",), headers)
             await generate(self.parts, request, responder, headers, self.prober.suspect, key)
             return
         methods = self._endpoints.get(path)
         if methods is None:
-            methods = next((found for start, found in self._families.items() if path.startswith(start)), None)
+            methods = next((found for start, found in self._prefixes if path.startswith(start)), None)
         if methods is not None:
             endpoint = methods.get("GET" if request.method == "HEAD" else request.method)
             if endpoint is None:
-                raise RequestError(405, f"{request.method} {path}: use {', '.join(methods)}")
+                raise _no_method(request, methods, headers)
             await endpoint(request, responder)
         elif path.startswith("/v1/"):
+            if request.method not in METHODS and request.method != "HEAD":
+                raise _no_method(request, METHODS, headers)
             quota = door.enter(key)
             try:
                 await pass_through(self.parts, request, responder, headers, self.prober.suspect)
@@ -176,6 +192,13 @@ class Router:
                     quota.leave(len(request.body) // BYTES_PER_TOKEN)
         else:
             raise RequestError(404, f"no such path: {path}")
+
+
+def _no_method(request: Request, methods: Collection[str], headers: list[tuple[str, str]]) -> RequestError:
+    """Return the refusal of a method, and have the answer say which there are."""
+    allowed = ", ".join((*methods, "HEAD") if "GET" in methods else methods)
+    headers.append(("Allow", allowed))
+    return RequestError(405, f"{request.method} {request.path}: use {allowed}", code="method_not_allowed")
 
 
 async def serve(config: RouterConfig) -> int:

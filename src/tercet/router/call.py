@@ -18,6 +18,7 @@ from tercet.http.client import ClientError, Relayed, Response
 from tercet.http.relay import Rewriter
 from tercet.http.server import Responder
 from tercet.router.account import Account
+from tercet.router.answer_headers import generated
 from tercet.router.observation import Observation
 from tercet.router.parts import Parts
 from tercet.router.pictures import cache_header, read_cache
@@ -355,12 +356,10 @@ class Call:
         return [*self._headers, *more, ("Server-Timing", self._timing.header(now_ns))]
 
     def _passed_on(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
-        """Return the worker's headers that the client gets: what Tercet's own workers say of the request. What they
-        say of their caches is summed up over all legs."""
+        """Return the worker's headers that the client gets. What they say of their caches is summed up over all
+        legs."""
         self._cache.update(read_cache(headers.get(CACHE_HEADER)))
-        return [
-            (name, value) for name, value in headers.items() if name.startswith("x-tercet-") and name != CACHE_HEADER
-        ]
+        return generated(headers)
 
     def _leave_place(self) -> None:
         place, self._place = self._place, None

@@ -12,7 +12,7 @@ from tercet.router.key_file import KeyFile
 from tercet.router.quota import Quota, Quotas
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/openapi.json"})
 PASSED_ON = ("traceparent", "tracestate")
 ADMIN_V1 = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 """Paths beside the OpenAI API's by which an engine is changed."""

@@ -8,8 +8,13 @@ from tercet.dialects.handoff import RANK_HEADER
 from tercet.dialects.request import read_body
 from tercet.http.client import ClientError
 from tercet.http.server import Request, Responder
+from tercet.router.answer_headers import passed_through
 from tercet.router.call import Suspect
 from tercet.router.parts import Parts
+
+OTHER_PATHS = "/v1/{path}"
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+"""What is passed on, and HEAD. Not TRACE: its answer would hold the workers' key."""
 
 
 async def pass_through(
@@ -72,5 +77,4 @@ async def _forward(
         idle_timeout_s=parts.config.idle_timeout_s,
     )
     own = [*headers, ("X-Tercet-Route", rank.label)]
-    said = {name.lower() for name, _ in own}
-    await response.relay(responder, headers=[*own, *(pair for pair in response.passed_on() if pair[0] not in said)])
+    await response.relay(responder, headers=[*own, *passed_through(response.headers)])

@@ -38,7 +38,9 @@ def flag(body: Mapping[str, Any], field: str, default: bool = False) -> bool:
 
 def integers(body: Mapping[str, Any], field: str, limit: int) -> Sequence[int]:
     """Return a list of token ids below `limit`."""
-    value = body.get(field) or []
+    value = body.get(field)
+    if value is None:
+        return ()
     if not isinstance(value, list) or not all(type(i) is int and 0 <= i < limit for i in value):
         raise bad(field, f"a list of token ids below {limit}", value)
     return value
@@ -47,7 +49,9 @@ def integers(body: Mapping[str, Any], field: str, limit: int) -> Sequence[int]:
 def strings(body: Mapping[str, Any], field: str, most: int) -> tuple[str, ...]:
     """Return a string, or a list of at most `most` non-empty ones, as a tuple."""
     value = body.get(field)
-    given = [value] if isinstance(value, str) and value else value or []
+    if value is None or value == "":
+        return ()
+    given = [value] if isinstance(value, str) else value
     if not isinstance(given, list) or not all(isinstance(s, str) and s for s in given) or len(given) > most:
         raise bad(field, f"a string or a list of at most {most} non-empty strings", value)
     return tuple(given)

@@ -117,7 +117,7 @@ def parse_generation(body: dict[str, Any], *, chat: bool, tokenizer: Tokenizer, 
     if hold and (len(prompts) > 1 or n > 1 or stream):
         wanted = "a prefill for a handoff takes one prompt, n = 1 and no stream"
         raise RequestError(400, wanted, param="kv_transfer_params")
-    options = mapping(body, "stream_options") if stream else {}
+    options = mapping(body, "stream_options")
     return Generation(
         chat=chat,
         prompts=tuple(tuple(prompt) for prompt in prompts),
@@ -126,8 +126,8 @@ def parse_generation(body: dict[str, Any], *, chat: bool, tokenizer: Tokenizer, 
         stops=strings(body, "stop", MAX_STOPS),
         n=n,
         stream=stream,
-        include_usage=flag(options, "include_usage"),
-        continuous_usage=flag(options, "continuous_usage_stats"),
+        include_usage=flag(options, "include_usage") and stream,
+        continuous_usage=flag(options, "continuous_usage_stats") and stream,
         echo=not chat and flag(body, "echo"),
         return_token_ids=flag(body, "return_token_ids"),
         skip_special_tokens=flag(body, "skip_special_tokens", True),
@@ -270,9 +270,9 @@ def _completion_prompts(body: dict[str, Any], tokenizer: Tokenizer) -> Prompts:
 
 
 def _max_tokens(body: dict[str, Any], chat: bool, prompt_len: int, max_model_len: int) -> int:
-    field = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
+    older, newer = (number(body, field, 0, int, 1, 1 << 31) for field in ("max_tokens", "max_completion_tokens"))
     room = max_model_len - prompt_len
-    asked = number(body, field, 0, int, 1, 1 << 31) or None
+    asked = newer or older or None
     if room < 1 or (asked is not None and asked > room):
         wish = "" if asked is None else f" and {asked} for the answer"
         raise RequestError(
@@ -289,6 +289,5 @@ def _logprobs(body: dict[str, Any], chat: bool) -> int | None:
     if not chat:
         value = number(body, "logprobs", -1, int, 0, MAX_LOGPROBS)
         return None if value < 0 else value
-    if not flag(body, "logprobs"):
-        return None
-    return number(body, "top_logprobs", 0, int, 0, MAX_LOGPROBS)
+    top = number(body, "top_logprobs", 0, int, 0, MAX_LOGPROBS)
+    return top if flag(body, "logprobs") else None

@@ -13,6 +13,7 @@ import pytest
 from tercet.core.errors import RequestError
 from tercet.http.client import Client, ClientError, OnFirst, Relayed
 from tercet.http.server import Handler, Request, Responder, Server
+from tercet.http.wire import end_to_end
 
 from .wires import client, connect, raw_serving, serving, until, url
 
@@ -49,7 +50,7 @@ class Proxy:
             self.relayed.append(
                 await response.relay(
                     responder,
-                    headers=response.passed_on(),
+                    headers=[pair for pair in end_to_end(response.headers) if pair[0] != "content-type"],
                     on_first=self.on_first,
                     tail_bytes=self.tail_bytes,
                     rewriter=Doubler() if self.rewrites else None,

@@ -70,6 +70,7 @@ class FakeWorker:
         self.recomputes = False  # takes no blocks over, and the ticket stays out
         self.forgets = False  # has no prefix cache
         self.api_key: str | None = None
+        self.also_says: list[tuple[str, str]] = []  # headers of its answers
         self.private = PRIVATE
         self.seen: list[tuple[str, dict[str, Any], dict[str, str]]] = []
         self.faults: list[str] = []
@@ -128,7 +129,8 @@ class FakeWorker:
             self.cache.clear()
             await self._json(responder, self.reset_answer)
         elif path == "/v1/echo":
-            headers = [("X-Got", request.headers.get("content-type", "")), ("X-Rank", self._rank(request))]
+            self._rank(request)
+            headers = [("ETag", request.headers.get("content-type", "")), *self.also_says]
             await responder.send(200, request.target.encode() + b"|" + request.body, headers=headers)
         else:
             raise RequestError(404, f"no such path: {path}")
@@ -185,6 +187,7 @@ class FakeWorker:
             ("X-Tercet-Cached-Tokens", str(cached)),
             ("X-Tercet-External-Tokens", str(external)),
             ("Server-Timing", self.timing),
+            *self.also_says,
         ]
         await self._write(path, body, words, limit, cached, headers, responder)
 
