@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from time import perf_counter_ns, time
 
+from tercet.core.stage import Mode
 from tercet.dialects.usage import Usage, find_finish_reason, find_usage
 from tercet.http.client import Relayed
 from tercet.router.observation import Observation
@@ -37,7 +38,7 @@ class Account:
         "usage",
     )
 
-    def __init__(self, request_id: str, mode: str, received_ns: int, headers: Mapping[str, str]) -> None:
+    def __init__(self, request_id: str, mode: Mode, received_ns: int, headers: Mapping[str, str]) -> None:
         self.id, self.mode, self.model, self.stream = request_id, mode, "", False
         self.timing = Timing(received_ns)
         self.timeline = headers.get(TIMELINE_HEADER) == "1"
@@ -55,6 +56,11 @@ class Account:
         facts, observation = self.facts, self.observation
         later = facts is not None and facts.later_turn
         return LATER if later or (observation is not None and observation.route.known) else FIRST
+
+    @property
+    def answerer(self) -> str:
+        """The label of the rank that answers."""
+        return "" if self.observation is None else self.observation.route.decode.label
 
     def answered(self, text: bytes) -> None:
         """A whole answer came, or (`text` is its end) a stream."""

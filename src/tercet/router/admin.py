@@ -53,8 +53,9 @@ class Admin:
     async def metrics(self, request: Request, responder: Responder) -> None:
         """GET /metrics, for Prometheus."""
         parts = self._parts
+        parts.metrics.keep({rank.label for rank in parts.fleet.ranks.values()})
         gauges = FleetGauges(parts.fleet, parts.handoffs, parts.breakers, parts.gates)
-        await responder.send(200, self._parts.metrics.render(gauges), content_type=PROMETHEUS)
+        await responder.send(200, parts.metrics.render(gauges), content_type=PROMETHEUS)
 
     async def mode(self, request: Request, responder: Responder) -> None:
         """GET /mode: the mode, and of each whether this topology can run it."""

@@ -64,7 +64,7 @@ class Call:
         self._responder, self._headers = responder, headers
         self._account, self._timing = account, account.timing
         self._suspect = suspect
-        self._mode = parts.fleet.mode  # a change of mode is for later requests
+        self._mode = account.mode = parts.fleet.mode  # a change of mode is for later requests
         self._name = ""
         self._accepted = self._took = False
         self._place: str | None = None
@@ -207,7 +207,7 @@ class Call:
         return Legs(()) if leg.stage is Stage.PREFILL and self._accepted else step
 
     def _given_up(self, leg: Leg, started: int) -> None:
-        if self._responder.started:
+        if leg.stage is Stage.DECODE and self._responder.started:
             self._account.broke(leg.rank.label, "cancelled")
         else:
             self._timing.failed(leg.stage, leg.rank.label, started, perf_counter_ns(), "cancelled")
@@ -350,7 +350,8 @@ class Call:
         if good:
             timing = self._timing
             seconds, own_seconds = (now_ns - timing.received_ns) / 1e9, timing.own_ns(now_ns) / 1e9
-            self._parts.metrics.first_byte(self._mode, seconds, own_seconds)
+            worker, turn = self._account.answerer, self._account.turn
+            self._parts.metrics.first_byte(self._mode, worker, turn, seconds, own_seconds)
         if cache := cache_header(self._cache):
             more = [*more, (CACHE_HEADER, cache)]
         return [*self._headers, *more, ("Server-Timing", self._timing.header(now_ns))]

@@ -40,7 +40,6 @@ class Gate:
         if sent_away is not None:
             self._metrics.admissions.add("full")
             sent_away.set_exception(self._full())
-        began = monotonic()
         try:
             async with asyncio.timeout(timeout_s):
                 await place
@@ -59,7 +58,6 @@ class Gate:
                 ) from None
             raise
         self._metrics.admissions.add("waited")
-        self._metrics.queue_time.add(self._fleet.mode, monotonic() - began)
 
     def leave(self) -> None:
         """Give a place back, and to whom it is due."""

@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 from tercet.router.gate import Gates
 from tercet.router.handoffs import Handoffs
-from tercet.router.metrics import PREFIX
+from tercet.router.instruments import PREFIX
 from tercet.routing.breaker import Breakers
 from tercet.routing.fleet import FleetState
 

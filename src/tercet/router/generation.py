@@ -37,9 +37,9 @@ async def generate(
 ) -> None:
     """Serve one chat or text completion, asked for with `key`. `headers` begin with X-Request-Id. Raises RequestError
     while nothing was sent."""
-    mode, status, spent = parts.fleet.mode, CLIENT_GONE, 0
+    status, spent = CLIENT_GONE, 0
     gate: Gate | None = None
-    account = Account(headers[0][1], mode, request.received_ns, request.headers)
+    account = Account(headers[0][1], parts.fleet.mode, request.received_ns, request.headers)
     quota = parts.door.enter(key)
     try:
         body, raw = read_body(request.body)
@@ -84,8 +84,9 @@ async def generate(
             gate.leave()
         if quota is not None:
             quota.leave(spent)
-        parts.recent.add(account.record(status))
-        parts.metrics.finished(mode, status, (perf_counter_ns() - request.received_ns) / 1e9)
+        record = account.record(status)
+        parts.recent.add(record)
+        parts.metrics.ended(record)
 
 
 def _standing(parts: Parts, request: Request, key: ApiKey | None) -> tuple[str, int]:

@@ -2,69 +2,28 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+
+from tercet.router.instruments import ROUTER, WORKER, Count, Spread
+from tercet.router.record import RequestRecord
+from tercet.router.span import ENCODE, FIRST_TOKEN, HANDOFF, PREFILL, QUEUE, STREAM
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 OWN_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5)
-PREFIX = "tercet:router_"
+TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
+ROUNDING_TOKENS = 32
+"""A cache holds whole blocks, and an answer's last token never: so much off what was expected is no surprise, nor is
+the tenth of a prompt whose tokens were estimated."""
 
 
-class Count:
-    """Counts by label values. As cheap as a dictionary: a request makes several of these."""
-
-    __slots__ = ("_labels", "_name", "_text", "values")
-
-    def __init__(self, name: str, text: str, *labels: str) -> None:
-        self._name, self._text, self._labels = name, text, labels
-        self.values: Tally[tuple[str, ...]] = Tally()
-        if not labels:
-            self.values[()] = 0  # so that zero can be seen
-
-    def add(self, *values: str) -> None:
-        """Count one."""
-        self.values[values] += 1
-
-    def family(self) -> Metric:
-        """Return the counts for Prometheus."""
-        family = CounterMetricFamily(PREFIX + self._name, self._text, labels=self._labels)
-        for values, count in self.values.items():
-            family.add_metric(values, count)
-        return family
-
-
-class Spread:
-    """A histogram by mode; values in seconds."""
-
-    __slots__ = ("_bounds", "_name", "_text", "values")
-
-    def __init__(self, name: str, text: str, bounds: tuple[float, ...]) -> None:
-        self._name, self._text, self._bounds = name, text, bounds
-        self.values: dict[str, list[float]] = defaultdict(lambda: [0.0] * (len(bounds) + 2))
-
-    def add(self, mode: str, seconds: float) -> None:
-        """Note one value."""
-        row = self.values[mode]
-        row[bisect_left(self._bounds, seconds)] += 1
-        row[-1] += seconds
-
-    def family(self) -> Metric:
-        """Return the histogram for Prometheus: cumulative buckets, and the sum."""
-        family = HistogramMetricFamily(PREFIX + self._name, self._text, labels=("mode",))
-        for mode, row in self.values.items():
-            total, buckets = 0.0, []
-            for bound, count in zip((*map(str, self._bounds), "+Inf"), row, strict=False):
-                total += count
-                buckets.append((bound, total))
-            family.add_metric((mode,), buckets, row[-1])
-        return family
+_WHERE = ("mode", WORKER, "turn")
 
 
 class RouterMetrics(Collector):
@@ -95,12 +54,35 @@ class RouterMetrics(Collector):
         self.wrong_index = Count("wrong_index", "Requests whose rank held far less of the prompt than believed", "mode")
         self.admissions = Count("admissions", "Requests that found no room: waited, timeout, full", "result")
         self.stream_failures = Count("stream_failures", "Streams that broke after their first byte", "mode")
-        self.time_to_first_byte = Spread(
-            "time_to_first_byte_seconds", "From the request to the answer's first byte", SECONDS
+        self.prompt_tokens = Count(
+            "prefix_prompt_tokens", "Prompt tokens of requests whose worker said how many it found cached", *_WHERE
         )
-        self.duration = Spread("duration_seconds", "From the request to the answer's end", SECONDS)
-        self.queue_time = Spread("queue_seconds", "Wait for room, of requests that had to and got it", SECONDS)
-        self.own_time = Spread("own_seconds", "Time to the first byte spent in the router itself", OWN_SECONDS)
+        self.cached_tokens = Count("prefix_cached_tokens", "Of these, those found cached", *_WHERE)
+        self.expected_tokens = Count("prefix_expected_tokens", "Of these, those expected to be", *_WHERE)
+        self.predictions = Count(
+            "prefix_predictions", "Expected against cached tokens: right, too_high, too_low", "mode", WORKER, "result"
+        )
+        self.time_to_first_byte = Spread(
+            "time_to_first_byte_seconds", "From the request to the answer's first byte", SECONDS, *_WHERE
+        )
+        self.duration = Spread("duration_seconds", "From the request to the answer's end", SECONDS, *_WHERE)
+        self.own_time = Spread("own_seconds", "Time to the first byte spent in the router itself", OWN_SECONDS, "mode")
+        self.token_time = Spread(
+            "time_per_output_token_seconds",
+            "A stream's time by token, the first apart",
+            TOKEN_SECONDS,
+            *_WHERE,
+        )
+        self.phases = {
+            phase: Spread(f"{phase}_seconds", text, SECONDS, *_WHERE)
+            for phase, text in (
+                (QUEUE, "Waits, for room in the fleet (worker: router) or in a worker that says so"),
+                (ENCODE, "Encode legs, and encoding by the worker that prefills"),
+                (PREFILL, "Prefill legs without their wait, and prefills by the worker that decodes"),
+                (HANDOFF, "Fetching the blocks, as decode workers say"),
+                (FIRST_TOKEN, "The rest of decode legs up to their first byte"),
+            )
+        }
         self._paths: dict[str, Tally[str]] = defaultdict(Tally)
 
     def routed(self, mode: str, route: str, kind: str) -> None:
@@ -113,16 +95,43 @@ class RouterMetrics(Collector):
         for way, count in (("encoded", encoded), ("inline", inline), ("named", named)):
             self.pictures.values[(mode, way)] += count
 
-    def finished(self, mode: str, status: int, seconds: float) -> None:
-        """Count an answered request."""
-        self.requests.add(mode, str(status))
-        if status == 200:
-            self.duration.add(mode, seconds)
+    def ended(self, record: RequestRecord) -> None:
+        """Count a request that is over."""
+        mode, turn, route = record.mode, record.turn, record.route
+        self.requests.add(mode, str(record.status))
+        for span in record.spans:
+            phase = self.phases.get(span.phase)
+            if phase is not None and span.error is None:
+                phase.add((mode, span.worker or ROUTER, turn), (span.end_ns - span.start_ns) / 1e9)
+        if record.status != 200 or route is None:
+            return
+        where = (mode, route.decode.label, turn)
+        self.duration.add(where, record.seconds)
+        stream = next((span for span in reversed(record.spans) if span.phase == STREAM), None)
+        if record.stream and stream is not None and record.output_tokens is not None and record.output_tokens > 1:
+            self.token_time.add(where, (stream.end_ns - stream.start_ns) / 1e9 / (record.output_tokens - 1))
+        self._predicted(record, (mode, route.prefills.label, turn))
 
-    def first_byte(self, mode: str, seconds: float, own_seconds: float) -> None:
+    def _predicted(self, record: RequestRecord, where: tuple[str, str, str]) -> None:
+        prompt, cached, expected = record.prompt_tokens, record.cached_tokens, record.expected_cached_tokens
+        if prompt is None or cached is None or expected is None:
+            return
+        self.prompt_tokens.values[where] += prompt
+        self.cached_tokens.values[where] += cached
+        self.expected_tokens.values[where] += expected
+        off = expected - cached
+        right = abs(off) <= max(ROUNDING_TOKENS, prompt // 10)
+        self.predictions.add(where[0], where[1], "right" if right else "too_high" if off > 0 else "too_low")
+
+    def first_byte(self, mode: str, worker: str, turn: str, seconds: float, own_seconds: float) -> None:
         """Note how long an answer's first byte took."""
-        self.time_to_first_byte.add(mode, seconds)
-        self.own_time.add(mode, own_seconds)
+        self.time_to_first_byte.add((mode, worker, turn), seconds)
+        self.own_time.add((mode,), own_seconds)
+
+    def keep(self, workers: Container[str]) -> None:
+        """Forget what is said of other workers than these: they have left, and labels are not used twice."""
+        for metric in self._all():
+            metric.keep(workers)
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Return the counts per mode for /status."""
@@ -146,9 +155,14 @@ class RouterMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield everything counted, for Prometheus."""
+        for metric in self._all():
+            yield metric.family()
+
+    def _all(self) -> Iterator[Count | Spread]:
         for metric in vars(self).values():
             if isinstance(metric, Count | Spread):
-                yield metric.family()
+                yield metric
+        yield from self.phases.values()
 
     def render(self, *others: Collector) -> bytes:
         """Return everything, and what `others` collect, in Prometheus' text format."""

@@ -10,6 +10,7 @@ from tercet.core.route import Rank, Route
 from tercet.dialects.protocol import Answer, Exchange, Failure, PicturesNeeded
 from tercet.dialects.usage import Usage, find_usage
 from tercet.http.client import Relayed
+from tercet.router.metrics import ROUNDING_TOKENS
 from tercet.router.parts import Parts
 from tercet.router.sender import TOO_MANY
 from tercet.routing.events import (
@@ -25,9 +26,6 @@ from tercet.routing.events import (
 )
 from tercet.routing.facts import RequestFacts
 
-ROUNDING_TOKENS = 32
-"""A cache holds whole blocks, and an answer's last token never: so much less than believed is no surprise."""
-
 
 @dataclass(slots=True)
 class Observation:
@@ -42,8 +40,10 @@ class Observation:
     cached_tokens: int | None = None
 
     @property
-    def expected(self) -> int:
-        """How many of the prompt's tokens the rank that computes it was believed to hold."""
+    def expected(self) -> int | None:
+        """How many of the prompt's tokens the rank that computes it was believed to hold; None for several prompts."""
+        if self.facts.prompts != 1:
+            return None
         if self.route.prefill is None:
             return self.route.held
         return max(0, self.facts.prompt_tokens - self.route.prefill_uncached)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from tercet.core.route import Rank, Route
 from tercet.router.span import Span
@@ -16,8 +16,7 @@ MODEL_CHARS = 128
 """A model's name comes from the client, and may be anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
+class RequestRecord(NamedTuple):
     """One request for generation that is over. `started_at` is Unix time in seconds, `received_ns` the same moment on
     the clock of `spans` (perf_counter).
 

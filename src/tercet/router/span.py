@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from tercet.core.stage import Stage
 from tercet.http.server_timing import durations
@@ -22,8 +23,7 @@ PHASE_OF = {Stage.ENCODE: ENCODE, Stage.PREFILL: PREFILL, Stage.DECODE: FIRST_TO
 """What a leg's time is that its worker doesn't tell apart."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """One phase of one request, in perf_counter nanoseconds. `worker` is the label of a rank (`P0`), None for the
     router itself; `error` says why the leg failed, if it did."""
 
@@ -37,22 +37,25 @@ class Span:
 def divide(
     phase: str, worker: str, start_ns: int, end_ns: int, server_timing: str | None, *, whole_prompt: bool = True
 ) -> list[Span]:
-    """Divide a leg by its worker's own words, which give durations in the order in which they came; the rest, and all
-    of it where the worker said nothing, is `phase`. Without `whole_prompt` what D calls its prefill is the step that
-    gives the first token of a prompt that came from P."""
-    said = durations(server_timing) if server_timing else {}
-    parts = [
-        (ENCODE, sum(ms for name, ms in said.items() if name.startswith("image-")) if phase != ENCODE else 0.0),
-        (QUEUE, said.get("queue", 0.0)),
-        (HANDOFF, said.get("transfer", 0.0)),
-        (PREFILL, said.get("prefill", 0.0) if whole_prompt and phase != PREFILL else 0.0),
-    ]
+    """Divide a prefill or decode leg by its worker's own words, which are durations in the order of the phases; the
+    rest, and all of it where the worker said nothing, is `phase`. Without `whole_prompt` what D calls its prefill is
+    the step that gives the first token of a prompt that came from P."""
     spans: list[Span] = []
     at = start_ns
-    for name, milliseconds in parts:
+    for name, milliseconds in _words(phase, server_timing, whole_prompt) if server_timing else ():
         if milliseconds > 0 and at < end_ns:
-            until = min(end_ns, at + round(milliseconds * 1e6))
+            until = min(end_ns, at + int(milliseconds * 1e6))
             spans.append(Span(name, worker, at, until))
             at = until
     spans.append(Span(phase, worker, at, end_ns))
     return spans
+
+
+def _words(phase: str, server_timing: str, whole_prompt: bool) -> Iterator[tuple[str, float]]:
+    said = durations(server_timing)
+    if "image-" in server_timing:
+        yield ENCODE, sum(ms for name, ms in said.items() if name.startswith("image-"))
+    yield QUEUE, said.get("queue", 0.0)
+    yield HANDOFF, said.get("transfer", 0.0)
+    if whole_prompt and phase != PREFILL:
+        yield PREFILL, said.get("prefill", 0.0)

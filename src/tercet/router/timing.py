@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from tercet.core.stage import Stage
 from tercet.router.span import ENCODE, PHASE_OF, PREFILL, QUEUE, Span, divide
@@ -68,7 +68,7 @@ class Timing:
         for i in range(len(self.spans) - 1, -1, -1):
             span = self.spans[i]
             if span.worker == worker and span.start_ns >= started_ns:
-                self.spans[i] = replace(span, error=why)
+                self.spans[i] = span._replace(error=why)
                 return
         self.spans.append(Span(PHASE_OF[stage], worker, started_ns, now_ns, why))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tercet.core.stage import Mode
 from tercet.dialects.usage import find_finish_reason
 from tercet.http.sse import SSEParser
 from tercet.router.account import Account
@@ -166,7 +167,7 @@ def test_the_comment_is_found_however_the_stream_is_cut(newline: str) -> None:
     event = 'data: {"choices":[{"index":0,"text":"\\ndata: [DONE]","finish_reason":"stop"}]}'
     body = (f"{event}\n\n: data: [DONE]\n\ndata: [DONE]\n\n").replace("\n", newline).encode()
     for size in range(1, len(body)):
-        writer = TimelineWriter(Account("x", "pd", 0, ASKED), "D0")
+        writer = TimelineWriter(Account("x", Mode.PD, 0, ASKED), "D0")
         out = b"".join(writer.feed(body[at : at + size]) for at in range(0, len(body), size)) + writer.end()
         before, comment, after = out.partition(b": timeline ")
         told, _, rest = after.partition(b"\n\n")
@@ -175,7 +176,7 @@ def test_the_comment_is_found_however_the_stream_is_cut(newline: str) -> None:
 
 
 def test_a_stream_without_an_end_passes_whole() -> None:
-    writer = TimelineWriter(Account("x", "pd", 0, ASKED), "D0")
+    writer = TimelineWriter(Account("x", Mode.PD, 0, ASKED), "D0")
     assert writer.feed(b"data: a\n\ndata: [DO") + writer.end() == b"data: a\n\ndata: [DO"
 
 
@@ -195,7 +196,7 @@ def test_finish_reasons(text: bytes, reason: str | None) -> None:
 def test_the_oldest_is_forgotten() -> None:
     recent = Recent(kept=3)
     for i in range(5):
-        recent.add(Account(str(i), "pd", 0, {}).record(200))
+        recent.add(Account(str(i), Mode.PD, 0, {}).record(200))
     assert [record.id for record in recent.latest(9)] == ["4", "3", "2"]
 
 

@@ -1,0 +1,84 @@
+"""Counters and histograms as cheap as a dictionary: a request makes several of them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections import defaultdict
+from collections.abc import Container, Iterable
+
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+
+PREFIX = "tercet:router_"
+WORKER = "worker"
+ROUTER = "router"
+"""The worker of what happened in the router itself."""
+
+
+class Count:
+    """Counts by label values."""
+
+    __slots__ = ("_labels", "_name", "_text", "values")
+
+    def __init__(self, name: str, text: str, *labels: str) -> None:
+        self._name, self._text, self._labels = name, text, labels
+        self.values: Tally[tuple[str, ...]] = Tally()
+        if not labels:
+            self.values[()] = 0  # so that zero can be seen
+
+    def add(self, *values: str) -> None:
+        """Count one."""
+        self.values[values] += 1
+
+    def keep(self, workers: Container[str]) -> None:
+        """Forget what is said of other workers than these."""
+        for values in _others(self._labels, self.values, workers):
+            del self.values[values]
+
+    def family(self) -> Metric:
+        """Return the counts for Prometheus."""
+        family = CounterMetricFamily(PREFIX + self._name, self._text, labels=self._labels)
+        for values, count in self.values.items():
+            family.add_metric(values, count)
+        return family
+
+
+class Spread:
+    """A histogram by label values; its own values are in seconds."""
+
+    __slots__ = ("_bounds", "_labels", "_name", "_text", "values")
+
+    def __init__(self, name: str, text: str, bounds: tuple[float, ...], *labels: str) -> None:
+        self._name, self._text, self._bounds, self._labels = name, text, bounds, labels
+        self.values: dict[tuple[str, ...], list[float]] = defaultdict(lambda: [0.0] * (len(bounds) + 2))
+
+    def add(self, labels: tuple[str, ...], seconds: float) -> None:
+        """Note one value."""
+        row = self.values[labels]
+        row[bisect_left(self._bounds, seconds)] += 1
+        row[-1] += seconds
+
+    def keep(self, workers: Container[str]) -> None:
+        """Forget what is said of other workers than these."""
+        for values in _others(self._labels, self.values, workers):
+            del self.values[values]
+
+    def family(self) -> Metric:
+        """Return the histogram for Prometheus: cumulative buckets, and the sum."""
+        family = HistogramMetricFamily(PREFIX + self._name, self._text, labels=self._labels)
+        for labels, row in self.values.items():
+            total, buckets = 0.0, []
+            for bound, count in zip((*map(str, self._bounds), "+Inf"), row, strict=False):
+                total += count
+                buckets.append((bound, total))
+            family.add_metric(labels, buckets, row[-1])
+        return family
+
+
+def _others(
+    labels: tuple[str, ...], values: Iterable[tuple[str, ...]], workers: Container[str]
+) -> list[tuple[str, ...]]:
+    if WORKER not in labels:
+        return []
+    at = labels.index(WORKER)
+    return [row for row in values if row[at] not in workers and row[at] != ROUTER]
