@@ -127,6 +127,11 @@ class Dialect(Protocol):
         ...
 
     @property
+    def kv_use(self) -> tuple[str, str] | None:
+        """Return the name of the workers' metric for the share of KV blocks in use, and its label for the rank."""
+        ...
+
+    @property
     def decode_alone(self) -> bool:
         """True when a decode worker can serve a whole request; else it needs P for every prompt."""
         ...

@@ -52,6 +52,7 @@ class SglangDialect:
     name: str = "sglang"
     ready_path: str = "/get_model_info"
     reset_path: str = "/flush_cache"
+    kv_use: tuple[str, str] | None = ("sglang:token_usage", "dp_rank")
     decode_alone: bool = False
     encodes: bool = False
     rank_match: str = "any"

@@ -24,6 +24,7 @@ class TercetDialect:
     name: str = "tercet"
     ready_path: str = "/ready"
     reset_path: str = "/cache/reset"
+    kv_use: tuple[str, str] | None = ("vllm:kv_cache_usage_perc", "rank")
     decode_alone: bool = True
     encodes: bool = True
     rank_match: str = "any"

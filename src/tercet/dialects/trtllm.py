@@ -49,6 +49,7 @@ class TrtllmDialect:
     name: str = "trtllm"
     ready_path: str = "/health"
     reset_path: str = "/reset_prefix_cache"
+    kv_use: tuple[str, str] | None = None
     decode_alone: bool = True
     encodes: bool = False
     rank_match: str = "any"

@@ -29,6 +29,7 @@ class VllmDialect:
     name: str = "vllm"
     ready_path: str = "/health"
     reset_path: str = "/reset_prefix_cache"
+    kv_use: tuple[str, str] | None = ("vllm:kv_cache_usage_perc", "engine")
     encodes: bool = True
 
     @property

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs
 
+from tercet import __version__
 from tercet.core.errors import RequestError, UsageError
 from tercet.core.stage import Mode, role_letter
 from tercet.core.topology import WorkerSpec, missing_stage, mode_from_name
@@ -17,6 +18,7 @@ from tercet.http.client import ClientError
 from tercet.http.server import Request, Responder
 from tercet.router.gauges import FleetGauges
 from tercet.router.health import Prober
+from tercet.router.kv_use import KvUse
 from tercet.router.parts import Parts
 from tercet.router.record import KEPT
 from tercet.router.roster import Roster
@@ -35,8 +37,9 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 class Admin:
     """Answers everything that is not for a worker."""
 
-    def __init__(self, parts: Parts, prober: Prober, roster: Roster) -> None:
-        self._parts, self._prober, self._roster, self._started = parts, prober, roster, monotonic()
+    def __init__(self, parts: Parts, prober: Prober, roster: Roster, kv_use: KvUse) -> None:
+        self._parts, self._prober, self._roster, self._kv_use = parts, prober, roster, kv_use
+        self._started = monotonic()
 
     async def health(self, request: Request, responder: Responder) -> None:
         """GET /health: the router lives."""
@@ -83,10 +86,12 @@ class Admin:
         """GET /status: everything worth knowing at a glance."""
         parts, fleet = self._parts, self._parts.fleet
         reason = self._not_ready()
+        self._kv_use.look()
         await _json(
             responder,
             200,
             {
+                "version": __version__,
                 "mode": fleet.mode,
                 "modes": self._modes(),
                 "ready": reason is None,
@@ -179,6 +184,7 @@ class Admin:
             "stages": sorted(stage.value for stage in worker.stages),
             "ready": all(fleet.ready(rank.address) for rank in ranks),
             "draining": url in self._roster.draining,
+            "drain_left_s": self._roster.left_s(url),
             "problem": self._prober.problem(url),
             "models": list(fleet.models.get(url, ())),
             "ranks": [
@@ -192,6 +198,7 @@ class Admin:
                     "routed": fleet.load(rank).routed,
                     "prefix_blocks": len(fleet.index(rank.address)),
                     "told_blocks": fleet.told_blocks(rank.address),
+                    "kv_use": self._kv_use.of(rank.address),
                     "pictures": len(fleet.pictures(rank.address)),
                     "unaccepted_handoffs": self._parts.handoffs.unaccepted(rank.address),
                 }

@@ -21,6 +21,7 @@ from tercet.http.server import Request, Responder, Server
 from tercet.router.admin import Admin
 from tercet.router.checks import Door, request_id
 from tercet.router.config import RouterConfig
+from tercet.router.dashboard.pages import HOME, page
 from tercet.router.discovery.watch import Discovery
 from tercet.router.gate import Gates
 from tercet.router.generation import generate
@@ -28,6 +29,7 @@ from tercet.router.handoffs import Handoffs
 from tercet.router.health import Prober
 from tercet.router.key_file import KeyFile
 from tercet.router.kv_subscriber import KvSubscriber
+from tercet.router.kv_use import KvUse
 from tercet.router.members import Members
 from tercet.router.metrics import RouterMetrics
 from tercet.router.openapi.document import OpenApi
@@ -85,7 +87,9 @@ class Router:
             tls=config.server_tls(),
         )
         self._asks_certificate = config.tls_client_ca is not None
-        admin, members = Admin(self.parts, self.prober, self.roster), Members(self.parts, self.roster)
+        self._kv_use = KvUse(self.parts)
+        admin = Admin(self.parts, self.prober, self.roster, self._kv_use)
+        members = Members(self.parts, self.roster)
         self._discovery = Discovery(
             config.sources(), self.roster, admin.change_mode, config.discovery_interval_s, config.drain_timeout_s
         )
@@ -102,11 +106,13 @@ class Router:
             "/cache/reset": {"POST": admin.reset_cache},
             "/v1/models": {"GET": admin.models},
             "/openapi.json": {"GET": OpenApi().send},
+            HOME: {"GET": page},
         }
         self._families: dict[str, dict[str, Endpoint]] = {
             "/mode/{name}": {"POST": admin.set_mode},
             "/workers/{id}": {"DELETE": members.remove},
             "/v1/models/{id}": {"GET": admin.model},
+            HOME + "/{file}": {"GET": page},
         }
         self._prefixes = [(path.partition("{")[0], methods) for path, methods in self._families.items()]
 
@@ -147,6 +153,7 @@ class Router:
         await self.roster.close()
         await self.prober.close()
         await self._kv.close()
+        await self._kv_use.close()
         await self.parts.handoffs.close(min(grace_s, 5.0))
         await self.parts.client.close()
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from tercet.core.api_keys import ApiKey
 from tercet.core.errors import RequestError
 from tercet.core.ids import new_id
+from tercet.router.dashboard.pages import HOME
 from tercet.router.key_file import KeyFile
 from tercet.router.quota import Quota, Quotas
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/openapi.json"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/openapi.json", HOME})
 PASSED_ON = ("traceparent", "tracestate")
 ADMIN_V1 = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 """Paths beside the OpenAI API's by which an engine is changed."""
@@ -26,11 +27,25 @@ def request_id(headers: Mapping[str, str]) -> str:
     return asked if _REQUEST_ID.fullmatch(asked) else new_id("req")
 
 
+def without_key(path: str) -> bool:
+    """True for what needs no key: probes, metrics, and the dashboard's files, which hold no data."""
+    return path in OPEN_PATHS or path.startswith(HOME + "/")
+
+
 def for_everyone(method: str, path: str) -> bool:
     """True for what any key may ask: the OpenAI API, and which mode it is. The rest is the operator's."""
     if path.startswith("/v1/"):
         return path not in ADMIN_V1
     return path == "/mode" and method in ("GET", "HEAD")
+
+
+def cross_site(headers: Mapping[str, str]) -> bool:
+    """True for what another site's page had a browser send: it must change nothing here, nor on a laptop's loopback."""
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2] != headers.get("host")
 
 
 class Door:
@@ -48,9 +63,11 @@ class Door:
 
     def check(self, method: str, path: str, headers: Mapping[str, str]) -> ApiKey | None:
         """Return the key of a request; None where none is needed. Raises RequestError 401, 403, 404."""
+        if not path.startswith("/v1/") and method not in ("GET", "HEAD") and cross_site(headers):
+            raise RequestError(403, f"{method} {path} was sent by another site's page", code="cross_site")
         if path in INTERNAL_V1:
             raise RequestError(404, f"no such path: {path}")
-        if path in OPEN_PATHS:
+        if without_key(path):
             return None
         ring, anew = self._keys.ring()
         if anew:

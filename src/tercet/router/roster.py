@@ -65,6 +65,11 @@ class Roster:
         log.info("worker %s leaves: no more requests", url)
         self._tasks[url] = asyncio.get_running_loop().create_task(self._drain(url))
 
+    def left_s(self, url: str) -> float | None:
+        """Return for how many seconds more a leaving worker's requests may take; None for one that stays."""
+        until = self.draining.get(url)
+        return None if until is None else round(max(0.0, until - monotonic()), 1)
+
     async def close(self) -> None:
         """Wait for nobody any more."""
         for task in self._tasks.values():

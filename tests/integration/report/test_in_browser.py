@@ -12,9 +12,9 @@ from tercet.report.charts.palette import SERIES, SURFACE, TEXT, Ink
 from tercet.report.gather import gather
 from tercet.report.page.compose import compose
 from tercet.report.page.html import to_html
+from tests.browser import Browser, browser
 
 from ...unit.report.synthetic import comparison
-from .browser import Browser, browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

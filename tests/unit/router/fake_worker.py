@@ -71,6 +71,7 @@ class FakeWorker:
         self.forgets = False  # has no prefix cache
         self.api_key: str | None = None
         self.also_says: list[tuple[str, str]] = []  # headers of its answers
+        self.kv_use: float | None = None  # in its metrics, the same of every rank
         self.private = PRIVATE
         self.seen: list[tuple[str, dict[str, Any], dict[str, str]]] = []
         self.faults: list[str] = []
@@ -128,6 +129,9 @@ class FakeWorker:
             self.resets += 1
             self.cache.clear()
             await self._json(responder, self.reset_answer)
+        elif path == "/metrics" and self.kv_use is not None:
+            lines = [f'vllm:kv_cache_usage_perc{{rank="{i}"}} {self.kv_use}\n' for i in range(self.ranks)]
+            await responder.send(200, "".join(lines).encode(), content_type="text/plain")
         elif path == "/v1/echo":
             self._rank(request)
             headers = [("ETag", request.headers.get("content-type", "")), *self.also_says]

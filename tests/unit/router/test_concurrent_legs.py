@@ -51,6 +51,7 @@ class ConcurrentDialect:
     name: str = "both"
     ready_path: str = "/ready"
     reset_path: str = "/cache/reset"
+    kv_use: tuple[str, str] | None = None
     decode_alone: bool = True
     rank_match: str = "any"
     encodes: bool = False

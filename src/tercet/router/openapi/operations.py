@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tercet.core.stage import ROLE_NAMES, Mode
 from tercet.dialects.request import CHAT_PATH, COMPLETIONS_PATH
+from tercet.router.dashboard.pages import HOME
 from tercet.router.openapi.operation import (
     JSON,
     Answer,
@@ -18,6 +19,7 @@ from tercet.router.record import KEPT
 
 EVENTS = "text/event-stream"
 PROMETHEUS = "text/plain"
+HTML = "text/html"
 
 _FAILURES = (429, 502, 503, 504)
 _GENERATION = (
@@ -108,6 +110,24 @@ OPERATIONS: tuple[Operation, ...] = (
         tag="health",
     ),
     _get("/openapi.json", "This document.", {"type": "object"}, "open", "health"),
+    Operation(
+        "GET",
+        HOME,
+        "The dashboard: a page that asks `/status` and `/requests` once a second.",
+        {200: Answer("The page.", {HTML: string()}), 304: Answer("As it was.")},
+        access="open",
+        tag="dashboard",
+    ),
+    Operation(
+        "GET",
+        HOME + "/{file}",
+        "A file of the dashboard.",
+        {200: Answer("The file."), 304: Answer("As it was."), 308: Answer("Of no file: the dashboard is at `/ui`.")},
+        access="open",
+        tag="dashboard",
+        parameters=(path_parameter("file", "Its name.", string()),),
+        errors=(404,),
+    ),
     _get("/mode", "The mode, and which others there are.", obj({"mode": ref("Mode"), "modes": _MODES}), "key"),
     Operation(
         "POST",
@@ -191,6 +211,7 @@ _RANK = obj(
         "breaker": string(enum=["closed", "half-open", "open"]),
         "requests": integer(0),
         "tokens": integer(0),
+        "kv_use": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
     }
 )
 _WORKER = obj(
@@ -200,6 +221,7 @@ _WORKER = obj(
         "stages": array(string()),
         "ready": boolean(),
         "draining": boolean(),
+        "drain_left_s": {"type": ["number", "null"], "minimum": 0},
         "problem": {"type": ["string", "null"]},
         "models": array(string()),
         "ranks": array(_RANK),
@@ -223,6 +245,7 @@ SCHEMAS: dict[str, Schema] = {
     "Ready": obj({"ready": boolean(), "mode": ref("Mode")}, reason=string(), problems={"type": "object"}),
     "Status": obj(
         {
+            "version": string(),
             "mode": ref("Mode"),
             "modes": _MODES,
             "ready": boolean(),

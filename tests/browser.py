@@ -37,18 +37,24 @@ class Browser:
         self.driver = driver
         self._uri = ""
 
-    def emulate(self, theme: str, width: int, height: int = 900) -> None:
-        """Prefer `theme` ("light" or "dark") on a screen of `width` CSS pixels; narrow ones are phones."""
+    def emulate(self, theme: str, width: int, height: int = 900, *, still: bool = False) -> None:
+        """Prefer `theme` ("light" or "dark") on a screen of `width` CSS pixels; narrow ones are phones. `still`: as
+        who wants no motion."""
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        wanted = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+        features = {"prefers-color-scheme": theme, "prefers-reduced-motion": "reduce" if still else "no-preference"}
+        wanted = {"features": [{"name": name, "value": value} for name, value in features.items()]}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
 
     def open(self, page: Path) -> None:
         """Load a file; what the console said before is forgotten."""
+        self.visit(page.resolve().as_uri())
+
+    def visit(self, url: str) -> None:
+        """Load a page; what the console said before is forgotten."""
         self.console()
-        self._uri = page.resolve().as_uri()
-        self.driver.get(self._uri)
+        self._uri = url
+        self.driver.get(url)
 
     def run(self, script: str) -> Any:
         """Return what JavaScript returns."""

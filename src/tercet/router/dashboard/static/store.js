@@ -1,0 +1,185 @@
+// What the page remembers: the last minutes of answers and of requests, and the figures that follow from them.
+
+export const PHASES = ["queue", "encode", "prefill", "handoff", "decode_first_token", "stream"];
+export const WORDS = {
+  queue: "Queue",
+  encode: "Encode",
+  prefill: "Prefill",
+  handoff: "Handoff",
+  decode_first_token: "First token",
+  stream: "Stream",
+};
+
+const KEPT_S = 600;
+const MOST = 4000;
+const FLOW_S = 6; // rates are those of so many seconds
+const LEAST_AFTER = 5; // requests before a change of mode is judged
+
+/** The `share` quantile of numbers, null of none. */
+export function quantile(values, share) {
+  if (!values.length) return null;
+  const sorted = Float64Array.from(values).sort();
+  const at = (sorted.length - 1) * share;
+  const low = Math.floor(at);
+  return sorted[low] + (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]) * (at - low);
+}
+
+/** A record of /requests with what follows from it; times in ms, `ended` in Unix seconds. */
+function measured(record) {
+  const stream = record.spans.find((span) => span.phase === "stream" && !span.error);
+  const phases = {};
+  for (const span of record.spans) {
+    if (span.phase !== "stream") phases[span.phase] = (phases[span.phase] ?? 0) + span.end_ms - span.start_ms;
+  }
+  const ok = record.status < 400;
+  const streams = ok && record.stream && stream;
+  const tokens = record.output_tokens;
+  return {
+    ...record,
+    key: `${record.id} ${record.started_at}`,
+    ended: record.started_at + record.duration_ms / 1000,
+    ok,
+    failed: record.status >= 500,
+    phases,
+    ttft: streams ? stream.start_ms : null,
+    tpot: streams && tokens > 1 ? (stream.end_ms - stream.start_ms) / (tokens - 1) : null,
+    e2e: ok ? record.duration_ms : null,
+    labels: record.workers.map((worker) => worker.name),
+  };
+}
+
+export class Store {
+  constructor() {
+    this.clear();
+  }
+
+  /** Forget everything: another router answers. */
+  clear() {
+    this.snapshots = [];
+    this.records = new Map();
+    this.loads = []; // [time, requests in flight, waiting]
+    this.complete = true;
+  }
+
+  get status() {
+    return this.snapshots.at(-1)?.status ?? null;
+  }
+
+  /** Take in an answer of /status. */
+  saw(status, now) {
+    if (this.status && status.uptime_s + 1 < this.status.uptime_s) this.clear();
+    this.snapshots.push({ at: now, status });
+    while (this.snapshots.length > 2 && now - this.snapshots[0].at > KEPT_S) this.snapshots.shift();
+    this.offset ??= 0;
+  }
+
+  /** Take in an answer of /requests; return how many of them are new. */
+  met(records) {
+    let fresh = 0;
+    for (const record of records.toReversed()) {
+      const key = `${record.id} ${record.started_at}`;
+      if (!this.records.has(key)) {
+        this.records.set(key, measured(record));
+        fresh += 1;
+      }
+    }
+    for (const key of this.records.keys()) {
+      if (this.records.size <= MOST) break;
+      this.records.delete(key);
+    }
+    return fresh;
+  }
+
+  /** The latest records, the latest to end first. */
+  latest() {
+    return [...this.records.values()].reverse();
+  }
+
+  /** Records that ended within the `seconds` before `now`. */
+  within(seconds, now) {
+    const found = [];
+    for (const record of this.latest()) {
+      if (record.ended < now - seconds) break;
+      found.push(record);
+    }
+    return found;
+  }
+
+  /** The snapshot of about `seconds` ago. */
+  ago(seconds) {
+    const last = this.snapshots.at(-1);
+    return this.snapshots.find(({ at }) => at >= last.at - seconds) ?? last;
+  }
+
+  /** Counts of all modes, summed: requests, ok, refused, failed. */
+  static totals(status) {
+    const sums = { requests: 0, ok: 0, refused: 0, failed: 0, gone: 0 };
+    for (const counts of Object.values(status.counts)) {
+      for (const name of Object.keys(sums)) sums[name] += counts[name] ?? 0;
+    }
+    return sums;
+  }
+
+  /** How many a second, of the counts of all modes, over the last seconds; null at the start. */
+  rate(name, until = this.snapshots.length - 1, seconds = FLOW_S) {
+    const last = this.snapshots[until];
+    let first = last;
+    for (let i = until; i >= 0 && last.at - this.snapshots[i].at <= seconds; i -= 1) first = this.snapshots[i];
+    if (!last || last.at - first.at < 0.5) return null;
+    return Math.max(0, Store.totals(last.status)[name] - Store.totals(first.status)[name]) / (last.at - first.at);
+  }
+
+  /** Routes taken, how many a second: {"P0>D0": 1.5}. */
+  flows() {
+    const last = this.snapshots.at(-1);
+    const first = this.ago(FLOW_S);
+    const seconds = last.at - first.at;
+    const found = new Map();
+    if (seconds < 0.5) return found;
+    for (const [mode, counts] of Object.entries(last.status.counts)) {
+      const before = first.status.counts[mode]?.routes ?? {};
+      for (const [route, count] of Object.entries(counts.routes ?? {})) {
+        const more = count - (before[route] ?? 0);
+        if (more > 0) found.set(route, (found.get(route) ?? 0) + more / seconds);
+      }
+    }
+    return found;
+  }
+
+  /** What the last change of mode did, by the requests before and since; null when none is remembered. */
+  effect() {
+    const records = this.latest();
+    const mode = this.status?.mode;
+    const changed = records.findIndex((record) => record.mode !== mode);
+    if (changed < 0) return null;
+    const before = records[changed].mode;
+    const since = records.slice(0, changed);
+    const at = since.length ? since.at(-1).started_at : this.changedAt ?? records[changed].ended;
+    const earlier = records.slice(changed).filter((record) => record.mode === before && record.ended > at - 300);
+    const figures = (list) => ({
+      requests: list.length,
+      ttft: quantile(list.map((record) => record.ttft).filter((value) => value !== null), 0.5),
+      tpot: quantile(list.map((record) => record.tpot).filter((value) => value !== null), 0.5),
+      e2e: quantile(list.map((record) => record.e2e).filter((value) => value !== null), 0.5),
+      prefilled: list.filter((record) => record.route?.includes("P")).length / Math.max(1, list.length),
+    });
+    return {
+      before,
+      after: mode,
+      at,
+      was: figures(earlier),
+      is: figures(since),
+      enough: since.length >= LEAST_AFTER && earlier.length >= LEAST_AFTER,
+    };
+  }
+}
+
+/** A series over time: at each of `points` moments up to `now`, `figure` of the `value`s of the `window_s` before. */
+export function series(records, now, value, figure, points = 60, step_s = 3, window_s = 12) {
+  const rows = records.map((record) => [record.ended, value(record)]).filter(([, number]) => number !== null && number !== undefined);
+  return Array.from({ length: points }, (_, i) => {
+    const until = now - (points - 1 - i) * step_s;
+    const values = rows.filter(([at]) => at <= until && at > until - window_s).map(([, number]) => number);
+    return values.length ? figure(values) : null;
+  });
+}

@@ -1,0 +1,219 @@
+"""The dashboard in a real browser, before a router with small workers: one launch for all, one test after the other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from time import monotonic, sleep
+from typing import Any
+
+import pytest
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+from tercet.core.api_keys import ApiKey, digest_of
+from tests.browser import Browser, browser
+from tests.integration.dashboard.fleet import Fleet, fleet
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+WIDE, PHONE = 1440, 390
+ADMIN, USER = "the-admins-key", "some-users-key"
+KEYS = (ApiKey("ops", digest_of(ADMIN), admin=True).line(), ApiKey("user", digest_of(USER)).line())
+SENT = {"Authorization": f"Bearer {ADMIN}"}
+
+BEYOND_THE_EDGE = """
+return [...document.querySelectorAll('main *, header *')]
+  .filter((element) => !element.closest('.hidden, .skip, .hops, thead') && element.getClientRects().length)
+  .filter((element) => element.getBoundingClientRect().right > innerWidth + 1)
+  .map((element) => element.tagName + '.' + element.getAttribute('class')).slice(0, 5);
+"""
+TABBED = """
+const element = document.activeElement;
+return element.id || element.dataset.rank || element.dataset.mode || element.className || element.tagName;
+"""
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Fleet]:
+    with fleet("PPDD", "pd", api_keys=KEYS, worker_api_key="w", health_interval_s=1.0) as started:
+        for worker in started.setup.workers:
+            worker.kv_use = 0.5
+        yield started
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, here: Fleet) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as opened:
+        opened.emulate("light", WIDE)
+        opened.visit(here.setup.url + "/ui")
+        yield opened
+
+
+def wait(check: Callable[[], Any], timeout_s: float = 10.0) -> float:
+    """Return after how many seconds `check` was true."""
+    began = monotonic()
+    while not check():
+        assert monotonic() - began < timeout_s, "timed out"
+        sleep(0.05)
+    return monotonic() - began
+
+
+def text(page: Browser, selector: str) -> str:
+    return str(page.run(f"return document.querySelector({json.dumps(selector)})?.textContent ?? ''"))
+
+
+def press(page: Browser, *keys: str) -> None:
+    actions = ActionChains(page.driver)
+    actions.send_keys(*keys).perform()
+
+
+def talk(here: Fleet, turns: int = 1, **options: Any) -> None:
+    said = ["hello " * 40]
+    for _ in range(turns):
+        got = here.do(here.setup.chat(*said, stream=True, max_tokens=4, headers=SENT, **options))
+        said += [got.streamed, "more"]
+
+
+def enter_key(page: Browser, key: str) -> None:
+    wait(lambda: page.run("return document.getElementById('key-dialog').open"))
+    press(page, key, Keys.ENTER)
+
+
+def test_nothing_is_shown_nor_drained_without_an_admins_key(page: Browser, here: Fleet) -> None:
+    wait(lambda: page.run("return document.getElementById('key-dialog').open"))
+    assert page.run("return document.querySelectorAll('#worker-table tbody tr').length") == 0
+    asked = "return fetch('workers/D1', {method: 'DELETE', headers: %s}).then((answer) => answer.status)"
+    assert page.run(asked % "{}") == 401
+    assert page.run(asked % f"{{Authorization: 'Bearer {USER}'}}") == 403
+    enter_key(page, USER)
+    wait(lambda: "no admin" in text(page, "#key-problem"))
+    assert "D1" in [rank.label for rank in here.setup.router.parts.fleet.ranks.values()]
+    assert not here.setup.router.roster.draining
+
+
+def test_with_the_key_it_shows_the_fleet(page: Browser, here: Fleet) -> None:
+    page.console()  # refusals are errors to a browser
+    enter_key(page, ADMIN)
+    wait(lambda: text(page, "#state-text") == "Ready")
+    assert page.run("return sessionStorage.getItem('tercet-admin-key')") == ADMIN
+    assert page.run("return JSON.stringify(localStorage)").count(ADMIN) == 0
+    ranks = "return [...document.querySelectorAll('#graph [data-rank]')].map((box) => box.dataset.rank).sort()"
+    assert page.run(ranks) == ["D0", "D1", "P0", "P1"]
+    assert page.run("return document.querySelectorAll('#worker-table tbody tr').length") == 4
+    wait(lambda: "50" in text(page, "#worker-table .wide span:last-child"))
+    talk(here, 2)
+    wait(lambda: page.run("return document.querySelectorAll('#request-table tbody tr').length") == 2)
+    assert page.run("return document.querySelectorAll('#request-table .hops i.prefill').length") == 2
+    wait(lambda: page.run("return document.querySelectorAll('#graph .edge.busy').length") >= 2)
+    assert text(page, ".phases tr.ttft td").endswith("ms")
+
+
+def test_every_control_is_reached_and_worked_by_keyboard(page: Browser, here: Fleet) -> None:
+    page.run("document.activeElement.blur(); scrollTo(0, 0)")
+    met = []
+    for _ in range(40):
+        press(page, Keys.TAB)
+        met.append(page.run(TABBED))
+        if met[-1] == "more":
+            break
+    order = ["skip", "pause", "key", "theme", "aggregated", "replicated", "pd", "ppd", "epd", "eppd"]
+    assert [name for name in met if name in order] == order
+    boxes = [name for name in met if name in ("P0", "P1", "D0", "D1")]
+    assert boxes == ["P0", "P1", "D0", "D1"] and met.count("drain") == 4 and met[-1] == "more"
+    outline = page.run("return getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid", "what has the focus is seen"
+    press(page, Keys.ENTER)
+    assert page.run("return document.querySelectorAll('#request-table .detail .spans li').length") >= 3
+    press(page, Keys.ENTER)
+    page.run("document.querySelector('[data-rank=P1]').focus()")
+    press(page, Keys.SPACE)
+    assert page.run("return document.querySelector('[data-rank=P1]').getAttribute('aria-pressed')") == "true"
+    assert "P1" in text(page, "#clear-rank")
+    press(page, Keys.ENTER)
+    assert page.run("return document.getElementById('clear-rank').hidden")
+
+
+def test_it_switches_the_mode_and_shows_what_that_did(page: Browser, here: Fleet) -> None:
+    talk(here, 3)
+    talk(here, 3)
+    page.run("document.querySelector('[data-mode=epd]').focus()")
+    press(page, Keys.ENTER)
+    assert "encode" in text(page, "#mode-hint") and here.setup.router.parts.fleet.mode == "pd"
+    page.run("document.querySelector('[data-mode=ppd]').focus()")
+    press(page, Keys.SPACE)
+    wait(lambda: here.setup.router.parts.fleet.mode == "ppd")
+    wait(lambda: page.run("return document.querySelector('[data-mode=ppd]').getAttribute('aria-pressed')") == "true")
+    talk(here, 6)
+    wait(lambda: "pd → ppd" in text(page, "#effect caption"))
+    wait(lambda: "medians of" in text(page, "#effect caption"))
+    wait(lambda: page.run("return document.querySelectorAll('.spark-marks path').length") > 0)
+
+
+@pytest.mark.parametrize("width", [WIDE, PHONE])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_both_themes_on_a_screen_and_on_a_phone(page: Browser, theme: str, width: int) -> None:
+    page.emulate(theme, width)
+    sleep(0.3)
+    assert page.run("return document.documentElement.scrollWidth") <= width
+    assert page.run(BEYOND_THE_EDGE) == []
+    ground = page.run("return getComputedStyle(document.body).backgroundColor")
+    assert ground == ("rgb(244, 246, 248)" if theme == "light" else "rgb(13, 19, 27)")
+
+
+def test_the_button_switches_the_theme(page: Browser) -> None:
+    page.emulate("light", WIDE)
+    page.run("document.getElementById('theme').click()")
+    assert page.run("return getComputedStyle(document.body).backgroundColor") == "rgb(13, 19, 27)"
+    page.run("document.getElementById('theme').click()")
+    assert page.run("return getComputedStyle(document.body).backgroundColor") == "rgb(244, 246, 248)"
+
+
+def test_dots_stand_still_for_who_wants_no_motion(page: Browser, here: Fleet) -> None:
+    motion = "return getComputedStyle(document.querySelector('.edge.busy .dots')).animationName"
+    talk(here)
+    wait(lambda: page.run("return document.querySelectorAll('.edge.busy').length") > 0)
+    assert page.run(motion) == "flow"
+    page.emulate("light", WIDE, still=True)
+    assert page.run(motion) == "none"
+    page.emulate("light", WIDE)
+
+
+def test_a_killed_worker_is_seen_within_three_seconds(page: Browser, here: Fleet) -> None:
+    killed = here.setup.role("P")[1]
+    row = f"[data-worker='{killed.url}']"
+    here.do(killed.stop())
+    seconds = wait(lambda: "down" in page.run("return document.querySelector('[data-rank=P1]').getAttribute('class')"))
+    assert seconds < 3
+    assert "P1 is down" in text(page, "#alerts") and "connect" in text(page, row)
+
+
+def test_it_drains_a_worker(page: Browser, here: Fleet) -> None:
+    url = here.setup.role("D")[1].url
+    button = f"document.querySelector('tr[data-worker=\"{url}\"] .drain')"
+    page.run(f"{button}.focus()")
+    press(page, Keys.ENTER)
+    wait(lambda: page.run("return document.getElementById('drain-dialog').open"))
+    assert "D1" in text(page, "#drain-title") and text(page, "#drain-warning") == ""
+    press(page, Keys.ESCAPE)
+    wait(lambda: not page.run("return document.getElementById('drain-dialog').open"))
+    assert not here.setup.router.roster.draining
+    page.run(f"{button}.focus()")
+    press(page, Keys.ENTER)
+    page.run("document.querySelector('#drain-dialog .danger').focus()")
+    press(page, Keys.ENTER)
+    wait(lambda: url not in here.setup.router.parts.fleet.workers)
+    wait(lambda: page.run("return document.querySelector('[data-rank=D1]')") is None)
+
+
+def test_the_last_of_its_stage_is_not_drained_unwarned(page: Browser, here: Fleet) -> None:
+    url = here.setup.role("D")[0].url
+    page.run(f"document.querySelector('tr[data-worker=\"{url}\"] .drain').click()")
+    wait(lambda: "No other ready worker can decode" in text(page, "#drain-warning"))
+    press(page, Keys.ESCAPE)
+
+
+def test_nothing_was_complained_of_and_nothing_else_was_asked(page: Browser, here: Fleet) -> None:
+    assert page.console() == []
+    asked = page.requests()
+    assert len(asked) > 20 and {url.split("/")[2] for url in asked} == {here.setup.url.split("/")[2]}
