@@ -29,7 +29,14 @@ async def test_the_page_needs_no_key_but_what_it_shows_does() -> None:
             assert got.headers["x-content-type-options"] == "nosniff"
         for path in ("/status", "/requests", "/uix"):
             assert (await setup.get(path)).status == 401, path
-        for path in ("/ui/status", "/ui/../status", "/ui/%2e%2e/status", "/ui/../pages.py", "/ui/index.html", "/ui//etc/passwd"):
+        for path in (
+            "/ui/status",
+            "/ui/../status",
+            "/ui/%2e%2e/status",
+            "/ui/../pages.py",
+            "/ui/index.html",
+            "/ui//etc/passwd",
+        ):
             assert (await setup.get(path)).status == 404, path
         assert (await setup.post("/ui")).status == 405
 
