@@ -11,6 +11,7 @@ from time import perf_counter_ns
 from typing import Protocol, cast
 
 from tercet.core.errors import RequestError
+from tercet.core.faults import whence
 from tercet.http.deadlines import NEVER, Deadlines
 from tercet.http.limits import ServerLimits
 from tercet.http.request import Request
@@ -202,8 +203,8 @@ class ServerConnection(asyncio.Protocol):
         except asyncio.CancelledError:
             responder.abort()
             raise
-        except Exception as error:  # the boundary: one request's fault must not end the server
-            log.exception("%s %s failed", request.method, request.path)
+        except Exception as error:  # noqa: BLE001 - the boundary: one request's fault must not end the server
+            log.error("%s %.100r failed: %s", request.method, request.path, whence(error))
             await self._fail(
                 RequestError(500, f"internal error: {type(error).__name__}", code="internal_error"), request, responder
             )
@@ -214,7 +215,7 @@ class ServerConnection(asyncio.Protocol):
     async def _fail(self, error: RequestError, request: Request, responder: Responder) -> None:
         if responder.started:
             if not responder.finished:
-                log.warning("%s %s broke off: %s", request.method, request.path, error)
+                log.warning("%s %.100r broke off: %s", request.method, request.path, error.code or error.status)
                 responder.abort()
             return
         await responder.send(error.status, dumps(error.body()).encode())

@@ -13,6 +13,7 @@ from typing import Any
 import zmq
 
 from tercet.core.errors import TransferError, UsageError
+from tercet.core.faults import whence
 from tercet.transfer.leases import LeaseTable
 from tercet.transfer.messages import open_request, seal_answer, unpack_body
 
@@ -131,7 +132,7 @@ class Responder:
         except TransferError as refusal:
             answer = Answer({"why": str(refusal)})
         except (ValueError, TypeError, KeyError, OverflowError) as error:
-            log.warning("malformed %s request: %r", op, error)
+            log.warning("malformed %.40r request: %s", op, whence(error))
             self._drop("malformed")
             return
         except Exception:  # a fault in one request must not end the service of all others

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from tercet.core.errors import RequestError
+from tercet.core.faults import whence
 from tercet.core.sampling import SamplingParams
 from tercet.engine.encoder import Pixels
 from tercet.worker.channel import FrontChannel, Message
@@ -305,8 +306,8 @@ class EngineClient:
             if sink is not None:
                 try:
                     sink.token(token, now)
-                except Exception:  # one request's fault must not end the others
-                    log.exception("writing the answer of sequence %s", sequence_id)
+                except Exception as error:  # noqa: BLE001 - one request's fault must not end the others
+                    log.error("writing the answer of sequence %s: %s", sequence_id, whence(error))
                     self._broken(sequence_id, sink, now)
         for data in deltas:
             delta = unpack_delta(data)
@@ -314,8 +315,8 @@ class EngineClient:
             if sink is not None:
                 try:
                     sink.delta(delta, now)
-                except Exception:
-                    log.exception("writing the answer of sequence %s", delta.id)
+                except Exception as error:  # noqa: BLE001 - the same
+                    log.error("writing the answer of sequence %s: %s", delta.id, whence(error))
                     self._broken(delta.id, sink, now)
             elif delta.ticket is not None:
                 # The client left while its token was on its way: nobody will ever read these blocks.
