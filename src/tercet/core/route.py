@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tercet.core.ids import join_rank
+from tercet.core.record import record
 from tercet.core.stage import Mode
 
 
@@ -30,7 +31,7 @@ class Rank:
         object.__setattr__(self, "address", join_rank(self.url, self.rank))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EncodeShare:
     """What one encode rank does for a request: `pictures` are indices in the order of the prompt."""
 
@@ -38,7 +39,7 @@ class EncodeShare:
     pictures: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NamedPicture:
     """A picture, by its index in the prompt, that the prefilling rank is believed to hold, and its tokens there."""
 
@@ -47,7 +48,7 @@ class NamedPicture:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Route:
     """The legs of one request. `held` are the prompt tokens that the decode rank is believed to hold, `uncached`
     those it lacks; `prefill_uncached` those that the prefill rank lacks. All are estimates, exact for token-id

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tercet.core.errors import RequestError
+from tercet.core.record import record
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.early_end import TICKET_FIELD, early_answer
@@ -61,7 +61,7 @@ def prefill_body(client: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Ticket:
     """What P handed on: `params` to read, `raw` to pass on verbatim."""
 
@@ -113,7 +113,7 @@ def with_ticket(raw: bytes, ticket: Ticket) -> bytes:
     return b'%b%b"kv_transfer_params":%b}' % (head, comma, ticket.raw)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Content:
     """The body of a leg; `make` makes it when it is sent, where it holds pictures."""
 
@@ -137,7 +137,7 @@ class Contents(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TextContents:
     """A request without pictures."""
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tercet.core.build import EngineBuild
 from tercet.core.errors import RequestError
+from tercet.core.record import record
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.request import ClientRequest
@@ -15,7 +16,7 @@ from tercet.dialects.request import ClientRequest
 Headers = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Leg:
     """One HTTP request to one rank. `streams`: if it succeeds, its answer's body is the client's, passed on as
     it comes; any other answer is read whole and given to `on_answer`. A body that holds pictures is made by `make`
@@ -39,7 +40,7 @@ class Leg:
         return (self.base or self.rank.url) + self.path
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Answer:
     """A whole HTTP answer. Header names are lower case."""
 
@@ -48,14 +49,14 @@ class Answer:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Legs:
     """Send these, all at once."""
 
     legs: tuple[Leg, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Reply:
     """The client's answer is complete. `early`: the decode leg was not needed."""
 
@@ -65,7 +66,7 @@ class Reply:
     early: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Failure:
     """The route failed at `rank`. `retry`: another rank may do better. `misfit`: P and D don't understand each
     other."""
@@ -76,7 +77,7 @@ class Failure:
     misfit: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PicturesNeeded:
     """The rank lacks these pictures, by their indices in the prompt, which it was told of by name or by a ticket."""
 

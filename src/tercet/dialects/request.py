@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from tercet.core.errors import RequestError
+from tercet.core.record import record
 from tercet.dialects.pictures import Pictures
 
 CHAT_PATH = "/v1/chat/completions"
@@ -27,7 +27,7 @@ PRIVATE_PREFIX = "bootstrap_"
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ClientRequest:
     """One request for generation: `body` parsed and free of private fields, `raw` the same as bytes. `headers` go
     to every worker. Where `pictures` were taken out of `body`, `raw` is empty."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from tercet.core.record import record
 
 CACHED, CREATED = "cached_tokens", "created_cache_tokens"
 """Of a prompt's tokens, those found in the prefix cache and, with vLLM, those put there: the affair of who computed it,
@@ -17,7 +18,7 @@ MAX_EVENT_BYTES = 1024 * 1024
 """Of an event longer than this what came is passed on as it is."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Usage:
     """Token counts of one answer. `cached_tokens` is None where the engine doesn't say."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from tercet.core.record import record
 from tercet.http.errors import ClientError
 from tercet.http.responder import Responder
 from tercet.http.wire import Headers
@@ -30,7 +30,7 @@ class Rewriter(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Relayed:
     """What passed. Times are perf_counter_ns at the socket read of the first and the last body bytes (of the head when
     there was no body), `body_bytes` counts decoded bytes, `tail` is their end."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from tercet.core.record import record
 from tercet.routing.facts import RequestFacts
 
 Key = tuple[str, str] | bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Conversation:
     """After its last turn: the rank at `address` holds `prompt_tokens` and `answer_tokens`; the prompt was `size`
     units long and named `own`."""
@@ -24,7 +24,7 @@ class Conversation:
     turns: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Continuation:
     """A request found to continue `conversation`, whose rank holds `held_tokens` of it and lacks `new_tokens`. When
     the client changed the history, nothing is known to be held and `new_tokens` is None: only the place is of use."""

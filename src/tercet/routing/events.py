@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from tercet.core.record import record
 from tercet.core.route import Route
 from tercet.core.stage import Mode, Stage
 from tercet.routing.facts import RequestFacts
 from tercet.routing.kv_events import BlockEvent
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class WorkerAdded:
     """A worker joined. `ranks` above 1 expand its URL into `url@0`, `url@1`, ...
 
@@ -22,14 +21,14 @@ class WorkerAdded:
     ranks: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class WorkerRemoved:
     """A worker left for good."""
 
     url: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ModelsListed:
     """A worker said which models it serves."""
 
@@ -37,7 +36,7 @@ class ModelsListed:
     models: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RankHealth:
     """A rank became ready (an inference through it succeeded) or stopped being so."""
 
@@ -45,7 +44,7 @@ class RankHealth:
     ready: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CacheSized:
     """A rank said how many tokens its cache can hold, and of how many tokens the embeddings it keeps can be: what is
     believed of it shall be no more than that. None: it did not say."""
@@ -55,14 +54,14 @@ class CacheSized:
     embedding_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RankRestarted:
     """Another engine answers at this address: caches, conversations and pairs of the old one are gone."""
 
     address: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PairHealth:
     """A request crossed from this prefill rank to this decode rank, or failed to."""
 
@@ -71,7 +70,7 @@ class PairHealth:
     ready: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Routed:
     """A request was sent on its way."""
 
@@ -80,7 +79,7 @@ class Routed:
     facts: RequestFacts
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Encoded:
     """An encode leg ended with an answer: `pictures` are (key, tokens) of what that rank encoded, and holds."""
 
@@ -89,7 +88,7 @@ class Encoded:
     pictures: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PicturesHeld:
     """A rank holds the embeddings of these pictures, (key, tokens), of this model: it prefilled with them."""
 
@@ -98,7 +97,7 @@ class PicturesHeld:
     pictures: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PicturesLost:
     """A rank turned out not to hold the pictures of these keys."""
 
@@ -106,7 +105,7 @@ class PicturesLost:
     keys: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Prefilled:
     """The prefill leg ended with an answer: P is done, its cache holds the prompt. `prompt_tokens` as P counted
     them."""
@@ -115,7 +114,7 @@ class Prefilled:
     prompt_tokens: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FirstToken:
     """The first token arrived; the decode rank's cache holds the prompt. Counts are the worker's, None when it
     gave none."""
@@ -125,7 +124,7 @@ class FirstToken:
     cached_tokens: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Finished:
     """The request is over, however it ended; it no longer loads anybody. Also ends a route that is given up for
     another."""
@@ -133,7 +132,7 @@ class Finished:
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ConversationRecorded:
     """A turn ended well: `address` holds `prompt_tokens` of its prompt and `completion_tokens` of its answer."""
 
@@ -143,7 +142,7 @@ class ConversationRecorded:
     completion_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PrefixLost:
     """The rank turned out not to hold this prompt's prefix."""
 
@@ -151,7 +150,7 @@ class PrefixLost:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CacheStored:
     """A rank's cache holds the prompt of these facts, `prompt_tokens` long."""
 
@@ -160,7 +159,7 @@ class CacheStored:
     prompt_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class KvTold:
     """A rank's engine said what its cache stored and dropped."""
 
@@ -168,19 +167,19 @@ class KvTold:
     events: tuple[BlockEvent, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CacheCleared:
     """A rank's cache is empty; every rank's when `address` is None."""
 
     address: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ConversationsCleared:
     """Forget who holds which conversation, and whose cache holds which prefix: every next turn is like a first one."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ModeChanged:
     """Requests that come from now on are routed by this mode."""
 

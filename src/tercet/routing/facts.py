@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 from tercet.core.hashing import DIGEST_BYTES, root_hash, text_chunk_hashes
+from tercet.core.record import record
 from tercet.routing.pictures import DEFAULT_TOKENS, Picture
 
 CHUNK_BYTES = 256
@@ -19,7 +19,7 @@ CHUNK_IDS = 64
 MAX_SESSION_CHARS = 256
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Anchor:
     """A place where an earlier turn's prompt may have ended: `key` hashes everything before it.
 
@@ -31,7 +31,7 @@ class Anchor:
     resume: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RequestFacts:
     """Facts of one request. A prompt is measured in units: bytes of rendered text, or token ids (then `exact`).
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from tercet.core.record import record
 from tercet.core.route import Rank
 from tercet.core.stage import Mode, Stage, role_letter
 from tercet.routing import events as e
@@ -19,7 +19,7 @@ from tercet.routing.prefix_index import PrefixIndex
 from tercet.routing.text_density import TextDensity
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Holding:
     """What one rank holds of one request's prompt, in tokens; `units` of the prompt from its start on."""
 

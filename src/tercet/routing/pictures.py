@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from binascii import Error, a2b_base64
-from dataclasses import dataclass
 from hashlib import sha256
+
+from tercet.core.record import record
 
 _DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 _PIECE_CHARS = 1 << 18
@@ -15,7 +16,7 @@ DEFAULT_TOKENS = 576
 """What a picture is believed to be in a prompt before the first one is known: CLIP-L/336's patches."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Picture:
     """One picture of a prompt. `key` is the SHA-256 of its source bytes, None where only a URL is known: a URL never
     proves which picture is behind it. It lies before `end`, in units of the prompt; `tokens` is an estimate."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
+from tercet.core.record import record
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Mode
 from tercet.routing.affinity import crowded
@@ -15,7 +15,7 @@ from tercet.routing.policy import Policy
 from tercet.routing.refusal import Refusal
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Question:
     """One decision's inputs."""
 
