@@ -12,7 +12,7 @@ from tercet.core.errors import RequestError
 from tercet.http.exchange import Exchange
 from tercet.http.limits import ServerLimits
 from tercet.http.request import Request
-from tercet.http.request_reader import RequestReader
+from tercet.http.request_reader import KnownHeads, RequestReader
 from tercet.http.upstream import Upstream
 
 LIMITS = ServerLimits(max_header_bytes=2048, max_body_bytes=4096, max_headers=16)
@@ -53,10 +53,13 @@ def requests(data: bytes) -> None:
     else:  # a bound is looked at once a read: where it was met may differ, what came before must not
         short, long = sorted((whole.seen, pieces.seen), key=len)
         assert long[: len(short)] == short and {413, 431} & set(refused)
+    known, again = KnownHeads(), _Taker()
+    _read(_Taker(), [data[1:]], known)
+    assert _read(again, [data[1:]], known) == refused[0] and again.seen == whole.seen
 
 
-def _read(taker: _Taker, pieces: list[bytes]) -> int | None:
-    reader = RequestReader(LIMITS, taker, "fuzz")
+def _read(taker: _Taker, pieces: list[bytes], known: KnownHeads | None = None) -> int | None:
+    reader = RequestReader(LIMITS, taker, "fuzz", known)
     try:
         for piece in pieces:
             reader.feed(piece)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from itertools import count
 
 from tercet.core.errors import UsageError
 
@@ -10,6 +11,18 @@ from tercet.core.errors import UsageError
 def new_id(prefix: str) -> str:
     """Return `prefix-` and 128 random bits in hex: unique, and unguessable by a client."""
     return f"{prefix}-{secrets.token_hex(16)}"
+
+
+class RequestIds:
+    """Names for requests: unique, not secret. The system is asked for randomness once, not once a request."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = f"{prefix}-{secrets.token_hex(12)}"
+        self._count = count()
+
+    def next(self) -> str:
+        """Return a new name."""
+        return f"{self._prefix}{next(self._count):08x}"
 
 
 def split_rank(address: str) -> tuple[str, int | None]:

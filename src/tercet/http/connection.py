@@ -15,7 +15,7 @@ from tercet.core.faults import whence
 from tercet.http.deadlines import NEVER, Deadlines
 from tercet.http.limits import ServerLimits
 from tercet.http.request import Request
-from tercet.http.request_reader import RequestReader
+from tercet.http.request_reader import KnownHeads, RequestReader
 from tercet.http.responder import Responder, Source
 
 Handler = Callable[[Request, Responder], Awaitable[None]]
@@ -34,6 +34,7 @@ class Host(Protocol):
     limits: ServerLimits
     closing: bool
     tasks: set[asyncio.Task[None]]
+    heads: KnownHeads
     connections: Deadlines[ServerConnection]
 
 
@@ -58,7 +59,7 @@ class ServerConnection(asyncio.Protocol):
     def __init__(self, host: Host) -> None:
         self._host = host
         self._transport: asyncio.Transport | None = None
-        self._reader = RequestReader(host.limits, self, "")
+        self._reader = RequestReader(host.limits, self, "", host.heads)
         self._queue: deque[tuple[Request | RequestError, Responder]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._responder: Responder | None = None

@@ -9,12 +9,14 @@ from typing import Protocol
 import httptools
 
 from tercet.http.errors import ClientError, Reason
+from tercet.http.plain import CHUNKED, plain_chunks, plain_head
 from tercet.http.upstream import Upstream
 from tercet.http.wire import LAST_CHUNK, has_body
 
 _HELD_BYTES = 256 * 1024
 _BROKEN = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 """What the parser raises: for bad HTTP, and for a switch to another protocol that nobody asked for."""
+_CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Sink(Protocol):
@@ -28,7 +30,10 @@ class Sink(Protocol):
 
 
 class Exchange:
-    """Parses one answer. Until a sink is set the body's bytes are held as they came; reading pauses at 256 KiB."""
+    """Parses one answer. Until a sink is set the body's bytes are held as they came; reading pauses at 256 KiB.
+
+    A plain answer is read without a parser, one that turns out not to be plain is given to it where that shows.
+    """
 
     __slots__ = (
         "_bounded",
@@ -41,6 +46,8 @@ class Exchange:
         "_held_size",
         "_interim_bytes",
         "_keep_alive",
+        "_left",
+        "_loop",
         "_max_header_bytes",
         "_method",
         "_parser",
@@ -65,12 +72,14 @@ class Exchange:
         self._max_header_bytes = max_header_bytes
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # called by the parser: no Python frame for a piece
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = None
+        self._left = 0
         self._head = b""
         self._held: list[tuple[bytes, int]] = []
         self._held_size = 0
         self._interim_bytes = 0
         self._sink: Sink | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._complete = False
         self._extra = False
@@ -97,6 +106,7 @@ class Exchange:
         upstream = self._upstream
         assert upstream is not None
         self.started_ns = perf_counter_ns()
+        self._loop = upstream.loop
         upstream.exchange = self
         upstream.idle_ns = int(idle_timeout_s * 1e9)
         upstream.deadline_ns = self.started_ns + int(first_byte_timeout_s * 1e9)
@@ -120,13 +130,24 @@ class Exchange:
 
     def received(self, data: bytes, now_ns: int) -> None:
         """Take bytes from the socket."""
-        try:
-            if self.head_ns:
-                self._body_received(data, now_ns)
-            else:
+        if not self.head_ns:
+            try:
                 self._head_received(self._head + data if self._head else data, now_ns)
-        except _BROKEN as error:
-            self._malformed(error)
+            except _BROKEN as error:
+                self._malformed(error)
+            return
+        upstream = self._upstream
+        if upstream is None:
+            return
+        self.body_began = True
+        upstream.deadline_ns = now_ns + upstream.idle_ns
+        if self._sink is not None:
+            self._parse(self._sink, data, now_ns)
+            return
+        self._held.append((data, now_ns))
+        self._held_size += len(data)
+        if self._held_size > _HELD_BYTES:
+            upstream.pause()
 
     def lost(self, error: Exception | None) -> None:
         """The connection ended: right for a body without a length, else a failure, unless held bytes complete it."""
@@ -154,6 +175,12 @@ class Exchange:
                     self._fail("protocol", f"the answer's headers are larger than {self._max_header_bytes} bytes")
                 return
             rest = data[end + 4 :]
+            if self._parser is None:
+                plain = plain_head(data[: end + 4])
+                if plain is not None and has_body(self._method, plain[0]):
+                    self._plain_head_received(plain, rest, now_ns)
+                    return
+                self._parser = httptools.HttpResponseParser(self)
             self._parser.feed_data(data[: end + 4])
             if self.status >= 200:
                 break
@@ -174,7 +201,20 @@ class Exchange:
         if self._complete:
             self._settle(reusable=self._keep_alive and not rest)
         elif rest:
-            self._body_received(rest, now_ns)
+            self.received(rest, now_ns)
+        self._wake()
+
+    def _plain_head_received(self, plain: tuple[int, dict[str, str], int], rest: bytes, now_ns: int) -> None:
+        self.status, self.headers, self._left = plain
+        self._head = b""
+        self.head_ns = now_ns
+        self.chunked = self._left == CHUNKED
+        self._keep_alive = True
+        if not self._left:
+            self._complete = True
+            self._settle(reusable=not rest)
+        elif rest:
+            self.received(rest, now_ns)
         self._wake()
 
     def _framed(self) -> str | None:
@@ -184,6 +224,7 @@ class Exchange:
         self._bounded = self.chunked or length is not None
         if coding is not None and coding.strip(" \t").lower() != "chunked":
             return f"its transfer coding is {coding!r}"
+        assert self._parser is not None
         version = self._parser.get_http_version()
         if version != "1.1" and (version != "1.0" or coding is not None):
             return f"HTTP/{version}" + (" with Transfer-Encoding" if coding else "")
@@ -191,31 +232,50 @@ class Exchange:
             return "its Content-Length is endless"
         return None
 
-    def _body_received(self, data: bytes, now_ns: int) -> None:
-        upstream = self._upstream
-        if upstream is None:
-            return
-        self.body_began = True
-        upstream.deadline_ns = now_ns + upstream.idle_ns
-        if self._sink is not None:
-            self._parse(self._sink, data, now_ns)
-            return
-        self._held.append((data, now_ns))
-        self._held_size += len(data)
-        if self._held_size > _HELD_BYTES:
-            upstream.pause()
-
     def _parse(self, sink: Sink, data: bytes, now_ns: int) -> None:
-        self._parser.feed_data(data)
-        if self._extra or (self._complete and self.chunked and _surplus(data)):
-            self._extra = True
-            self._fail("protocol", "bytes follow the answer's end")
+        pieces = self._pieces
+        if self._parser is None and not self._read_plainly(data, pieces):
+            if not self.chunked:
+                self._extra = True
+                self._fail("protocol", "bytes follow the answer's end")
+                return
+            pieces.clear()
+            self._parser = httptools.HttpResponseParser(self)
+            self._parser.feed_data(_CHUNKED_HEAD)  # all before ended with a whole chunk
+        if self._parser is not None and not self._read_by_parser(data):
             return
-        sink.read(data, self._pieces, now_ns)
-        self._pieces.clear()
+        sink.read(data, pieces, now_ns)
+        pieces.clear()
         if self._complete:
             sink.ended(None)
             self._settle(reusable=self._keep_alive)
+
+    def _read_plainly(self, data: bytes, pieces: list[bytes]) -> bool:
+        """Read on without a parser. False when that can't be done."""
+        if self.chunked:
+            last = plain_chunks(data, pieces)
+            if last is None:
+                return False
+            self._complete = last
+            return True
+        self._left -= len(data)
+        pieces.append(data)
+        self._complete = not self._left
+        return self._left >= 0
+
+    def _read_by_parser(self, data: bytes) -> bool:
+        """Read on by the parser. False when that failed."""
+        assert self._parser is not None
+        try:
+            self._parser.feed_data(data)
+        except _BROKEN as error:
+            self._malformed(error)
+            return False
+        if self._extra or (self._complete and self.chunked and _surplus(data)):
+            self._extra = True
+            self._fail("protocol", "bytes follow the answer's end")
+            return False
+        return True
 
     # --- for the taker of the body ---
 
@@ -229,19 +289,17 @@ class Exchange:
             sink.ended(self.error)
         elif self._complete:
             sink.ended(None)
-        try:
-            for data, now_ns in held:
-                if self.error is None:
-                    self._parse(sink, data, now_ns)
-        except _BROKEN as error:
-            self._malformed(error)
+        for data, now_ns in held:
+            if self.error is None:
+                self._parse(sink, data, now_ns)
         if self._gone:
             self._after_loss()
         elif self._upstream is not None:
             self._upstream.resume()
 
     async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        assert self._loop is not None
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
@@ -253,7 +311,9 @@ class Exchange:
 
     def _whole_chunks(self) -> bool:
         """True when what came so far ends with a whole chunk. Asks the parser whether a last chunk would end the body
-        here; it is of no further use then."""
+        here; it is of no further use then. Without a parser only whole chunks were read."""
+        if self._parser is None:
+            return True
         try:
             self._parser.feed_data(LAST_CHUNK)
         except _BROKEN:
@@ -290,6 +350,7 @@ class Exchange:
         return self._complete and not self._extra
 
     def _settle(self, *, reusable: bool) -> None:
+        self._parser = None  # it refers back to this exchange
         upstream, self._upstream = self._upstream, None
         if upstream is None:
             return
@@ -316,7 +377,9 @@ class Exchange:
 
     def on_headers_complete(self) -> None:
         """Take the status."""
-        self.status = self._parser.get_status_code()
+        if not self.head_ns:
+            assert self._parser is not None
+            self.status = self._parser.get_status_code()
 
     def on_message_complete(self) -> None:
         """The answer is whole."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
@@ -46,6 +45,7 @@ class Relay:
 
     __slots__ = (
         "_body_bytes",
+        "_cut_at",
         "_first_ns",
         "_headers",
         "_last_ns",
@@ -55,7 +55,6 @@ class Relay:
         "_rewriter",
         "_tail",
         "_tail_bytes",
-        "_tail_size",
         "_verbatim",
         "_write",
         "done",
@@ -77,8 +76,8 @@ class Relay:
         self._on_first = on_first
         self._tail_bytes = tail_bytes
         self._rewriter = rewriter
-        self._tail: deque[bytes] = deque()
-        self._tail_size = 0
+        self._tail: list[bytes] = []
+        self._cut_at = 2 * tail_bytes
         self._verbatim = False
         self._write: Callable[[bytes], None] | None = None
         self._first_ns = 0
@@ -94,20 +93,24 @@ class Relay:
         self._last_ns = now_ns
         if not self._first_ns and not self._begin(now_ns):
             return
-        if self._rewriter is not None:
+        if self._write is not None:
+            self._write(raw)
+        elif self._rewriter is not None:
             for piece in pieces:
                 self._pass(self._rewriter.feed(piece))
             return
-        if self._write is not None:
-            self._write(raw)
         elif self._verbatim:
             self._responder.write_verbatim(raw)
             self._write = self._responder.transport.write
         else:
             for piece in pieces:
                 self._responder.write(piece)
+        tail = self._tail
         for piece in pieces:
-            self._keep(piece)
+            self._body_bytes += len(piece)
+            tail.append(piece)
+        if self._body_bytes >= self._cut_at:
+            self._cut()
 
     def ended(self, error: ClientError | None) -> None:
         """End the client's answer too, or leave it where the failure left it."""
@@ -136,7 +139,7 @@ class Relay:
             self._first_ns,
             self._last_ns or self._first_ns,
             self._body_bytes,
-            tail[-self._tail_bytes :] if tail else b"",
+            tail[-self._tail_bytes :] if self._tail_bytes else b"",
         )
 
     def _begin(self, now_ns: int) -> bool:
@@ -167,15 +170,16 @@ class Relay:
             self._keep(piece)
 
     def _keep(self, piece: bytes) -> None:
-        size = len(piece)
-        self._body_bytes += size
-        if not self._tail_bytes:
-            return
-        tail = self._tail
-        tail.append(piece)
-        self._tail_size += size
-        while self._tail_size - len(tail[0]) >= self._tail_bytes:
-            self._tail_size -= len(tail.popleft())
+        self._body_bytes += len(piece)
+        self._tail.append(piece)
+        if self._body_bytes >= self._cut_at:
+            self._cut()
+
+    def _cut(self) -> None:
+        """Keep no more than the tail. Not after each piece: that would cost as much as passing it on."""
+        self._cut_at = self._body_bytes + max(self._tail_bytes, 1)
+        kept = b"".join(self._tail)[-self._tail_bytes :] if self._tail_bytes else b""
+        self._tail = [kept] if kept else []
 
     def _end(self) -> None:
         self.done = True

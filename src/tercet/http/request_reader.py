@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Protocol
 
@@ -14,6 +15,9 @@ from tercet.http.request import Request, origin_form, split_target
 from tercet.http.wire import request_head
 
 _HOST = re.compile(r"[A-Za-z0-9._~%!$&'()*+;=-]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
+_MAX_KNOWN = 1024
+_MAX_KNOWN_BYTES = 2048
+_UNREPEATABLE = frozenset({"transfer-encoding", "expect", "upgrade", "connection"})
 _OVERHEAD = 16
 """What framing may cost for each byte of a chunked body, beyond what headers may: chunks of one byte cost five."""
 
@@ -28,8 +32,50 @@ class Taker(Protocol):
         """A request is whole."""
 
 
+@dataclass(slots=True)
+class _Head:
+    """A head that was parsed before, and how long the body is that follows it."""
+
+    method: str
+    target: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    length: int
+
+
+class KnownHeads:
+    """Heads as they came, byte for byte, and what they mean: clients send the same ones over and over, and looking one
+    up costs a tenth of parsing it. Bounded; only heads that the parser accepted, of which nothing was left open."""
+
+    __slots__ = ("_heads",)
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, _Head] = {}
+
+    def find(self, head: bytes) -> _Head | None:
+        """Return what these bytes, up to the empty line, mean; None when they are new."""
+        return self._heads.get(head)
+
+    def learn(self, head: bytes, request: Request) -> None:
+        """Remember a head and the request that it began."""
+        if len(head) <= _MAX_KNOWN_BYTES:
+            if len(self._heads) >= _MAX_KNOWN:
+                self._heads.clear()
+            headers, length = dict(request.headers), len(request.body)
+            self._heads[head] = _Head(request.method, request.target, request.path, request.query, headers, length)
+
+
+def _learn(known: KnownHeads, data: bytes, request: Request) -> None:
+    """Remember the head of a request if `data` is it and nothing else, and has nothing that must be asked each time."""
+    end = len(data) - len(request.body)
+    if data.find(b"\r\n\r\n") + 4 == end and _UNREPEATABLE.isdisjoint(request.headers):
+        known.learn(data[:end], request)
+
+
 class RequestReader:
-    """Parses what one client sends, within `limits`. After a RequestError it is of no further use.
+    """Parses what one client sends, within `limits`. After a RequestError it is of no further use. `known` heads may be
+    shared by readers with the same limits.
 
     `begun` is True while part of a request has come, `in_body` from the end of its head on, `wants_continue` while
     the client waits for leave to send its body.
@@ -40,11 +86,13 @@ class RequestReader:
         "_body_size",
         "_complete",
         "_headers",
+        "_known",
         "_limits",
         "_parser",
         "_raw_size",
         "_raw_slack",
         "_repeated",
+        "_request",
         "_taker",
         "_target",
         "client",
@@ -53,8 +101,10 @@ class RequestReader:
         "wants_continue",
     )
 
-    def __init__(self, limits: ServerLimits, taker: Taker, client: str) -> None:
+    def __init__(self, limits: ServerLimits, taker: Taker, client: str, known: KnownHeads | None = None) -> None:
         self._limits = limits
+        self._known: KnownHeads | None = known or KnownHeads()
+        self._request: Request | None = None
         self._taker = taker
         self.client = client
         self._parser = httptools.HttpRequestParser(self)
@@ -77,10 +127,30 @@ class RequestReader:
 
     def feed(self, data: bytes) -> None:
         """Read on. Raises RequestError for bad HTTP and whatever exceeds a bound."""
+        fresh, known = not self._raw_size, self._known
+        if fresh and known is not None:
+            end = data.find(b"\r\n\r\n") + 4
+            if end > 4 and (head := known.find(data[:end])) is not None and len(data) - end == head.length:
+                request = Request(
+                    head.method,
+                    head.target,
+                    head.path,
+                    head.query,
+                    head.headers,
+                    data[end:],
+                    self.client,
+                    perf_counter_ns(),
+                )
+                self.http10 = False
+                self._taker.request_read(request, http10=False, keep_alive=True)
+                return
         self._raw_size += len(data)
         self._complete = False
         self._parse(data)
         if self._complete:
+            last, self._request = self._request, None
+            if fresh and last is not None and self._known is not None and not self._target:
+                _learn(self._known, data, last)
             # How much of `data` belongs to the next request isn't known: all of it is counted, and allowed for.
             self._raw_size = self._raw_slack = len(data) if self._target else 0
             return
@@ -104,6 +174,7 @@ class RequestReader:
             raise RequestError(400, f"malformed HTTP: {error}", code="bad_http") from None
         # No other protocol is offered: the request is read as if it had not asked. The parser takes its body for the
         # other protocol's bytes, so it is shown the same head once more, without the question.
+        self._known = None
         parser, self._parser = self._parser, httptools.HttpRequestParser(self)
         headers = [(name, value) for name, value in self._headers.items() if name not in ("upgrade", "connection")]
         method = parser.get_method().decode("latin-1")
@@ -210,4 +281,8 @@ class RequestReader:
         self._body = []
         self.in_body = False
         self.wants_continue = False
-        self._taker.request_read(request, http10=self.http10, keep_alive=self._parser.should_keep_alive())
+        keep_alive = self._parser.should_keep_alive()
+        if not keep_alive:
+            self._known = None  # nothing may follow
+        self._request = None if self.http10 else request
+        self._taker.request_read(request, http10=self.http10, keep_alive=keep_alive)

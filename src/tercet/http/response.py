@@ -26,16 +26,20 @@ class Response(Exchange):
 
     async def read(self, *, max_bytes: int = 256 * 1024 * 1024) -> bytes:
         """Return the whole body. Raises ClientError, also when it is larger than `max_bytes`."""
-        pieces: list[bytes] = []
-        size = 0
-        async for piece, _ in self.chunks():
-            pieces.append(piece)
-            size += len(piece)
-            if size > max_bytes:
-                self.close()
-                raise ClientError(
-                    f"the answer is larger than {max_bytes} bytes", before_first_byte=False, reason="too_large"
-                )
+        whole = _Whole(self, max_bytes)
+        try:
+            self._flow_to(whole)
+            while not whole.done:
+                await self._wait()
+        finally:
+            self.close()
+        if self.error is not None:
+            raise self.error
+        if whole.size > max_bytes:
+            raise ClientError(
+                f"the answer is larger than {max_bytes} bytes", before_first_byte=False, reason="too_large"
+            )
+        pieces = whole.pieces
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def chunks(self, *, at_once: int = 1) -> AsyncIterator[tuple[bytes, int]]:
@@ -109,6 +113,30 @@ class Response(Exchange):
         """Read on."""
         if self._upstream is not None:
             self._upstream.resume()
+
+
+class _Whole:
+    """The sink of `read`."""
+
+    __slots__ = ("_max", "_response", "done", "pieces", "size")
+
+    def __init__(self, response: Response, max_bytes: int) -> None:
+        self._response = response
+        self._max = max_bytes
+        self.size = 0
+        self.pieces: list[bytes] = []
+        self.done = False
+
+    def read(self, raw: bytes, pieces: list[bytes], now_ns: int) -> None:
+        for piece in pieces:
+            self.pieces.append(piece)
+            self.size += len(piece)
+        if self.size > self._max:
+            self.ended(None)
+
+    def ended(self, error: ClientError | None) -> None:
+        self.done = True
+        self._response.wake()
 
 
 class _Queue:

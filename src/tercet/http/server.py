@@ -10,6 +10,7 @@ from tercet.http.connection import Handler, ServerConnection
 from tercet.http.deadlines import Deadlines
 from tercet.http.limits import ServerLimits
 from tercet.http.request import Request
+from tercet.http.request_reader import KnownHeads
 from tercet.http.responder import Responder
 
 __all__ = ["Handler", "Request", "Responder", "Server", "ServerLimits"]
@@ -49,6 +50,7 @@ class Server:
             write_timeout_s=write_timeout_s,
         )
         self.closing = False
+        self.heads = KnownHeads()
         self.tasks: set[asyncio.Task[None]] = set()
         shortest = min(header_timeout_s, body_timeout_s, keep_alive_s, write_timeout_s)
         self.connections: Deadlines[ServerConnection] = Deadlines(min(0.25, shortest / 4))

@@ -45,7 +45,17 @@ class Pool(Protocol):
 class Upstream(asyncio.Protocol):
     """A pooled connection. `deadline_ns` is moved by the exchange; `idle_ns` is the longest silence within a body."""
 
-    __slots__ = ("_half_closed", "_pool", "_reading_paused", "deadline_ns", "exchange", "idle_ns", "key", "transport")
+    __slots__ = (
+        "_half_closed",
+        "_pool",
+        "_reading_paused",
+        "deadline_ns",
+        "exchange",
+        "idle_ns",
+        "key",
+        "loop",
+        "transport",
+    )
 
     def __init__(self, pool: Pool, key: Key) -> None:
         self._pool = pool
@@ -54,6 +64,7 @@ class Upstream(asyncio.Protocol):
         self.key = key
         self.exchange: Exchange | None = None
         self.transport: asyncio.Transport | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
         self.deadline_ns = NEVER
         self.idle_ns = NEVER
 
@@ -65,15 +76,16 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
         self.transport = cast(asyncio.Transport, transport)
+        self.loop = asyncio.get_running_loop()
         self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Hand the bytes on, with the time of their arrival."""
-        now_ns = perf_counter_ns()
-        if self.exchange is None:
+        exchange = self.exchange
+        if exchange is None:
             self.abort()  # a server may not speak unasked
         else:
-            self.exchange.received(data, now_ns)
+            exchange.received(data, perf_counter_ns())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the exchange."""
@@ -130,7 +142,8 @@ class Upstream(asyncio.Protocol):
 
     def release(self) -> None:
         """Give the connection back: the exchange is over and left nothing behind."""
-        self.resume()
+        if self._reading_paused:
+            self.resume()
         self.exchange = None
         self.deadline_ns = perf_counter_ns() + self._pool.keep_alive_ns
         self._pool.release(self)

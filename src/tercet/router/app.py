@@ -19,7 +19,7 @@ from tercet.dialects.request import CHAT_PATH, COMPLETIONS_PATH
 from tercet.http.client import Client
 from tercet.http.server import Request, Responder, Server
 from tercet.router.admin import Admin
-from tercet.router.checks import Door, request_id
+from tercet.router.checks import Door
 from tercet.router.config import RouterConfig
 from tercet.router.dashboard.pages import HOME, page
 from tercet.router.discovery.watch import Discovery
@@ -159,7 +159,7 @@ class Router:
 
     async def handle(self, request: Request, responder: Responder) -> None:
         """Answer one HTTP request; a RequestError becomes an OpenAI error object with the request's id."""
-        headers = [("X-Request-Id", request_id(request.headers))]
+        headers = [("X-Request-Id", self.parts.door.request_id(request.headers))]
         try:
             await self._dispatch(request, responder, headers)
         except RequestError as error:

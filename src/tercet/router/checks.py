@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from tercet.core.api_keys import ApiKey
 from tercet.core.errors import RequestError
-from tercet.core.ids import new_id
+from tercet.core.ids import RequestIds
 from tercet.router.dashboard.pages import HOME
 from tercet.router.key_file import KeyFile
 from tercet.router.quota import Quota, Quotas
@@ -19,12 +19,6 @@ ADMIN_V1 = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 """Paths beside the OpenAI API's by which an engine is changed."""
 INTERNAL_V1 = frozenset({"/v1/encode"})
 """What only routers ask of workers: answers are tickets."""
-
-
-def request_id(headers: Mapping[str, str]) -> str:
-    """Return the client's X-Request-Id if it is a sane one, else a new one."""
-    asked = headers.get("x-request-id", "")
-    return asked if _REQUEST_ID.fullmatch(asked) else new_id("req")
 
 
 def without_key(path: str) -> bool:
@@ -55,6 +49,12 @@ class Door:
         self._keys = keys
         self._worker = f"Bearer {worker_api_key}" if worker_api_key else None
         self._quotas = Quotas()
+        self._ids = RequestIds("req")
+
+    def request_id(self, headers: Mapping[str, str]) -> str:
+        """Return the client's X-Request-Id if it is a sane one, else a new one."""
+        asked = headers.get("x-request-id")
+        return self._ids.next() if asked is None or not _REQUEST_ID.fullmatch(asked) else asked
 
     @property
     def guarded(self) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tercet.core.errors import RequestError
 from tercet.http.limits import ServerLimits
 from tercet.http.request import Request
-from tercet.http.request_reader import RequestReader
+from tercet.http.request_reader import KnownHeads, RequestReader
 
 STREAM = (
     b"POST /a?x=%20 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
@@ -71,6 +71,38 @@ def test_garbage_is_refused_or_read_but_never_breaks_the_reader(garbage: bytes, 
         _read([STREAM[:at] + garbage + STREAM[at + drop :]])
     except RequestError as error:
         assert error.status in (400, 405, 413, 417, 431, 501, 505)
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=10), st.integers(0, len(STREAM)), st.binary(max_size=3))
+def test_known_heads_change_nothing(cuts: list[int], at: int, put: bytes) -> None:
+    known = KnownHeads()
+    edges = [0, *sorted(cuts), len(STREAM)]
+    stream = STREAM[:at] + put + STREAM[at:]
+    pieces = [stream[a:b] for a, b in pairwise(edges)] + [stream[len(STREAM) :]]
+
+    def read(heads: KnownHeads) -> tuple[list[tuple[str, str, str, bytes, bool]], int]:
+        taker, status = _Taker(), 0
+        reader = RequestReader(ServerLimits(), taker, "c", heads)
+        try:
+            for piece in pieces:
+                reader.feed(piece)
+        except RequestError as error:
+            status = error.status
+        return taker.seen, status
+
+    assert read(known) == read(known) == read(KnownHeads())
+
+
+def test_a_known_head_is_read_as_before_and_another_length_is_not_taken_for_it() -> None:
+    head = b"POST /a HTTP/1.1\r\nHost: h\r\nX-One: 1\r\nContent-Length: 5\r\n\r\n"
+    taker, known = _Taker(), KnownHeads()
+    reader = RequestReader(ServerLimits(), taker, "c", known)
+    for body in (b"hello", b"again", b"cut"):
+        reader.feed(head + body)
+    assert known.find(head) is not None and reader.begun
+    reader.feed(b"s!" + head + b"two" + b"23" + head + b"three")
+    assert [seen[3] for seen in taker.seen] == [b"hello", b"again", b"cuts!", b"two23", b"three"]
+    assert len({tuple(request.headers.items()) for request in taker.requests}) == 1
 
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -1,0 +1,29 @@
+"""JSON in a fraction of the standard library's time, with the same meaning."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
+def loads(raw: bytes) -> Any:
+    """Return what `raw` says. What only the standard library takes (NaN, lone surrogates, a byte order mark) is taken
+    too. Raises ValueError and RecursionError."""
+    try:
+        return _decode(raw)
+    except (msgspec.MsgspecError, ValueError):
+        return json.loads(raw)
+
+
+def dumps(data: object) -> bytes:
+    """Return plain data as compact JSON in UTF-8; NaN and infinity, which JSON lacks, become null."""
+    try:
+        return _encode(data)
+    except (ValueError, OverflowError):  # a lone surrogate, an integer beyond 64 bits
+        return _ENCODER.encode(data).encode()
