@@ -27,7 +27,7 @@ from tercet.launch.placement import Placement
 from tercet.launch.ports import PortReservation, check_free
 from tercet.launch.progress import OnProgress, Progress
 from tercet.launch.segments import sweep_all
-from tercet.launch.state import RunDir, RunState, default_log_dir, default_run_root, running
+from tercet.launch.state import RunDir, RunState, default_log_dir, default_run_root, running, write_private
 from tercet.transfer.pool import sweep
 
 SECRET_BYTES = 32
@@ -158,9 +158,12 @@ class LocalDeployment:
         for name, text in process.files.items():
             Path(name).write_text(text, encoding="utf-8")
         env = dict(process.env)
-        if process.key_variable is not None and self.topology.router.api_key_file is not None:
-            env[process.key_variable] = key_of_workers(self._secret)
-        return PartSpec(worker.name, process.argv, self.worker_urls[worker.name], path, path, env)
+        key = None if self.topology.router.api_key_file is None else key_of_workers(self._secret)
+        if key is not None and process.key_variable is not None:
+            env[process.key_variable] = key
+        if key is not None and process.key_file is not None:
+            write_private(Path(process.key_file), f"api-key: {key}\n")
+        return PartSpec(worker.name, process.argv, self.worker_urls[worker.name], path, path, env, key)
 
     def _part(self, spec: PartSpec, env: Mapping[str, str], keeper: Keeper) -> Part:
         return Part(

@@ -24,7 +24,8 @@ STEADY_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class PartSpec:
-    """What to run. `name` is also its log's; `url` answers `ready_path` with 200 once it can serve; `env` is its own.
+    """What to run. `name` is also its log's; `url` answers `ready_path` with 200 once it can serve, to who shows `key`
+    if there is one; `env` is its own.
 
     A restarted part has come back when it answers `restarted_path`: a router can't be ready while a worker is down.
     """
@@ -35,6 +36,7 @@ class PartSpec:
     ready_path: str = "/ready"
     restarted_path: str = "/ready"
     env: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None
 
 
 class Part:
@@ -88,7 +90,7 @@ class Part:
             left = child.started + self._start_timeout_s - time.monotonic()
             if left <= 0:
                 raise self._failure(f"was not ready within {self._start_timeout_s:g} s ({answer})")
-            answer = await probe(self._client, url)
+            answer = await probe(self._client, url, self.spec.key)
             # Who answers may be a stranger on the port, and our child may have ended because of it.
             if answer is None and not ended.done():
                 return

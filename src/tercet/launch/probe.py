@@ -8,10 +8,14 @@ TIMEOUT_S = 10.0
 SHOWN_CHARS = 300
 
 
-async def probe(client: Client, url: str) -> str | None:
-    """GET the URL; return None when the answer is 200, else what came instead, in words."""
+async def probe(client: Client, url: str, key: str | None = None) -> str | None:
+    """GET the URL, with an API key if there is one; return None when the answer is 200, else what came instead, in
+    words."""
+    headers = [] if key is None else [("Authorization", f"Bearer {key}")]
     try:
-        response = await client.request("GET", url, first_byte_timeout_s=TIMEOUT_S, idle_timeout_s=TIMEOUT_S)
+        response = await client.request(
+            "GET", url, headers=headers, first_byte_timeout_s=TIMEOUT_S, idle_timeout_s=TIMEOUT_S
+        )
         body = await response.read()
     except ClientError as error:
         return str(error)

@@ -80,12 +80,12 @@ class RunDir:
             path.mkdir(mode=0o700)
             lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _write(path / STATE_FILE, json.dumps({"name": unique}))
+            write_private(path / STATE_FILE, json.dumps({"name": unique}))
             return cls(path, unique, lock)
 
     def write(self, state: RunState) -> None:
         """Publish the state."""
-        _write(self.path / STATE_FILE, json.dumps(asdict(state), indent=1))
+        write_private(self.path / STATE_FILE, json.dumps(asdict(state), indent=1))
 
     def release(self) -> None:
         """Remove the folder and drop the lock."""
@@ -158,8 +158,8 @@ def _locked(path: Path) -> bool:
     return False
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace the file at once: a reader sees the old text or the new."""
+def write_private(path: Path, text: str) -> None:
+    """Replace the file, which others may not read, at once: a reader sees the old text or the new."""
     temporary = path.with_name(f".{path.name}.new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w", encoding="utf-8") as file:

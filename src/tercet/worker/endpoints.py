@@ -33,7 +33,7 @@ from tercet.worker.prompt_pictures import prompt_images
 LARGE_BODY_BYTES = 32 * 1024
 """Bodies from this size on are read and tokenised in a thread: 10 ms in which other streams would stand still."""
 
-_METHODS = {
+METHODS = {
     "/v1/models": "GET",
     "/v1/chat/completions": "POST",
     "/v1/completions": "POST",
@@ -117,8 +117,8 @@ class Endpoints:
                 for ticket_id in ids:
                     engine.release_image(ticket_id)
             await _send(responder, 200, {"released": ids})
-        elif request.path in _METHODS:
-            raise RequestError(405, f"{request.method} {request.path}: use {_METHODS[request.path]}")
+        elif request.path in METHODS:
+            raise RequestError(405, f"{request.method} {request.path}: use {METHODS[request.path]}")
         else:
             raise RequestError(404, f"no such path: {request.path}")
 

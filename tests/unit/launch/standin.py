@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 def main() -> None:
@@ -23,7 +24,9 @@ def main() -> None:
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--engine", action="store_true", help="start a child that ignores everything")
     parser.add_argument("--segment", default="", help="make a shared segment with this name and never remove it")
+    parser.add_argument("--config", default="", help="a file, `api-key: KEY`: answer only who shows it")
     args = parser.parse_args()
+    key = Path(args.config).read_text().removeprefix("api-key: ").strip() if args.config else ""
     print("stand-in starts", sys.argv[1:], flush=True)
     if args.crash_at_start:
         print("Traceback: the model has no weights", file=sys.stderr, flush=True)
@@ -40,6 +43,9 @@ def main() -> None:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if key and self.headers["Authorization"] != f"Bearer {key}":
+                self.send_error(401)
+                return
             ready = time.monotonic() >= ready_at
             body = {"/pid": str(os.getpid()), "/secret": os.environ.get("TERCET_TOPOLOGY_SECRET", "")}.get(
                 self.path, ""

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,12 +35,17 @@ class Standins:
 
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
     seeing: bool = False
+    guarded: bool = False
     started: list[WorkerSpec] = field(default_factory=list)
 
     def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         self.started.append(worker)
         more = [text.format(id=placement.topology_id) for text in self.extra.get(worker.name, ())]
-        return WorkerProcess((sys.executable, "-S", STANDIN, str(worker.port), *more))
+        argv = (sys.executable, "-S", STANDIN, str(worker.port), *more)
+        if not self.guarded:
+            return WorkerProcess(argv)
+        key_file = f"{placement.run_path}/{worker.name}.yaml"
+        return WorkerProcess((*argv, "--config", key_file), key_file=key_file)
 
     def side_ports(self, topology: Topology, worker: WorkerSpec) -> int:
         return 0
@@ -89,6 +95,21 @@ async def eventually(condition: Callable[[], object], timeout_s: float = 8.0) ->
     while not condition():
         assert time.monotonic() < deadline, "did not come true in time"
         await asyncio.sleep(0.02)
+
+
+async def test_an_engine_that_reads_its_key_from_a_file_gets_it_there_and_nowhere_else(tmp_path: Path) -> None:
+    guarded = parse_topology("{workers: 1P1D, devices: ['cpu'], router: {port: 0, api_key_file: /keys}}", "test")
+    commands = Standins(guarded=True)
+    local = LocalDeployment(guarded, run_root=tmp_path / "run", log_dir=tmp_path / "logs", commands=commands)
+    async with local:
+        files = list((tmp_path / "run").rglob("*-0.yaml"))
+        keys = {file.read_text() for file in files}
+        assert len(files) == 2 and len(keys) == 1 and keys.pop().startswith("api-key: tw-")
+        assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+        for url in local.worker_urls.values():
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                await get(f"{url}/pid")
+    assert not any(file.exists() for file in files)
 
 
 async def test_it_starts_serves_and_leaves_nothing(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ class WorkerProcess:
     """How one worker is started. `env` is laid over the launcher's; `ready_path` answers 200 once it can serve.
 
     `files` holds the text of the files that its command line names and that must lie there first, by path;
-    `key_variable` is the variable of its environment that holds the one API key it lets in.
+    `key_variable` is the variable of its environment that holds the one API key it lets in, `key_file` the YAML file
+    whose `api-key` is that: either way the key is on no command line.
     """
 
     argv: tuple[str, ...]
@@ -23,6 +24,7 @@ class WorkerProcess:
     ready_path: str = "/ready"
     files: Mapping[str, str] = field(default_factory=dict)
     key_variable: str | None = None
+    key_file: str | None = None
 
 
 class EngineCommands(Protocol):

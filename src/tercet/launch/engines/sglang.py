@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tercet.core.errors import UsageError
 from tercet.core.stage import Stage, role_letter
@@ -34,7 +35,11 @@ class SglangCommands:
     def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         """Return how to start the worker. Raises UsageError for settings SGLang has no word for, and without SGLang."""
         python = engine_python("sglang", placement.topology.engine.engine_python, placement.cache_dir)
-        return _process(str(python), placement, worker, {"CUDA_VISIBLE_DEVICES": visible_gpus(worker)})
+        process = _process(str(python), placement, worker, {"CUDA_VISIBLE_DEVICES": visible_gpus(worker)})
+        if placement.topology.router.api_key_file is None or has_encoders(placement.topology.workers):
+            return process  # who prefills asks encode workers without a key
+        key_file = str((placement.run_path or Path("/tmp")) / f"{worker.name}.yaml")
+        return replace(process, argv=(*process.argv, "--config", key_file), key_file=key_file)
 
     def container(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         """Return how the worker's container is started. Raises UsageError for settings SGLang has no word for."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -121,3 +122,16 @@ def test_a_machine_without_it_is_told_what_to_install() -> None:
     with pytest.raises(UsageError, match=r"pip install sglang==0\.5\.23.*--engine-python") as caught:
         SglangCommands().worker(placement, placement.topology.workers[0])
     assert "\n" not in str(caught.value)
+
+
+def test_the_key_of_the_workers_is_in_a_file_that_the_command_line_names() -> None:
+    guarded = "router: {api_key_file: /keys}"
+    for text, key_file in (
+        (f"workers: 1P1D, {GPUS}", None),
+        (f"workers: 1P1D, {GPUS}, {guarded}", "/tmp/prefill-0.yaml"),
+        (f"workers: 1E1P1D, mode: epd, {SEES}, devices: ['cuda:0', 'cuda:1', 'cuda:2'], {guarded}", None),
+    ):
+        placement = placed(text, f", engine_python: {sys.executable}")
+        process = SglangCommands().worker(placement, worker_of(placement, "prefill-0"))
+        assert process.key_file == key_file
+        assert process.argv[-2:] == ("--config", key_file) if key_file else "--config" not in process.argv
