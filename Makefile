@@ -40,7 +40,7 @@ $(VENV)/.engine: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.engine
-	$(PIP) install -c constraints.txt -e '.[engine,vision,report,nixl,mooncake,dev]'
+	$(PIP) install -c constraints.txt -e '.[engine,vision,report,nixl,mooncake,otel,dev]'
 	./scripts/mooncake_libraries.sh $(BIN)/python
 	touch $@
 

@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 
 from tercet.cli import engine_options as flags
 from tercet.cli import failure_options as failing
+from tercet.cli import sight_options as sight
 from tercet.cli.engine_options import first_key
 from tercet.core.errors import UsageError
 from tercet.core.secret import key_of_workers, take_secret
@@ -212,6 +213,9 @@ def router(
     drain_timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="For requests in flight at a worker that leaves.")
     ] = None,
+    log_format: sight.LogFormat = None,
+    log_requests: sight.LogRequests = False,
+    otlp_endpoint: sight.OtlpEndpoint = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything drawn at random.")] = None,
 ) -> None:
     """Start the router in front of workers that run already: one OpenAI-compatible URL for all of them.
@@ -286,6 +290,9 @@ def router(
         "kubernetes_namespace": kubernetes_namespace,
         "discovery_interval_s": discovery_interval,
         "seed": seed,
+        "log_format": log_format,
+        "log_requests": log_requests or None,
+        "otlp_endpoint": otlp_endpoint,
         **{name: None if path is None else str(path.absolute()) for name, path in files.items()},
     }
     config = RouterConfig(

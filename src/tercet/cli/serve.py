@@ -9,6 +9,7 @@ import typer
 
 from tercet.cli import engine_options as flags
 from tercet.cli import failure_options as failing
+from tercet.cli import sight_options as sight
 from tercet.core.errors import UsageError
 from tercet.core.stage import Mode
 from tercet.core.topology import Topology, mode_from_name
@@ -128,6 +129,9 @@ def serve(
     max_queue: failing.MaxQueue = None,
     queue_timeout: failing.QueueTimeout = None,
     priority_header: failing.PriorityHeader = False,
+    log_format: sight.LogFormat = None,
+    log_requests: sight.LogRequests = False,
+    otlp_endpoint: sight.OtlpEndpoint = None,
     transport: flags.Transport = None,
     kv_connector: flags.KvConnector = None,
     events: flags.Events = False,
@@ -208,6 +212,9 @@ def serve(
         "max_queue": max_queue,
         "queue_timeout_s": queue_timeout,
         "priority_header": priority_header or None,
+        "log_format": log_format,
+        "log_requests": log_requests or None,
+        "otlp_endpoint": otlp_endpoint,
         "transport": transport,
         "kv_connector": kv_connector,
         "events": events or None,

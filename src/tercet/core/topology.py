@@ -96,6 +96,9 @@ class RouterSpec:
     tls_cert: str | None = None
     tls_key: str | None = None
     tls_client_ca: str | None = None
+    log_format: str = "text"
+    log_requests: bool = False
+    otlp_endpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from tercet.launch.engines.protocol import WorkerProcess
 from tercet.launch.engines.registry import engine_commands
 from tercet.launch.model import sees
 from tercet.launch.placement import Placement
+from tercet.router.tracing import require_otel
 
 
 class Commands(Protocol):
@@ -54,19 +55,22 @@ class TercetCommands:
         return engine_commands(placement.topology.engine.engine).worker(placement.of(worker), worker)
 
     def router(self, placement: Placement) -> Sequence[str]:
-        """Return the router's command line."""
+        """Return the router's command line. Raises MissingExtraError."""
+        if placement.topology.router.otlp_endpoint is not None:
+            require_otel()
         return [sys.executable, "-m", "tercet", "router", *router_arguments(placement)]
 
 
-_FAILURE_FIELDS = (
+_PASSED_FIELDS = (
     *("connect_timeout_s", "first_byte_timeout_s", "answer_timeout_s", "idle_timeout_s"),
     *("max_retries", "breaker_failures", "max_queue", "queue_timeout_s", "priority_header"),
+    *("log_format", "log_requests", "otlp_endpoint"),
 )
 
 
 def _own_choices(router: RouterSpec) -> Iterator[tuple[str, object]]:
-    """Yield (flag, value) of the settings on failure that are not the router's own already."""
-    for field in _FAILURE_FIELDS:
+    """Yield (flag, value) of the settings on failure, logs and traces that are not the router's own already."""
+    for field in _PASSED_FIELDS:
         if (value := getattr(router, field)) != getattr(RouterSpec(), field):
             yield field.removesuffix("_s").replace("_", "-"), value
 

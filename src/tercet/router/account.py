@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from time import perf_counter_ns, time
 
@@ -15,6 +16,9 @@ from tercet.router.timing import Timing
 from tercet.routing.facts import RequestFacts
 
 TIMELINE_HEADER = "x-tercet-timeline"
+_CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+UNKNOWN_ERROR = "worker_error"
+"""What a worker calls its error may be anything, and is kept if it is a word."""
 FIRST, LATER = "first", "later"
 
 
@@ -27,6 +31,7 @@ class Account:
         "facts",
         "finish_reason",
         "id",
+        "key",
         "mode",
         "model",
         "observation",
@@ -48,6 +53,7 @@ class Account:
         self.output_tokens: int | None = None
         self.finish_reason: str | None = None
         self.error: str | None = None
+        self.key: str | None = None
         self.retries = 0
 
     @property
@@ -98,7 +104,8 @@ class Account:
             stream=self.stream,
             status=status,
             finish_reason=self.finish_reason,
-            error=self.error,
+            error=None if self.error is None else self.error if _CODE.fullmatch(self.error) else UNKNOWN_ERROR,
+            key=self.key,
             route=None if observation is None else observation.route,
             prompt_tokens=prompt,
             cached_tokens=cached,

@@ -14,12 +14,13 @@ from math import ceil
 import uvloop
 from setproctitle import setproctitle
 
+from tercet.core.api_keys import ApiKey
 from tercet.core.errors import RequestError, TercetError, UsageError
 from tercet.dialects.request import CHAT_PATH, COMPLETIONS_PATH
 from tercet.http.client import Client
 from tercet.http.server import Request, Responder, Server
 from tercet.router.admin import Admin
-from tercet.router.checks import Door
+from tercet.router.checks import OPEN_PATHS, Door
 from tercet.router.config import RouterConfig
 from tercet.router.dashboard.pages import HOME, page
 from tercet.router.discovery.watch import Discovery
@@ -35,9 +36,11 @@ from tercet.router.metrics import RouterMetrics
 from tercet.router.openapi.document import OpenApi
 from tercet.router.parts import Parts
 from tercet.router.passthrough import METHODS, OTHER_PATHS, pass_through
+from tercet.router.request_log import RequestLog, set_up_logs
 from tercet.router.retry import RetryPauses
 from tercet.router.roster import Roster
 from tercet.router.sender import Sender
+from tercet.router.tracing import Tracing, provider_to
 from tercet.routing.breaker import Breakers
 from tercet.routing.events import ModeChanged
 from tercet.routing.fleet import FleetState
@@ -46,6 +49,7 @@ log = logging.getLogger(__name__)
 
 PROBED = frozenset({"/health", "/ready"})
 """What is answered without a client certificate: a kubelet has none."""
+TRACES_GRACE_S = 2.0
 BYTES_PER_TOKEN = 4
 """By which a request is charged whose answer isn't read."""
 
@@ -75,6 +79,8 @@ class Router:
             Breakers(config.breaker_failures, config.breaker_pause_s, config.breaker_max_pause_s),
             Gates(fleet, metrics, config.max_concurrent, config.max_queue),
             RetryPauses(config.seed),
+            RequestLog(config.log_format) if config.log_requests else None,
+            None if config.otlp_endpoint is None else Tracing(provider_to(config.otlp_endpoint)),
         )
         self.prober = Prober(self.parts)
         self.roster = Roster(self.parts, self.prober)
@@ -156,12 +162,21 @@ class Router:
         await self._kv_use.close()
         await self.parts.handoffs.close(min(grace_s, 5.0))
         await self.parts.client.close()
+        if self.parts.tracing is not None:
+            await self.parts.tracing.close(min(grace_s, TRACES_GRACE_S))
 
     async def handle(self, request: Request, responder: Responder) -> None:
         """Answer one HTTP request; a RequestError becomes an OpenAI error object with the request's id."""
         headers = [("X-Request-Id", self.parts.door.request_id(request.headers))]
+        key: ApiKey | None = None
+        generation = False
         try:
-            await self._dispatch(request, responder, headers)
+            key = self._enter(request, responder)
+            generation = request.method == "POST" and request.path in (CHAT_PATH, COMPLETIONS_PATH)
+            if generation:
+                await generate(self.parts, request, responder, headers, self.prober.suspect, key)
+            else:
+                await self._dispatch(request, responder, headers, key)
         except RequestError as error:
             if responder.started:
                 raise
@@ -169,17 +184,24 @@ class Router:
             if wait_s is not None:
                 headers.append(("Retry-After", str(ceil(wait_s))))
             await responder.send(error.status, json.dumps(error.body()).encode(), headers=headers)
+        finally:
+            if self.parts.log is not None and not generation and request.path not in OPEN_PATHS:
+                name = None if key is None else key.name
+                self.parts.log.answered(request, headers[0][1], name, responder.status)
 
-    async def _dispatch(self, request: Request, responder: Responder, headers: list[tuple[str, str]]) -> None:
-        path, door = request.path, self.parts.door
-        if self._asks_certificate and path not in PROBED and not responder.transport.get_extra_info("peercert"):
+    def _enter(self, request: Request, responder: Responder) -> ApiKey | None:
+        """Return the key that a request came with, None where none is needed. Raises RequestError."""
+        shown = responder.transport.get_extra_info
+        if self._asks_certificate and request.path not in PROBED and not shown("peercert"):
             raise RequestError(403, "a client certificate is needed", code="client_certificate_needed")
-        key = door.check(request.method, path, request.headers)
+        return self.parts.door.check(request.method, request.path, request.headers)
+
+    async def _dispatch(
+        self, request: Request, responder: Responder, headers: list[tuple[str, str]], key: ApiKey | None
+    ) -> None:
+        path, door = request.path, self.parts.door
         if path in (CHAT_PATH, COMPLETIONS_PATH):
-            if request.method != "POST":
-                raise _no_method(request, ("POST",), headers)
-            await generate(self.parts, request, responder, headers, self.prober.suspect, key)
-            return
+            raise _no_method(request, ("POST",), headers)
         methods = self._endpoints.get(path)
         if methods is None:
             methods = next((found for start, found in self._prefixes if path.startswith(start)), None)
@@ -239,7 +261,7 @@ async def serve(config: RouterConfig) -> int:
 def run(config: RouterConfig) -> int:
     """Run a router in this process; return its exit code."""
     setproctitle("tercet router")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    set_up_logs(config.log_format)
     try:
         code: int = uvloop.run(serve(config))
         return code

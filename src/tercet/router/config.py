@@ -18,6 +18,8 @@ from tercet.router.discovery.dns import DnsSource
 from tercet.router.discovery.file import FileSource
 from tercet.router.discovery.kubernetes import ACCOUNT, Cluster, KubernetesSource
 from tercet.router.discovery.source import Source
+from tercet.router.request_log import FORMATS
+from tercet.router.tracing import require_otel
 from tercet.routing.balancers import balancer_named
 from tercet.routing.events import WorkerAdded
 from tercet.routing.policy import PPD_THRESHOLD, Policy, check_rank_match, unequal_ranks
@@ -42,7 +44,8 @@ class RouterConfig:
     `health_failures` unanswered checks in a row mean a worker is dead; `breaker_failures` failed requests in a row that
     it, or a pair, must prove itself again: not before `breaker_pause_s`, which doubles up to `breaker_max_pause_s`.
     `max_concurrent` requests may be under way for each rank that answers; `max_queue` more wait, `queue_timeout_s` at
-    most. `priority_header` lets clients without a key say how urgent they are. `worker_api_key` is sent to the workers.
+    most. `log_requests` writes a line for each. Traces go to `otlp_endpoint`, if any. `priority_header` lets clients
+    without a key say how urgent they are. `worker_api_key` is sent to the workers.
     """
 
     mode: Mode | None = None
@@ -103,6 +106,9 @@ class RouterConfig:
     worker_cert: str | None = None
     worker_key: str | None = None
     seed: int = 0
+    log_format: str = "text"
+    log_requests: bool = False
+    otlp_endpoint: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that can't work. Raises UsageError."""
@@ -112,6 +118,12 @@ class RouterConfig:
             raise UsageError("--tls-key and --tls-client-ca need --tls-cert: the certificate that is shown")
         if self.worker_cert is None and self.worker_key:
             raise UsageError("--worker-key needs --worker-cert: the certificate that workers are shown")
+        if self.log_format not in FORMATS:
+            raise UsageError(f"unknown --log-format {self.log_format!r}: choose {' or '.join(FORMATS)}")
+        if self.otlp_endpoint is not None and not self.otlp_endpoint.startswith(("http://", "https://")):
+            raise UsageError(f"--otlp-endpoint {self.otlp_endpoint!r}: write http://HOST:4318")
+        if self.otlp_endpoint is not None:
+            require_otel()
         self.make_dialect()
         check_rank_match(self.rank_match)
         if self.balancer is not None:

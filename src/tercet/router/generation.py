@@ -17,6 +17,7 @@ from tercet.router.call import Call, Suspect
 from tercet.router.gate import Gate
 from tercet.router.parts import Parts
 from tercet.router.pictures import picture_keys
+from tercet.router.quota import Quota
 from tercet.routing.admission import asked_priority
 from tercet.routing.facts import RequestFacts, chat_facts, completion_facts
 
@@ -40,8 +41,11 @@ async def generate(
     status, spent = CLIENT_GONE, 0
     gate: Gate | None = None
     account = Account(headers[0][1], parts.fleet.mode, request.received_ns, request.headers)
-    quota = parts.door.enter(key)
+    account.key = None if key is None else key.name
+    span = None if parts.tracing is None else parts.tracing.begin(request)
+    quota: Quota | None = None
     try:
+        quota = parts.door.enter(key)
         body, raw = read_body(request.body)
         model = body.get("model")
         if model is not None and not isinstance(model, str):
@@ -50,6 +54,8 @@ async def generate(
             names = ", ".join(map(repr, parts.fleet.known_models))
             raise RequestError(400, f"several models are served here: name one of {names}", param="model")
         passed = parts.door.worker_headers(headers[0][1], request.headers)
+        if parts.tracing is not None and span is not None:
+            passed = parts.tracing.worker_headers(span, passed)
         places = find_pictures(body, parts.config.max_images) if request.path == CHAT_PATH else ()
         keys = await picture_keys(body, places) if places else ()
         account.model = model or ""
@@ -87,6 +93,10 @@ async def generate(
         record = account.record(status)
         parts.recent.add(record)
         parts.metrics.ended(record)
+        if parts.log is not None:
+            parts.log.ended(record)
+        if parts.tracing is not None and span is not None:
+            parts.tracing.end(span, record)
 
 
 def _standing(parts: Parts, request: Request, key: ApiKey | None) -> tuple[str, int]:

@@ -14,8 +14,10 @@ from tercet.router.gate import Gates
 from tercet.router.handoffs import Handoffs
 from tercet.router.metrics import RouterMetrics
 from tercet.router.record import Recent
+from tercet.router.request_log import RequestLog
 from tercet.router.retry import RetryPauses
 from tercet.router.sender import Sender
+from tercet.router.tracing import Tracing
 from tercet.routing.breaker import Breakers
 from tercet.routing.fleet import FleetState
 from tercet.routing.policy import Policy
@@ -39,6 +41,8 @@ class Parts:
     breakers: Breakers
     gates: Gates
     pauses: RetryPauses
+    log: RequestLog | None = None
+    tracing: Tracing | None = None
     recent: Recent = field(default_factory=Recent)
     names: count[int] = field(default_factory=count)
     visits: Counter[str] = field(default_factory=Counter)

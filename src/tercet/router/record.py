@@ -24,6 +24,7 @@ class RequestRecord(NamedTuple):
     `turn` is "first" or "later". `prompt_tokens` and `cached_tokens` are the workers' own where they say, None where
     nobody knows; `expected_cached_tokens` is what the route was chosen by; `output_tokens` are counted by events, and
     `estimated`, where the answer came without usage. `error` is a code, never a message: that may quote a prompt.
+    `key` is the name of the API key.
     """
 
     id: str
@@ -37,6 +38,7 @@ class RequestRecord(NamedTuple):
     status: int
     finish_reason: str | None
     error: str | None
+    key: str | None
     route: Route | None
     prompt_tokens: int | None
     cached_tokens: int | None
@@ -75,6 +77,7 @@ class RequestRecord(NamedTuple):
             "spans": [self._span(span) for span in self.spans],
         }
         if urls:
+            data["key"] = self.key
             data["workers"] = [] if route is None else [_rank(rank) for rank in route.ranks]
         return data
 

@@ -93,3 +93,12 @@ def test_every_setting_has_its_flag() -> None:
     named = {"workers": "worker", "api_keys": "api_key_file", "worker_api_key": "worker_api_key_file"}
     for field in fields(RouterConfig):
         assert named.get(field.name, field.name.removesuffix("_s")) in flags, field.name
+
+
+def test_logs_and_traces(configured: list[object]) -> None:
+    from tercet.router.config import RouterConfig
+
+    call("--worker", A, "--log-format", "json", "--log-requests", "--otlp-endpoint", "http://collector:4318")
+    (config,) = configured
+    assert isinstance(config, RouterConfig)
+    assert (config.log_format, config.log_requests, config.otlp_endpoint) == ("json", True, "http://collector:4318")

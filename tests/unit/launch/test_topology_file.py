@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from tercet.core.errors import UsageError
+from tercet.core.errors import MissingExtraError, UsageError
 from tercet.core.stage import Mode, Stage
 from tercet.core.topology import Topology
-from tercet.launch.commands import router_arguments
+from tercet.launch.commands import TercetCommands, router_arguments
 from tercet.launch.placement import Placement
 from tercet.launch.topology_file import load_topology, parse_topology, schema_text, topology_to_dict
 
@@ -159,3 +160,19 @@ def test_the_deadlines_of_a_file_reach_the_router() -> None:
     words = router_arguments(Placement(topology, "id"))
     assert words[words.index("--first-byte-timeout") + 1] == "5.0" and words[words.index("--max-retries") + 1] == "1"
     assert "--idle-timeout" not in words, "the router's own default"
+
+
+def test_logs_and_traces_reach_the_router(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "{log_format: json, log_requests: true, otlp_endpoint: 'http://collector:4318'}"
+    topology = parse_topology(f"workers: 1P1D\nrouter: {said}", "t")
+    words = TercetCommands().router(Placement(topology, "id"))
+    for flag, value in (("--log-format", "json"), ("--otlp-endpoint", "http://collector:4318")):
+        assert words[words.index(flag) + 1] == value
+    assert "--log-requests" in words
+    assert "--log-format" not in router_arguments(Placement(parse_topology("workers: 1P1D", "t"), "id"))
+    assert "otlp_endpoint" in complaint("workers: 1P1D\nrouter: {otlp_endpoint: collector}")
+    assert "text" in complaint("workers: 1P1D\nrouter: {log_format: xml}")
+    # Where nothing can be sent from, that is said before anything is started.
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", None)
+    with pytest.raises(MissingExtraError, match=r"tercet\[otel\]"):
+        TercetCommands().router(Placement(topology, "id"))

@@ -236,6 +236,7 @@ SCHEMAS: dict[str, Schema] = {
             "duration_ms": number(0),
             "route": {"type": ["string", "null"]},
             "retries": integer(0),
+            "key": {"type": ["string", "null"]},
             "spans": array(
                 obj({"phase": string(), "worker": {"type": ["string", "null"]}}),
             ),
