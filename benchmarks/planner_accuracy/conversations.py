@@ -8,10 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks.planner_accuracy.client import Client, Figures, figures, poisson, spread, stopped_lengths
+from benchmarks.planner_accuracy.client import (
+    Figures,
+    conversation,
+    figures,
+    open_loop,
+    poisson,
+    spread,
+    stopped_lengths,
+)
 from benchmarks.planner_accuracy.compared import Point
-from benchmarks.planner_accuracy.engine import Clock, Turn
-from benchmarks.planner_accuracy.fleet import Fleet
+from benchmarks.planner_accuracy.pinned import Pinned, pinned_fleet
 
 from tercet.bench.observed_csv import CACHED_TOKENS, MeasuredRow, lowest_loads, samples_of
 from tercet.core.errors import UsageError
@@ -19,6 +26,8 @@ from tercet.latency.calibration import fit_stack, stack_from
 from tercet.latency.oracle import ChosenOracle
 from tercet.latency.registry import oracle_for
 from tercet.latency.stack import StackConstants
+from tercet.results.record import RequestRecord
+from tercet.sim.simulate import simulate
 
 MOST = {"W1": 256, "W2": 128, "W3": 1024, "W4": 64}
 """Output tokens asked for; answers stop earlier where the model says so."""
@@ -50,24 +59,18 @@ def predict(row: MeasuredRow, chosen: ChosenOracle, stack: StackConstants, seeds
 
 
 def _run(row: MeasuredRow, chosen: ChosenOracle, stack: StackConstants, seed: int) -> Figures:
-    clock = Clock()
-    fleet = Fleet(clock, row.config or CONFIGS[row.mode], chosen, stack, seed=seed)
-    client = Client(clock, fleet, stack.connections)
-    count = round(row.samples) if row.samples else max(int(row.qps * RUN_S), 1)
-    count = max(count, 1)
+    config = row.config or CONFIGS[row.mode]
+    count = max(round(row.samples) if row.samples else int(row.qps * RUN_S), 1)
     lengths = stopped_lengths(row.output_tokens, MOST.get(row.workload, 1 << 20), count, seed)
-    turns: list[Turn] = []
-
-    def send(i: int) -> None:
-        turns.append(Turn(i, row.prompt_tokens - CACHED_TOKENS, lengths[i], turn=2))
-        client.send(turns[-1])
-
-    if row.samples:
-        spread(clock, send, count, RUN_S, seed)
-    else:
-        poisson(clock, send, row.qps, RUN_S, count, seed)
-    clock.run()
-    return figures(turns, RUN_S)
+    arrivals = spread(count, RUN_S, seed) if row.samples else poisson(row.qps, RUN_S, count, seed)
+    new = row.prompt_tokens - CACHED_TOKENS
+    talks = [
+        conversation(i, [(new, output)], at) for i, (at, output) in enumerate(zip(arrivals, lengths, strict=False))
+    ]
+    found = simulate(
+        pinned_fleet(config, chosen, stack), open_loop(), conversations=talks, decide=Pinned(config, seed, later=True)
+    )
+    return figures(found.requests, RUN_S)
 
 
 def _mean(runs: Sequence[Figures]) -> dict[str, float]:
@@ -131,24 +134,16 @@ def _four_gpu_row(data: dict[str, object]) -> FourGpuRow:
 
 def predict_four_gpu(row: FourGpuRow, chosen: ChosenOracle, stack: StackConstants, seeds: int = LATE_SEEDS) -> Point:
     """Return a row's point, of second turns: each follows its first at once; conversations come for ten seconds."""
-    seconds: list[Turn] = []
+    seconds: list[RequestRecord] = []
     rates = []
+    turns = [(round(new * TOKENS_A_NOMINAL), output) for new, output in (row.turn1, row.turn2)]
+    fleet = pinned_fleet(row.config, chosen, stack.but(connections=FOUR_GPU_CONNECTIONS))
     for seed in range(seeds):
-        clock = Clock()
-        client = Client(clock, Fleet(clock, row.config, chosen, stack, seed=seed), FOUR_GPU_CONNECTIONS)
-        turns: list[Turn] = []
-
-        def send(i: int, turns: list[Turn] = turns, client: Client = client) -> None:
-            first = Turn(i, round(row.turn1[0] * TOKENS_A_NOMINAL), row.turn1[1])
-            length = first.length + first.output + round(row.turn2[0] * TOKENS_A_NOMINAL)
-            second = Turn(i, length, row.turn2[1], turn=2)
-            turns.extend((first, second))
-            client.send(first, lambda: client.send(second))
-
-        poisson(clock, send, row.qps, FOUR_GPU_S, max(int(row.qps * FOUR_GPU_S), 1), seed)
-        clock.run()
-        rates.append(len(turns) / max(clock.now, 1e-9))
-        seconds += [turn for turn in turns if turn.turn == 2]
-    found = figures(seconds, 1.0)
-    predicted = {"ttft": found.ttft, "tpot": found.tpot, "e2e": found.e2e, "throughput": fmean(rates)}
+        arrivals = poisson(row.qps, FOUR_GPU_S, max(int(row.qps * FOUR_GPU_S), 1), seed)
+        talks = [conversation(i, turns, at) for i, at in enumerate(arrivals)]
+        found = simulate(fleet, open_loop(), conversations=talks, decide=Pinned(row.config, seed))
+        rates.append(len(found.requests) / max(record.done_s for record in found.requests))
+        seconds += [record for record in found.requests if record.turn == 2]
+    mean = figures(seconds, 1.0)
+    predicted = {"ttft": mean.ttft, "tpot": mean.tpot, "e2e": mean.e2e, "throughput": fmean(rates)}
     return Point(f"{row.workload} at {row.qps:g}/s", row.config, row.measured, predicted)

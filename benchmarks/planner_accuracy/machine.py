@@ -4,30 +4,36 @@
     python -m benchmarks.planner_accuracy.machine results/tercet-compare-*.json
 
 The lowest load of every architecture and workload is fitted; all others are predicted by sending the recorded
-conversations to the scheduler on a virtual clock: at the recorded times, or so many at a time in a closed loop. A later
-turn follows the end of the one before after the pause that the client made.
+conversations through the simulator: at the recorded times, or so many at a time in a closed loop. A later turn follows
+the end of the one before after the pause that the client made.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from benchmarks.planner_accuracy.client import Client, Figures, closed_loop, figures
+from benchmarks.planner_accuracy.client import Figures, closed_loop, figures, open_loop
 from benchmarks.planner_accuracy.compared import Judgement, Point, print_judgement
-from benchmarks.planner_accuracy.engine import Clock, Turn
-from benchmarks.planner_accuracy.fleet import Fleet
 
 from tercet.bench.observed import observed
 from tercet.cli.calibrating import print_calibration, this_machine
+from tercet.core.stage import Mode
 from tercet.latency.calibration_file import Calibration
 from tercet.results.document import ArchitectureRecord, Results
 from tercet.results.foreign import read_any
 from tercet.results.record import RequestRecord, RunRecord
+from tercet.routing.policy import PPD_THRESHOLD, Policy
+from tercet.sim.client import SimConversation, SimTurn
+from tercet.sim.content import Content
+from tercet.sim.fleet import EngineCaps, FleetSpec, fleet_of
+from tercet.sim.simulate import simulate
+
+PICTURES = 3
+"""So many take turns in a workload whose first turns find any of their prompt cached."""
 
 
 def calibrated(results: Results) -> tuple[Calibration, Results]:
@@ -48,69 +54,67 @@ def calibrated(results: Results) -> tuple[Calibration, Results]:
 
 
 def replay(run: RunRecord, architecture: ArchitectureRecord, calibration: Calibration) -> Figures:
-    """Return the figures of the run's own conversations on the virtual clock."""
+    """Return the figures of the run's own conversations, simulated."""
+    talks = list(_conversations(run))
+    fleet = _fleet(run, architecture, calibration, max(talk.content.picture_tokens for talk in talks))
+    if run.load_kind == "concurrency":
+        return closed_loop(fleet, talks, int(run.load))
+    found = simulate(fleet, open_loop(), conversations=sorted(talks, key=lambda talk: talk.arrival_s))
+    return figures(found.requests, found.duration_s)
+
+
+def _fleet(
+    run: RunRecord, architecture: ArchitectureRecord, calibration: Calibration, picture_tokens: int
+) -> FleetSpec:
+    """Return what served: the measured machine as each rank, the recorded limits and the recorded policy."""
     chosen = calibration.chosen()
     assert chosen is not None
-    config = architecture.short_form
-    if run.mode == "ppd":
-        config = config.replace("D", "pD")
-    engine = architecture.engine
-    clock = Clock()
-    fleet = Fleet(
-        clock,
-        config,
-        chosen,
-        calibration.stack,
-        seed=1,
+    engine, router = architecture.engine, architecture.router
+    caps = EngineCaps(
         max_num_seqs=int(engine.get("max_num_seqs") or 64),
         max_num_batched_tokens=int(engine.get("max_num_batched_tokens") or 512),
-        balanced=True,
-        direct_below=int(architecture.router.get("ppd_threshold") or 1 << 30),
+        block_size=int(engine.get("block_size") or 16),
+        kv_blocks=int(engine.get("kv_blocks") or 0),
     )
-    client = Client(clock, fleet)
-    conversations: dict[str, list[RequestRecord]] = defaultdict(list)
+    return fleet_of(
+        architecture.short_form,
+        replace(chosen, image_tokens=picture_tokens),
+        mode=Mode(run.mode),
+        stack=calibration.stack,
+        caps=caps,
+        policy=Policy(router.get("balancer"), int(router.get("ppd_threshold") or PPD_THRESHOLD)),
+    )
+
+
+def _conversations(run: RunRecord) -> Iterator[SimConversation]:
+    """Yield what was said, by its lengths. Where first turns found something cached, they had pictures in common."""
+    requests: dict[str, list[RequestRecord]] = defaultdict(list)
     for request in run.finished:
-        conversations[request.conversation].append(request)
-    turns: list[Turn] = []
-    each = [sorted(requests, key=lambda request: request.turn) for requests in conversations.values()]
-
-    # What first turns find cached, all but the first of them have in common: pictures that take turns.
-    shared = max((requests[0].cached_tokens or 0 for requests in each), default=0)
-
-    def begin(number: int, on_end: Callable[[], None] = lambda: None) -> None:
-        _send(client, clock, turns, number, each[number], shared, on_end)
-
-    if run.load_kind == "concurrency":
-        closed_loop(clock, begin, int(run.load), len(each))
-    else:
-        for number, requests in enumerate(each):
-            clock.after(requests[0].sent_s, partial(begin, number))
-    clock.run()
-    return figures(turns, max(clock.now, 1e-9))
+        requests[request.conversation].append(request)
+    each = [sorted(found, key=lambda request: request.turn) for found in requests.values()]
+    common = any(found[0].cached_tokens for found in each)
+    for number, found in enumerate(each):
+        yield _conversation(number, found, common)
 
 
-def _send(
-    client: Client,
-    clock: Clock,
-    turns: list[Turn],
-    number: int,
-    requests: Sequence[RequestRecord],
-    shared: int,
-    on_end: Callable[[], None],
-) -> None:
-    request = requests[0]
-    turn = Turn(number, request.prompt_tokens, request.output_tokens, turn=request.turn, images=request.images)
-    turn.shared = shared
-    turns.append(turn)
-
-    def ended() -> None:
-        if len(requests) == 1:
-            on_end()
-            return
-        pause = max(requests[1].sent_s - request.done_s, 0.0)
-        clock.after(pause, partial(_send, client, clock, turns, number, requests[1:], shared, on_end))
-
-    client.send(turn, ended)
+def _conversation(number: int, requests: Sequence[RequestRecord], common: bool) -> SimConversation:
+    first = requests[0]
+    vision = first.vision_tokens or 0
+    keys = [f"{number % PICTURES} {i}" if common else None for i in range(first.images)]
+    turns = []
+    said, done_s = vision, first.sent_s
+    for request in requests:
+        new = max(request.prompt_tokens - said, 1)
+        turns.append(SimTurn(new, request.output_tokens, max(request.sent_s - done_s, 0.0)))
+        said, done_s = request.prompt_tokens + request.output_tokens, request.done_s
+    content = Content(
+        number,
+        first.conversation,
+        pictures=keys,
+        picture_tokens=vision // first.images if first.images else 0,
+        first_text=turns[0].new_tokens,
+    )
+    return SimConversation(content, tuple(turns), first.sent_s)
 
 
 def judge(results: Results) -> Judgement:

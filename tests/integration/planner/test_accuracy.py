@@ -9,7 +9,7 @@ import pytest
 from benchmarks.planner_accuracy.compared import TARGETS, WINNERS, Judgement, Point
 from benchmarks.planner_accuracy.conversations import fitted, h100, predict, predict_four_gpu, read_four_gpu
 from benchmarks.planner_accuracy.documents import dp8, llava, sglang, winners_by_ttft
-from benchmarks.planner_accuracy.fleet import parse_config
+from benchmarks.planner_accuracy.pinned import parse_config
 from benchmarks.planner_accuracy.run import DATA, conversation_rows, judge_decode
 
 from tercet.core.errors import UsageError
@@ -63,7 +63,6 @@ def test_encoders_apart_at_equal_gpus() -> None:
         ("4A", {"R": 4}),
         ("1P3D", {"P": 1, "D": 3}),
         ("1R_1P_1D_1pD", {"R": 1, "P": 1, "D": 1, "pD": 1}),
-        ("1E1P1D", {"E": 1, "P": 1, "D": 1}),
     ],
 )
 def test_configurations_are_read(text: str, want: dict[str, int]) -> None:
