@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 from tercet.core.errors import UsageError
 from tercet.core.route import Rank
-from tercet.routing.affinity import affinity, mean_requests
+from tercet.routing.affinity import affinity
 from tercet.routing.conversations import Continuation
 from tercet.routing.facts import RequestFacts
 from tercet.routing.fleet import FleetState
+from tercet.routing.load import REQUEST_TOKENS
 
 Balancer = Callable[[Sequence[Rank], RequestFacts, FleetState, Continuation | None, int], Rank]
 """(ranks, not empty; facts; fleet; the conversation continued, if known; seed) -> one of the ranks."""
@@ -65,14 +67,21 @@ def prefix_aware(
     """The rank that would begin to answer soonest: the fewest tokens to compute first, its own work and what it
     lacks of the prompt. What it holds counts for less the busier it is than the others: each answer under way slows
     all of its steps, and one prefix that everybody asks for must not draw everybody to one rank."""
-    mean = mean_requests(fleet, ranks)
-
-    def cost(rank: Rank) -> tuple[float, int]:
-        load, holding = fleet.load(rank), fleet.holding(facts, rank, known)
-        unused = holding.held * (1.0 - affinity(load.requests, mean))
-        return holding.uncached + unused + load.work, load.last_routed
-
-    return min(ranks, key=cost)
+    loads = fleet.loads(ranks)
+    mean = sum([load.requests for load in loads]) / len(loads)
+    holders = fleet.holders(facts, ranks, known)
+    whole = facts.prompt_tokens
+    best, least, longest = ranks[0], math.inf, 0
+    for rank, load in zip(ranks, loads, strict=True):  # a plain loop: it may be hundreds of ranks, for every request
+        holding = holders.get(rank.address) if holders else None
+        cost: float = load.tokens + REQUEST_TOKENS * load.requests
+        if holding is None:
+            cost += whole
+        else:
+            cost += holding.uncached + holding.held * (1.0 - affinity(load.requests, mean))
+        if cost < least or (cost == least and load.last_routed < longest):
+            best, least, longest = rank, cost, load.last_routed
+    return best
 
 
 BALANCERS: dict[str, Balancer] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tercet.core.record import record
@@ -42,7 +42,7 @@ class FleetState:
         self.conversations = Conversations(max_conversations)
         self._index_chunks = index_chunks
         self._ready: set[str] = set()
-        self._pairs: set[tuple[str, str]] = set()
+        self._sources: dict[str, set[str]] = {}  # by the address of D: the ranks of P it was proved with
         self._indexes: dict[str, PrefixIndex] = {}
         self._blocks: dict[str, TokenBlocks] = {}
         self._max_pictures = max_pictures
@@ -76,11 +76,20 @@ class FleetState:
 
     def paired(self, prefill: str, decode: str) -> bool:
         """True when a request crossed between these ranks since either started."""
-        return (prefill, decode) in self._pairs
+        return prefill in self._sources.get(decode, ())
+
+    def reachable(self, prefills: Sequence[Rank], decode: str) -> list[Rank]:
+        """Return those of `prefills` that a request crossed from to `decode` since either started."""
+        sources = self._sources.get(decode, ())
+        return [rank for rank in prefills if rank.address in sources]
 
     def load(self, rank: Rank) -> Load:
         """Return the rank's load."""
         return self._in_flight.load(rank.address)
+
+    def loads(self, ranks: Iterable[Rank]) -> list[Load]:
+        """Return the load of each."""
+        return self._in_flight.loads_of(ranks)
 
     def index(self, address: str) -> PrefixIndex:
         """Return the rank's prefix index."""
@@ -130,6 +139,21 @@ class FleetState:
                 return Holding(known.held_tokens, known.new_tokens, known.conversation.size)
         units = count * facts.chunk_size
         return Holding(held, facts.tokens_after(units), units)
+
+    def holders(self, facts: RequestFacts, ranks: Iterable[Rank], known: Continuation | None) -> dict[str, Holding]:
+        """Return, by address, what those of `ranks` hold that hold any of the prompt; all others lack all of it.
+
+        For a new prompt that is a look for its first chunk at each rank: a decision among hundreds stays cheap.
+        """
+        home = known.conversation.address if known is not None else None
+        first = facts.chunks[0] if facts.chunks else b""
+        told = self._blocks if facts.ids else {}
+        indexes = self._indexes
+        return {
+            address: self.holding(facts, rank, known)
+            for rank in ranks
+            if first in indexes[address := rank.address] or address == home or address in told
+        }
 
     # --- the fold ---
 
@@ -193,7 +217,9 @@ class FleetState:
 
     def _forget_rank(self, address: str) -> None:
         self._ready.discard(address)
-        self._pairs = {pair for pair in self._pairs if address not in pair}
+        self._sources.pop(address, None)
+        for sources in self._sources.values():
+            sources.discard(address)
         self._indexes[address].clear()
         self._pictures[address].clear()
         self._blocks.pop(address, None)
@@ -201,11 +227,13 @@ class FleetState:
         self._candidates.clear()
 
     def _pair_health(self, event: e.PairHealth) -> None:
-        pair = (event.prefill, event.decode)
+        sources = self._sources.setdefault(event.decode, set())
         if event.ready and event.prefill in self.ranks and event.decode in self.ranks:
-            self._pairs.add(pair)
+            sources.add(event.prefill)
         else:
-            self._pairs.discard(pair)
+            sources.discard(event.prefill)
+            if not sources:
+                del self._sources[event.decode]
 
     def _on_routed(self, event: e.Routed) -> None:
         self._in_flight.begin(event.request_id, event.route, event.facts)

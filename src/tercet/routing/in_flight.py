@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tercet.core.route import Rank, Route
@@ -44,6 +45,11 @@ class InFlight:
     def load(self, address: str) -> Load:
         """Return a rank's load."""
         return self._loads[address]
+
+    def loads_of(self, ranks: Iterable[Rank]) -> list[Load]:
+        """Return the load of each."""
+        loads = self._loads
+        return [loads[rank.address] for rank in ranks]
 
     def find(self, request_id: str) -> Flight | None:
         """Return a request that is under way."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Mode
-from tercet.routing.affinity import crowded
+from tercet.routing.affinity import affinity, mean_requests
 from tercet.routing.encoding import complete_without_encoding, place_pictures
 from tercet.routing.facts import RequestFacts
 from tercet.routing.fleet import FleetState
@@ -99,9 +99,13 @@ def _apart(
 
 def prefix_holder(question: Question, ranks: Sequence[Rank]) -> Rank | None:
     """Return the rank that holds most of the prompt, if any that is not crowded holds at least half of it."""
-    ranks = [rank for rank in ranks if not crowded(question.fleet, rank, ranks)]
-    best = min(ranks, key=lambda rank: question.fleet.holding(question.facts, rank, None).uncached)
-    holding = question.fleet.holding(question.facts, best, None)
+    holders = question.fleet.holders(question.facts, ranks, None)
+    mean = mean_requests(question.fleet, ranks)
+    free = [r for r in ranks if r.address in holders and affinity(question.fleet.load(r).requests, mean) > 0.0]
+    if not free:
+        return None
+    best = min(free, key=lambda rank: holders[rank.address].uncached)
+    holding = holders[best.address]
     return best if holding.held > holding.uncached else None
 
 
@@ -113,7 +117,7 @@ def _through_p(question: Question, ranks: Sequence[Rank], preferred: Rank | None
     fleet, left = question.fleet, list(ranks)
     while prefills and left:
         decode = preferred or question.choose(left)
-        reachable = [p for p in prefills if fleet.paired(p.address, decode.address)]
+        reachable = fleet.reachable(prefills, decode.address)
         if reachable:
             # P is chosen by its own cache: who holds the conversation is D's affair.
             return question.split(replace(question, known=None).choose(reachable), decode)

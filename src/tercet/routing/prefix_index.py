@@ -19,6 +19,10 @@ class PrefixIndex:
         """Return the number of chunks held."""
         return len(self._entries)
 
+    def __contains__(self, chunk: bytes) -> bool:
+        """True when this chunk is held."""
+        return chunk in self._entries
+
     def match(self, chunks: Sequence[bytes]) -> tuple[int, int]:
         """Return (number of leading chunks held, tokens up to there)."""
         entries = self._entries

@@ -26,9 +26,10 @@ class Question:
     avoid: Collection[str]
     known: Continuation | None
 
-    def candidates(self, letter: str) -> list[Rank]:
+    def candidates(self, letter: str) -> Sequence[Rank]:
         """Return the ranks of a role that are ready, serve the model, and have not failed this request."""
-        return [r for r in self.fleet.candidates(letter, self.facts.model) if r.address not in self.avoid]
+        found = self.fleet.candidates(letter, self.facts.model)
+        return [rank for rank in found if rank.address not in self.avoid] if self.avoid else found
 
     def choose(self, ranks: Sequence[Rank]) -> Rank:
         """Return the balancer's choice."""
