@@ -37,10 +37,10 @@ class Browser:
         self.driver = driver
         self._uri = ""
 
-    def emulate(self, theme: str, width: int, height: int = 900, *, still: bool = False) -> None:
-        """Prefer `theme` ("light" or "dark") on a screen of `width` CSS pixels; narrow ones are phones. `still`: as
-        who wants no motion."""
-        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    def emulate(self, theme: str, width: int, height: int = 900, *, still: bool = False, pixels: float = 1.0) -> None:
+        """Prefer `theme` ("light" or "dark") on a screen of `width` CSS pixels, each of `pixels` squared; narrow
+        ones are phones. `still`: as who wants no motion."""
+        screen = {"width": width, "height": height, "deviceScaleFactor": pixels, "mobile": width < 600}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         features = {"prefers-color-scheme": theme, "prefers-reduced-motion": "reduce" if still else "no-preference"}
         wanted = {"features": [{"name": name, "value": value} for name, value in features.items()]}

@@ -46,6 +46,7 @@ class Entry:
 ENTRIES = (
     Entry("serve", "serve", "Start a topology: workers and the router in front of them."),
     Entry("status", "status", "Show what is running: workers, ranks, load, cache, counts per mode."),
+    Entry("top", "top", "Watch a router at work: ranks, latency by phase, the latest requests."),
     Entry("doctor", "doctor", "Say whether a topology fits together and this machine, before traffic."),
     Entry("logs", "logs", "Show or follow the log of a worker or of the router."),
     Entry("stop", "stop", "Stop a deployment and wait until nothing of it is left."),

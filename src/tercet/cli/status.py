@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tercet.cli.asking import RouterClient, router_url
 from tercet.cli.engine_options import first_key
 
 if TYPE_CHECKING:
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tercet.launch.state import RunState
-
-TIMEOUT_S = 10.0
 
 
 def status(
@@ -40,61 +40,26 @@ def status(
       tercet status http://127.0.0.1:8000
       tercet status 1p1d --json
     """
-    from tercet.core.errors import UsageError
     from tercet.launch.state import default_run_root, running
     from tercet.report.terminal import console_for_output
 
     console = console_for_output()
     states = running(default_run_root())
-    named = [state for state in states if state.name == url]
     if url is None and not as_json:
         console.print(_deployments(states) if states else "nothing is running here; start something: tercet serve")
-    if url is None:
         if len(states) != 1:
-            if as_json:
-                raise UsageError(f"{len(states)} deployments are running: name one, or give a router's URL")
             return
-        url = states[0].url
-    elif named:
-        url = named[0].url
-    elif "://" not in url:
-        raise UsageError(f"{url!r} is neither a router's URL (http://HOST:PORT) nor a running deployment's name")
-    data = _fetch(url.rstrip("/"), first_key(api_key_file))
+    url = router_url(url, states)
+    data = asyncio.run(_fetch(url, first_key(api_key_file)))
     if as_json:
         typer.echo(json.dumps(data, indent=1))
     else:
         _show(console, url, data)
 
 
-def _fetch(url: str, api_key: str | None) -> dict[str, Any]:
-    """Return the router's /status. Raises TercetError when it does not answer, or is no router."""
-    import asyncio
-
-    from tercet.core.errors import TercetError
-    from tercet.http.client import Client, ClientError
-
-    async def get() -> tuple[int, bytes]:
-        client = Client()
-        headers = [("Authorization", f"Bearer {api_key}")] if api_key else []
-        try:
-            response = await client.request("GET", f"{url}/status", headers=headers, first_byte_timeout_s=TIMEOUT_S)
-            return response.status, await response.read()
-        finally:
-            await client.close()
-
-    try:
-        code, body = asyncio.run(get())
-    except ClientError as error:
-        raise TercetError(f"no router answers on {url}: {error}") from error
-    if code == 401:
-        raise TercetError(f"{url} wants an API key: give it with --api-key-file")
-    try:
-        data = json.loads(body)
-    except ValueError:
-        data = None
-    if code != 200 or not isinstance(data, dict) or "workers" not in data:
-        raise TercetError(f"{url}/status answered {code}, and not as a tercet router does: is it one?")
-    return data
+async def _fetch(url: str, api_key: str | None) -> dict[str, Any]:
+    async with RouterClient(url, api_key) as router:
+        return await router.get("/status", "workers")
 
 
 def _deployments(states: list[RunState]) -> Table:

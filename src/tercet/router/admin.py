@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -92,6 +92,7 @@ class Admin:
             200,
             {
                 "version": __version__,
+                "time": round(time(), 3),
                 "mode": fleet.mode,
                 "modes": self._modes(),
                 "ready": reason is None,
@@ -198,7 +199,7 @@ class Admin:
                     "routed": fleet.load(rank).routed,
                     "prefix_blocks": len(fleet.index(rank.address)),
                     "told_blocks": fleet.told_blocks(rank.address),
-                    "kv_use": self._kv_use.of(rank.address),
+                    "kv_use": None if rank.letter == "E" else self._kv_use.of(rank.address),
                     "pictures": len(fleet.pictures(rank.address)),
                     "unaccepted_handoffs": self._parts.handoffs.unaccepted(rank.address),
                 }

@@ -247,6 +247,7 @@ SCHEMAS: dict[str, Schema] = {
     "Status": obj(
         {
             "version": string(),
+            "time": number(0),
             "mode": ref("Mode"),
             "modes": _MODES,
             "ready": boolean(),

@@ -34,7 +34,6 @@ let lost = null; // since when, and why, no answer came
 let asking = false;
 let locked = false;
 let guarded = false; // a key was asked for
-let ahead = null; // by how much this machine's clock is ahead of the router's, in seconds
 
 startTheme();
 byId("pause").addEventListener("click", () => {
@@ -63,16 +62,12 @@ async function poll() {
   asking = true;
   try {
     const [status, latest] = await Promise.all([api.status(), api.requests(limit)]);
-    const now = Date.now() / 1000;
     lost = null;
     locked = false;
-    store.saw(status, now);
+    store.saw(status);
     const fresh = store.met(latest.requests);
     limit = Math.min(MOST, Math.max(FEW, fresh * 2));
-    // Of another machine's clock only differences are meant.
-    const newest = latest.requests[0];
-    if (newest) ahead = Math.min(ahead ?? Infinity, now - newest.started_at - newest.duration_ms / 1000);
-    show(now - (ahead !== null && ahead < -1 ? ahead : 0));
+    show(status.time); // by the router's clock, as are its records
   } catch (error) {
     if (!(error instanceof api.Refused)) throw error;
     lost ??= { since: Date.now() / 1000 };

@@ -1,7 +1,7 @@
 // The topology as a living graph: a box a rank, a line a way that requests take, a dot a request on its way.
 
 import { byId, Keyed, s, say, set, style } from "./dom.js";
-import { count, host, percent, rate } from "./format.js";
+import { count, host, percent, plural, rate } from "./format.js";
 import { path, place, steps } from "./layout.js";
 import { state, STATES } from "./health.js";
 
@@ -186,7 +186,7 @@ function makeBox(choose) {
       set(element, "class", `box ${STAGE[box.letter]} ${now}${box.picked ? " picked" : ""}`);
       set(element, "data-rank", label);
       set(element, "aria-pressed", String(box.picked));
-      const cached = worker.role === "E" ? `${count(rank.pictures)} pictures kept` : `KV ${percent(rank.kv_use)} in use`;
+      const cached = worker.role === "E" ? `${plural(rank.pictures, "picture")} kept` : `KV ${percent(rank.kv_use)} in use`;
       const text = `${label}, ${worker.stages.join(" and ")}, ${STATES[now]}, ${count(rank.requests)} requests in flight, ${cached}. ${box.picked ? "Show all requests" : "Show its requests"}`;
       set(element, "aria-label", text);
       say(title, `${label} · ${rank.address}\n${STATES[now]}${worker.problem ? `: ${worker.problem}` : ""}\n${count(rank.requests)} in flight · ${count(rank.tokens)} prompt tokens to compute · ${cached}`);
@@ -219,7 +219,7 @@ function makeBox(choose) {
       const known = !isE && rank.kv_use !== null && now !== "down";
       const labelled = !mini && (!dense || w > 150);
       at(kv, inset, low + 4);
-      say(kv, isE ? (dense ? "" : `${count(rank.pictures)} pictures kept`) : labelled ? "KV" : "");
+      say(kv, isE ? (dense ? "" : `${plural(rank.pictures, "picture")} kept`) : labelled ? "KV" : "");
       const begin = inset + (mini ? 9 * label.length + 6 : labelled ? 21 : 0);
       const end = x + w - (mini ? 44 : labelled ? 46 : 10);
       place4(track, begin, low - 2, Math.max(0, isE ? 0 : end - begin), 4);

@@ -35,8 +35,8 @@ export function place(workers, width, room = 0) {
   let [h, gapY] = tallest > 16 ? [22, 4] : dense ? [34, 8] : [62, GAP_Y];
   const least = need(h, gapY);
   if (!dense && room > least) {
-    h = Math.min(84, h + (room - least) / (rows + both));
-    gapY = Math.min(48, gapY + Math.max(0, room - need(h, gapY)) / (rows + both));
+    h = Math.min(92, h + (room - least) / (rows + both));
+    gapY = Math.min(64, gapY + Math.max(0, room - need(h, gapY)) / (rows + both));
   }
   const shift = Math.max(0, room - need(h, gapY)) / 2;
   const tall = rows * (h + gapY) - gapY;

@@ -90,7 +90,7 @@ export class Modes {
       h(
         "table",
         { class: "effect" },
-        h("caption", {}, `${before} → ${after} at ${clock(effect.at)}`, h("small", {}, enough ? ` medians of ${count(was.requests)} and ${count(is.requests)} requests, whatever they were` : ` ${count(is.requests)} requests since: too few to compare`)),
+        h("caption", {}, `${before} → ${after} at ${clock(effect.at)}`, h("small", {}, enough ? ` medians of ${count(was.requests)} and ${count(is.requests)} requests` : ` ${count(is.requests)} requests since: too few to compare`)),
         h("thead", {}, h("tr", {}, h("th"), h("th", { scope: "col", class: "number" }, before), h("th", { scope: "col", class: "number" }, after), h("th", { scope: "col", class: "number" }, "Change"))),
         h("tbody", {}, row("TTFT", ms, was.ttft, is.ttft, true), row("TPOT", ms, was.tpot, is.tpot, true), row("E2E", ms, was.e2e, is.e2e, true), share),
       ),

@@ -57,20 +57,18 @@ export class Store {
   clear() {
     this.snapshots = [];
     this.records = new Map();
-    this.loads = []; // [time, requests in flight, waiting]
-    this.complete = true;
   }
 
   get status() {
     return this.snapshots.at(-1)?.status ?? null;
   }
 
-  /** Take in an answer of /status. */
-  saw(status, now) {
+  /** Take in an answer of /status; times are the router's. */
+  saw(status) {
+    const now = status.time;
     if (this.status && status.uptime_s + 1 < this.status.uptime_s) this.clear();
     this.snapshots.push({ at: now, status });
     while (this.snapshots.length > 2 && now - this.snapshots[0].at > KEPT_S) this.snapshots.shift();
-    this.offset ??= 0;
   }
 
   /** Take in an answer of /requests; return how many of them are new. */
@@ -154,7 +152,7 @@ export class Store {
     if (changed < 0) return null;
     const before = records[changed].mode;
     const since = records.slice(0, changed);
-    const at = since.length ? since.at(-1).started_at : this.changedAt ?? records[changed].ended;
+    const at = since.length ? since.at(-1).started_at : records[changed].ended;
     const earlier = records.slice(changed).filter((record) => record.mode === before && record.ended > at - 300);
     const figures = (list) => ({
       requests: list.length,
