@@ -29,17 +29,17 @@ def dialect_named(name: str) -> Dialect:
 def dialect_for(
     name: str, bootstrap_ports: Mapping[str, int], connector: str = "nixl", tokenise_once: bool = False
 ) -> Dialect:
-    """Return the dialect called `name` for these workers: their bootstrap ports by URL, where one is given, and what
-    hands KV on between those of vLLM. Raises UsageError."""
+    """Return the dialect called `name` for these workers: their bootstrap ports by URL, where one is given, which may
+    become more or fewer later; and what hands KV on between those of vLLM. Raises UsageError."""
     dialect = dialect_named(name)
     if connector not in CONNECTORS:
         raise UsageError(f"unknown KV connector {connector!r}: choose one of {', '.join(CONNECTORS)}")
     if isinstance(dialect, VllmDialect) and (connector != "nixl" or not bootstrap_ports):
-        return replace(dialect, connector=connector, ports=dict(bootstrap_ports), tokenise_once=tokenise_once)
+        return replace(dialect, connector=connector, ports=bootstrap_ports, tokenise_once=tokenise_once)
     if connector != "nixl" or tokenise_once:
         raise UsageError(f"--kv-connector and --tokenise-once are for workers of vllm, not of {name}")
     if isinstance(dialect, SglangDialect):
-        return replace(dialect, bootstrap_ports=dict(bootstrap_ports))
+        return replace(dialect, bootstrap_ports=bootstrap_ports)
     if bootstrap_ports:
         raise UsageError(f"the dialect {name} knows no bootstrap ports: leave #bootstrap=PORT out")
     return dialect

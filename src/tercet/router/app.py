@@ -65,11 +65,11 @@ class Router:
             fleet.apply(event)
         fleet.apply(ModeChanged(config.start_mode))
         client = Client(connect_timeout_s=config.connect_timeout_s, tls=config.worker_tls())
-        sender, metrics = Sender(client, config), RouterMetrics()
+        sender, metrics, ports = Sender(client, config), RouterMetrics(), config.bootstrap_ports()
         self.parts = Parts(
             config,
             config.policy(),
-            config.make_dialect(),
+            config.make_dialect(ports),
             fleet,
             client,
             sender,
@@ -79,12 +79,13 @@ class Router:
             Breakers(config.breaker_failures, config.breaker_pause_s, config.breaker_max_pause_s),
             Gates(fleet, metrics, config.max_concurrent, config.max_queue),
             RetryPauses(config.seed),
+            ports,
             RequestLog(config.log_format) if config.log_requests else None,
             None if config.otlp_endpoint is None else Tracing(provider_to(config.otlp_endpoint)),
         )
         self.prober = Prober(self.parts)
-        self.roster = Roster(self.parts, self.prober)
         self._kv = KvSubscriber(fleet, config.event_ports())
+        self.roster = Roster(self.parts, self.prober, self._kv)
         self._server = Server(
             self.handle,
             host=config.host,

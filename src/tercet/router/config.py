@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from ssl import SSLContext
-from urllib.parse import urlsplit
 
 from tercet.core.errors import UsageError
 from tercet.core.stage import ROLE_STAGES, Mode, Stage
@@ -18,6 +18,7 @@ from tercet.router.discovery.dns import DnsSource
 from tercet.router.discovery.file import FileSource
 from tercet.router.discovery.kubernetes import ACCOUNT, Cluster, KubernetesSource
 from tercet.router.discovery.source import Source
+from tercet.router.named_worker import EventPort, read_worker
 from tercet.router.request_log import FORMATS
 from tercet.router.tracing import require_otel
 from tercet.routing.balancers import balancer_named
@@ -230,17 +231,20 @@ class RouterConfig:
         known = all(map(self.fixed_ranks, (event.url for event in self.worker_events())))
         return unequal_ranks(self.policy().rank_match, *ends) if known else None
 
-    def make_dialect(self) -> Dialect:
-        """Return the workers' dialect. Raises UsageError."""
-        urls = (*self.workers, *self.encode, *self.prefill, *self.decode)
-        named = [_split(text) for text in urls]
-        ports = {worker.url: worker.bootstrap for worker in named if worker.bootstrap}
-        return dialect_for(self.dialect, ports, self.kv_connector, self.tokenise_once)
+    def bootstrap_ports(self) -> dict[str, int]:
+        """Return where workers are found by their peers, by URL. Raises UsageError."""
+        named = map(read_worker, (*self.workers, *self.encode, *self.prefill, *self.decode))
+        return {worker.url: worker.bootstrap for worker in named if worker.bootstrap}
+
+    def make_dialect(self, ports: Mapping[str, int] | None = None) -> Dialect:
+        """Return the workers' dialect, which looks into `ports` for bootstrap ports by URL. Raises UsageError."""
+        known = self.bootstrap_ports() if ports is None else ports
+        return dialect_for(self.dialect, known, self.kv_connector, self.tokenise_once)
 
     def event_ports(self) -> dict[str, EventPort]:
         """Return where workers publish their KV events, by URL. Raises UsageError."""
         urls = (*self.workers, *self.prefill, *self.decode)
-        return {named.url: named.events for named in map(_split, urls) if named.events}
+        return {named.url: named.events for named in map(read_worker, urls) if named.events}
 
     def worker_events(self) -> list[WorkerAdded]:
         """Return the workers in order. Raises UsageError naming a URL that is none, or that is said twice."""
@@ -248,7 +252,7 @@ class RouterConfig:
         groups = (("A", self.workers), ("E", self.encode), ("P", self.prefill), ("D", self.decode))
         for letter, urls in groups:
             for text in urls:
-                named = _split(text)
+                named = read_worker(text)
                 if any(event.url == named.url for event in events):
                     raise UsageError(f"worker {named.url} is named twice; give each URL once, by its role")
                 stages = ROLE_STAGES[letter] | ({Stage.ENCODE} if named.encodes else frozenset())
@@ -259,76 +263,8 @@ class RouterConfig:
         """True when the number of a worker's ranks was given, so that its own word isn't asked."""
         return self.data_parallel_size is not None or any(
             named.url == url and named.ranks is not None
-            for named in map(_split, (*self.workers, *self.encode, *self.prefill, *self.decode))
+            for named in map(read_worker, (*self.workers, *self.encode, *self.prefill, *self.decode))
         )
 
     def _specs(self) -> tuple[WorkerSpec, ...]:
         return tuple(WorkerSpec(event.url, event.stages, event.ranks) for event in self.worker_events())
-
-
-@dataclass(frozen=True, slots=True)
-class EventPort:
-    """Where the KV events of a worker's first rank are, its rank i's i further: the worker's port, to which the router
-    connects, or (`here`) one of this machine's loopback, at which it listens for the worker."""
-
-    number: int
-    here: bool = False
-
-
-def joining(text: str, letter: str, data_parallel_size: int | None) -> tuple[WorkerAdded, bool]:
-    """Read what was given for a worker that joins later, and whether its number of ranks is certain. Raises
-    UsageError."""
-    named = _split(text)
-    if named.bootstrap or named.events:
-        raise UsageError(f"{text!r}: a worker with a bootstrap or events port has to be there when the router starts")
-    stages = ROLE_STAGES[letter] | ({Stage.ENCODE} if named.encodes else frozenset())
-    fixed = named.ranks or data_parallel_size
-    return WorkerAdded(named.url, stages, fixed or 1), fixed is not None
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """What was given for one worker."""
-
-    url: str
-    ranks: int | None
-    bootstrap: int | None
-    encodes: bool
-    events: EventPort | None
-
-
-_NUMBERS = ("ranks", "bootstrap", "events", "events-here")
-
-
-def _split(text: str) -> _Named:
-    """Read what was given for a worker. Raises UsageError."""
-    url, _, fragment = text.partition("#")
-    url = url.rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise UsageError(f"{text!r} is no worker's URL: write http://HOST:PORT")
-    try:
-        _ = parts.port
-    except ValueError:
-        raise UsageError(f"{text!r} has no valid port") from None
-    said: dict[str, int] = {}
-    for part in fragment.split(",") if fragment else ():
-        key, equals, value = part.partition("=")
-        if part == "encode":
-            said[key] = 1
-        elif (
-            key not in ("ranks", "bootstrap", "events", "events-here")
-            or not equals
-            or not value.isdigit()
-            or int(value) < 1
-        ):
-            raise UsageError(
-                f"{text!r}: write URL#ranks=N for a worker of N ranks, URL#bootstrap=PORT for its port, "
-                "URL#events=PORT for that of its KV events, URL#events-here=PORT where it brings them to, "
-                "URL#encode for one that encodes too"
-            )
-        else:
-            said[key] = int(value)
-    port = said.get("events-here", said.get("events"))
-    events = None if port is None else EventPort(port, here="events-here" in said)
-    return _Named(url, said.get("ranks"), said.get("bootstrap"), "encode" in said, events)

@@ -27,7 +27,7 @@ from tercet.routing.policy import Policy
 class Parts:
     """One router's parts. `names` gives each route taken a name of its own: clients may repeat theirs.
     `visits` counts the requests under way by the URLs of their workers; of those in `pinned`, which joined later, the
-    number of ranks was given."""
+    number of ranks was given. `ports` are bootstrap ports by URL, into which the dialect looks."""
 
     config: RouterConfig
     policy: Policy
@@ -41,6 +41,7 @@ class Parts:
     breakers: Breakers
     gates: Gates
     pauses: RetryPauses
+    ports: dict[str, int]
     log: RequestLog | None = None
     tracing: Tracing | None = None
     recent: Recent = field(default_factory=Recent)

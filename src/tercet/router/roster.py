@@ -7,8 +7,9 @@ import logging
 from time import monotonic
 
 from tercet.core.errors import UsageError
-from tercet.router.config import joining
 from tercet.router.health import Prober
+from tercet.router.kv_subscriber import KvSubscriber
+from tercet.router.named_worker import joining
 from tercet.router.parts import Parts
 from tercet.routing.events import RankHealth, WorkerRemoved
 
@@ -22,8 +23,8 @@ CUT_S = 5.0
 class Roster:
     """Adds and removes workers. `draining` holds of each that leaves until when its requests may take."""
 
-    def __init__(self, parts: Parts, prober: Prober) -> None:
-        self._parts, self._prober = parts, prober
+    def __init__(self, parts: Parts, prober: Prober, kv: KvSubscriber) -> None:
+        self._parts, self._prober, self._kv = parts, prober, kv
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.draining: dict[str, float] = {}
 
@@ -31,13 +32,24 @@ class Roster:
         """Take a worker in, given as flags give it, by its role; it gets requests once it is proven. Return its URL.
         Raises UsageError for one that is no worker, or here already."""
         parts = self._parts
-        event, fixed = joining(text, letter, parts.config.data_parallel_size)
+        joined = joining(text, letter, parts.config.data_parallel_size)
+        event = joined.event
         if event.url in parts.fleet.workers:
             gone = "leaving: try again when it has left" if event.url in self.draining else "here already"
             raise UsageError(f"worker {event.url} is {gone}")
-        if fixed:
-            parts.pinned.add(event.url)
+        if joined.bootstrap is not None:
+            parts.config.make_dialect({event.url: joined.bootstrap})  # or it knows no such ports
         parts.fleet.apply(event)
+        if joined.events is not None:
+            try:
+                self._kv.watch(event.url, joined.events)
+            except UsageError:
+                parts.fleet.apply(WorkerRemoved(event.url))
+                raise
+        if joined.bootstrap is not None:
+            parts.ports[event.url] = joined.bootstrap
+        if joined.fixed:
+            parts.pinned.add(event.url)
         self._prober.watch(event.url)
         log.info("worker %s joined", event.url)
         return event.url
@@ -86,6 +98,8 @@ class Roster:
         for rank in list(parts.fleet.ranks.values()):
             if rank.url == url:
                 parts.breakers.forget(rank.address)
+        self._kv.unwatch(url)
+        parts.ports.pop(url, None)
         parts.pinned.discard(url)
         parts.visits.pop(url, None)
         parts.fleet.apply(WorkerRemoved(url))

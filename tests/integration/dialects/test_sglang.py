@@ -6,6 +6,7 @@ import asyncio
 import json
 from time import monotonic
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -241,3 +242,21 @@ async def test_p_failing_after_d_began_to_answer_is_nothing_to_the_client() -> N
         decode.token_gate.set()
         assert (await request).streamed == "w3 w4 w5 w6"
         await setup.idle()
+
+
+async def test_a_worker_that_joins_late_brings_its_bootstrap_port() -> None:
+    rooms = Rooms()
+    first, late = SglangServer("P", rooms), SglangServer("P", rooms, bootstrap_port=9002)
+    async with routing("sglang", [first, SglangServer("D", rooms), late], "pd", wait=False) as setup:
+        assert (await setup.send("DELETE", "/workers/P1")).status == 202  # the harness named it, without its port
+        await until(lambda: late.url not in setup.router.parts.fleet.workers)
+        got = await setup.post("/workers", {"url": f"{late.url}#bootstrap=9002", "role": "prefill"})
+        assert got.status == 201, got.body
+        await setup.ready()
+        await setup.send("DELETE", f"/workers/{quote(first.url, safe='')}")
+        late.seen.clear()
+        got = await setup.chat("hello there", max_tokens=4)
+        assert got.status == 200, got.body
+        assert late.inferences[-1][1]["bootstrap_port"] == 9002
+        await setup.send("DELETE", f"/workers/{quote(late.url, safe='')}")
+        await until(lambda: not setup.router.parts.ports)

@@ -11,12 +11,13 @@ import zmq.asyncio
 
 from tercet.core.errors import UsageError
 from tercet.core.stage import Stage
-from tercet.router.config import EventPort
 from tercet.router.kv_subscriber import KvSubscriber
+from tercet.router.named_worker import EventPort
 from tercet.routing.events import CacheCleared, WorkerAdded
 from tercet.routing.facts import completion_facts
 from tercet.routing.fleet import FleetState
-from tests.unit.router.harness import until
+from tests.unit.router.fake_worker import FakeWorker
+from tests.unit.router.harness import routing, until
 
 IDS = list(range(128))
 
@@ -89,4 +90,23 @@ async def test_workers_may_bring_their_events_to_ports_of_this_machine() -> None
             KvSubscriber(fleet, {"http://127.0.0.1:1": EventPort(port, here=True)}).start()
     finally:
         await subscriber.close()
+        context.destroy(linger=0)
+
+
+async def test_a_worker_that_joins_late_is_listened_to_until_it_has_left() -> None:
+    context = zmq.asyncio.Context()
+    publisher = context.socket(zmq.XPUB)
+    port = publisher.bind_to_random_port("tcp://127.0.0.1")
+    try:
+        async with routing("A", "aggregated") as setup:
+            worker = await FakeWorker("A", setup.tickets).start()
+            setup.workers.append(worker)
+            got = await setup.post("/workers", {"url": f"{worker.url}#events={port}", "role": "worker"})
+            assert got.status == 201 and got.json["url"] == worker.url
+            assert await publisher.recv() == b"\x01"
+            await publisher.send_multipart([b"", bytes(8), stored(b"a", None, IDS[:64])])
+            await until(lambda: setup.router.parts.fleet.told_blocks(worker.url) == 1)
+            assert (await setup.send("DELETE", "/workers/A1")).status == 202
+            assert await publisher.recv() == b"\x00"
+    finally:
         context.destroy(linger=0)

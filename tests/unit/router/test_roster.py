@@ -64,11 +64,14 @@ async def test_a_worker_joins_and_gets_requests_once_it_is_proven() -> None:
         (b"[", "a worker joins as"),
         ({"url": "http://x:1", "role": "boss"}, "encode, prefill, decode, worker"),
         ({"url": "x", "role": "decode"}, "http://HOST:PORT"),
-        ({"url": "http://x:1#events=5", "role": "decode"}, "when the router starts"),
+        ({"url": "http://x:1#bootstrap=5", "role": "decode"}, "knows no bootstrap ports"),
+        ({"url": "http://x:1#events-here=BUSY", "role": "decode"}, "can't listen for the KV events of D0"),
     ],
 )
 async def test_what_is_no_worker_does_not_join(body: dict[str, str] | bytes, words: str) -> None:
     async with routing("A") as setup:
+        if isinstance(body, dict):
+            body = {name: value.replace("BUSY", str(setup.router.port)) for name, value in body.items()}
         got = await setup.post("/workers", body)
         assert got.status == 400 and words in got.error["message"]
         assert len(setup.router.parts.fleet.workers) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from urllib.parse import quote, urlencode
 from tercet.core.errors import UsageError
 from tercet.http.client import Client, ClientError
 from tercet.http.tls import client_context
-from tercet.router.discovery.source import DiscoveryError, Found, host_in_url, letter_of, port_of
+from tercet.router.discovery.source import DiscoveryError, Found, host_in_url, letter_of, port_of, said_of
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod finds its own token, namespace and the API's authority."""
 API_TIMEOUT_S = 5.0
+_TEXT = re.compile(r"([^:=]*):([^#=]*)(#[a-z-]+(?:=[0-9]+)?(?:,[a-z-]+(?:=[0-9]+)?)*)?=(.+)")
 MAX_LIST_BYTES = 64 * 1024 * 1024
 
 
@@ -30,7 +32,8 @@ class Cluster:
 
 
 class KubernetesSource:
-    """The running pods that a label selector names: `decode:8000=app=tercet,stage=decode`.
+    """The running pods that a label selector names: `decode:8000=app=tercet,stage=decode`, or with ports besides, as in
+    a worker's URL, `prefill:8000#bootstrap=8998=app=...`.
 
     A pod that is being deleted is no worker any more: it is drained. Whether the others are ready is for a probe to
     say.
@@ -38,13 +41,14 @@ class KubernetesSource:
 
     def __init__(self, text: str, cluster: Cluster) -> None:
         """Raises UsageError for a text that is not ROLE:PORT=SELECTOR."""
-        end, equals, selector = text.partition("=")
-        role, colon, port = end.partition(":")
-        if not equals or not colon or not selector:
+        match = _TEXT.fullmatch(text)
+        if match is None:
             raise UsageError(f"--discover-kubernetes {text!r}: write ROLE:PORT=SELECTOR")
+        role, port, said, selector = match.groups()
         where = f"--discover-kubernetes {text}"
         self.name = f"pods {selector}"
         self._letter, self._port, self._selector = letter_of(role, where), port_of(port, where), selector
+        self._said = said_of(said or "", where)
         self._cluster = cluster
         self._client: Client | None = None
 
@@ -77,7 +81,7 @@ class KubernetesSource:
             addresses = list(_addresses(json.loads(body)))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise DiscoveryError("the Kubernetes API answered something else than a list of pods") from error
-        return Found({f"http://{host_in_url(address)}:{self._port}": self._letter for address in addresses})
+        return Found({f"http://{host_in_url(a)}:{self._port}{self._said}": self._letter for a in addresses})
 
     async def close(self) -> None:
         """Close the connection to the API."""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tercet.core.errors import TercetError, UsageError
 from tercet.core.stage import ROLE_NAMES, Mode
+from tercet.router.named_worker import joining
 
 LETTERS = {name: letter for letter, name in ROLE_NAMES.items()} | {letter: letter for letter in ROLE_NAMES}
 """A role by its name or its letter."""
@@ -52,6 +53,15 @@ def port_of(text: str, where: str) -> int:
     if not text.isdigit() or not 0 < int(text) < 65536:
         raise UsageError(f"{where}: {text!r} is no port")
     return int(text)
+
+
+def said_of(fragment: str, where: str) -> str:
+    """Return what is said of each worker behind its URL, `#bootstrap=8998`, checked. Raises UsageError."""
+    try:
+        joining(f"http://worker{fragment}", "A", None)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+    return fragment
 
 
 def host_in_url(address: str) -> str:

@@ -115,6 +115,17 @@ async def test_a_name_stands_for_all_its_addresses() -> None:
     assert (await source.look()).workers == {}
 
 
+async def test_what_a_name_says_of_its_workers_is_said_of_each() -> None:
+    async def resolver(name: str, port: int) -> Sequence[str]:
+        assert (name, port) == ("p.example", 8000)
+        return ["10.0.0.1"]
+
+    source = DnsSource("prefill=p.example:8000#ranks=2,bootstrap=8998", resolver)
+    assert (await source.look()).workers == {"http://10.0.0.1:8000#ranks=2,bootstrap=8998": "P"}
+    with pytest.raises(UsageError, match=r"--discover-dns .*bootstrap=x"):
+        DnsSource("prefill=p.example:8000#bootstrap=x", resolver)
+
+
 async def test_a_worker_behind_a_name_gets_requests() -> None:
     async with workers("A") as (worker,):
         settings: dict[str, Any] = {"discover_dns": (f"worker=localhost:{worker.server.port}",)}
@@ -167,6 +178,9 @@ async def test_pods_are_found_by_their_labels(tmp_path: Path) -> None:
         assert (await source.look()).workers == {"http://10.0.0.1:8000": "D", "http://10.0.0.4:8000": "D"}
         leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         assert (await source.look()).workers == {"http://10.0.0.1:8000": "D"}
+        other = KubernetesSource("decode:8000#ranks=2,events=5557=app=tercet,stage=decode", cluster)
+        assert (await other.look()).workers == {"http://10.0.0.1:8000#ranks=2,events=5557": "D"}
+        await other.close()
         api.status = 500
         with pytest.raises(DiscoveryError, match="answered 500"):
             await source.look()
