@@ -153,7 +153,7 @@ class Dialect(Protocol):
 
     def begin(self, request: ClientRequest, route: Route) -> Exchange:
         """Return the state machine of one request on one route. A route whose P is its D asks for a proof that this
-        half of a pair lives."""
+        half of a pair lives, and ends after its first answer."""
         ...
 
     def engines(self, ready_answer: bytes) -> tuple[EngineState, ...]:

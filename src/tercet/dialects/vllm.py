@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tercet.core.route import Rank, Route
@@ -48,7 +48,10 @@ class VllmDialect:
         return VllmEncodeProbe(picture, rank, headers)
 
     def begin(self, request: ClientRequest, route: Route) -> Exchange:
-        """Return the state machine of one request on one route."""
+        """Return the state machine of one request on one route. A prefill worker proves itself by a whole answer: what
+        it held for a peer that never comes would stay until its lease ends."""
+        if route.prefill is route.decode and self.connector != "p2p-nccl":
+            route = replace(route, prefill=None)
         if request.pictures is not None:
             return connected(VllmEncodeExchange(request, route, release), self.connector, self.ports, route)
         exchange = connected(HandoffExchange(request, route, release), self.connector, self.ports, route)

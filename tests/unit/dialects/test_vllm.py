@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import json
 
-from tercet.core.stage import Stage
+from tercet.core.route import Route
+from tercet.core.stage import Mode, Stage
 from tercet.dialects.protocol import Legs, Reply
 from tercet.dialects.vllm import VllmDialect
-from tests.unit.dialects.samples import NIXL_TICKET, SPLIT, D, chat_answer, only_leg, request
+from tests.unit.dialects.samples import NIXL_TICKET, SPLIT, D, P, chat_answer, only_leg, request
 
 DIALECT = VllmDialect()
 
@@ -40,3 +41,12 @@ def test_without_blocks_there_is_nothing_to_release() -> None:
     exchange.on_answer(only_leg(exchange), chat_answer(ticket={**NIXL_TICKET, "do_remote_prefill": False}))
     assert exchange.on_exit(accepted=False) == ()
     assert DIALECT.engines(b"") == ()
+
+
+def test_a_prefill_worker_proves_itself_without_holding_anything() -> None:
+    exchange = DIALECT.begin(request(max_tokens=2), Route(Mode.PD, P, P))
+    leg = only_leg(exchange)
+    body = json.loads(leg.body)
+    assert leg.rank is P and body["max_tokens"] == 2 and "kv_transfer_params" not in body
+    assert isinstance(exchange.on_answer(leg, chat_answer()), Reply)
+    assert exchange.on_exit(accepted=False) == ()

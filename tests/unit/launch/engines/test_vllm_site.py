@@ -52,7 +52,9 @@ def test_readers_of_vllms_message_queue_sleep_at_once(tmp_path: Path) -> None:
     (package / "shm_broadcast.py").write_text(
         "class SpinCondition:\n def __init__(self, is_reader, busy_loop_s=1):\n  self.busy_loop_s = busy_loop_s\n"
     )
-    ask = "from vllm.distributed.device_communicators.shm_broadcast import SpinCondition as s; print(s(True).busy_loop_s)"
+    ask = (
+        "from vllm.distributed.device_communicators.shm_broadcast import SpinCondition as s; print(s(True).busy_loop_s)"
+    )
     assert run(tmp_path, "-c", ask).stdout == "0.0\n"
 
 
