@@ -13,8 +13,11 @@ from tercet.launch.engines.environment import engine_python
 from tests.e2e.conftest import Serve, start_serve, stop_serve
 
 READY_TIMEOUT_S = 900.0
+LEASE_S = 120
+"""Of what P holds for D: two cores shared by all may need 30 s between the legs."""
 SMALL = ("--max-model-len", "1024", "--max-num-seqs", "8", "--max-images", "2", "--kv-blocks", "160")
-VLLM = ("--engine", "vllm", "--dtype", "fp32", "--start-timeout", f"{READY_TIMEOUT_S:g}", *SMALL)
+TIMES = ("--lease", f"{LEASE_S}", "--start-timeout", f"{READY_TIMEOUT_S:g}")
+VLLM = ("--engine", "vllm", "--dtype", "fp32", *TIMES, *SMALL)
 RANKS = """
 mode: pd
 workers: [{stages: [prefill], ranks: 2}, {stages: [decode], ranks: 2}]
