@@ -1,4 +1,4 @@
-"""`tercet deploy kubernetes`: a topology as a folder of manifests."""
+"""`tercet deploy`: a topology as a folder of manifests, and what watches it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 @app.callback()
 def deploy() -> None:
-    """Write what puts a topology on a cluster: from the file that `tercet serve` reads."""
+    """Write what puts a topology on a cluster, from the file that `tercet serve` reads, and what watches a router."""
 
 
 @app.command("kubernetes")
@@ -112,3 +112,31 @@ def kubernetes_command(
     write_folder(texts, out, force=force)
     typer.echo(f"{asked.name}: {asked.short_form} in mode {asked.mode}, {len(texts)} files in {out}")
     typer.echo(f"images: {options.image_router} and {options.image_worker}; put it up with {out / 'deploy.sh'}")
+
+
+@app.command("monitoring")
+def monitoring_command(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the files.")],
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of a router in a cluster: for Grafana's sidecar and the Prometheus operator, too."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds other files.")] = False,
+) -> None:
+    """Write a dashboard for Grafana and alert rules for Prometheus, about what the router tells at /metrics.
+
+    docs/observability.md says where they go, and with what they were tried.
+
+    \b
+    Examples:
+      tercet deploy monitoring --out watch/
+      tercet deploy monitoring --out watch/ --namespace tercet-pd && kubectl apply -f watch/kubernetes.yaml
+    """
+    from tercet.launch.kubernetes.folder import write_folder
+    from tercet.launch.monitoring.files import monitoring_files
+
+    texts = monitoring_files(namespace)
+    write_folder(texts, out, force=force)
+    typer.echo(f"{', '.join(texts)} in {out}")

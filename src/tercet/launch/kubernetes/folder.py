@@ -52,14 +52,14 @@ def kubernetes_files(topology: Topology, options: DeployOptions) -> dict[str, st
     for group in placed.groups:
         documents[f"workers-{group.name}.yaml"] = worker_objects(placed, group, options)
     documents["router.yaml"] = router_objects(placed, options)
-    texts = {name: _yaml(objects) for name, objects in documents.items()}
+    texts = {name: to_yaml(objects) for name, objects in documents.items()}
     kustomization: Manifest = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": options.namespace,
         "resources": list(documents),
     }
-    texts[KUSTOMIZATION] = _yaml([kustomization])
+    texts[KUSTOMIZATION] = to_yaml([kustomization])
     texts |= _scripts(placed, options)
     return texts
 
@@ -144,5 +144,6 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def _yaml(objects: list[Manifest]) -> str:
+def to_yaml(objects: list[Manifest]) -> str:
+    """Return objects as YAML, a document each."""
     return yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, width=120, explicit_start=len(objects) > 1)
