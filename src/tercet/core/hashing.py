@@ -10,6 +10,8 @@ from array import array
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
+from xxhash import xxh3_128_digest
+
 from tercet.core.image import ImageSpan
 
 DIGEST_BYTES = 16
@@ -55,10 +57,9 @@ def extend_block_hashes(
 
 
 def text_chunk_hashes(text: bytes, chunk_bytes: int, root: bytes) -> list[bytes]:
-    """Return the chain over full `chunk_bytes` pieces of rendered text: the router's cheap prefix facts."""
-    hashes: list[bytes] = []
-    parent = root
-    for end in range(chunk_bytes, len(text) + 1, chunk_bytes):
-        parent = blake2b(text[end - chunk_bytes : end], key=parent, digest_size=DIGEST_BYTES).digest()
-        hashes.append(parent)
-    return hashes
+    """Return the chain over full `chunk_bytes` pieces of rendered text: the router's cheap prefix facts.
+
+    They decide where a request goes, never what is computed, so that a fast hash will do: it takes a fifth of the time.
+    """
+    parent, starts = root, range(0, len(text) - chunk_bytes + 1, chunk_bytes)
+    return [parent := xxh3_128_digest(parent + text[start : start + chunk_bytes]) for start in starts]

@@ -87,5 +87,7 @@ class Route:
 
     def __str__(self) -> str:
         """Return for instance `P0>D1`, `A0` or `E0+E1>P0>D1`."""
+        if not self.encode:
+            return self.decode.label if self.prefill is None else f"{self.prefill.label}>{self.decode.label}"
         legs = [rank.label for rank in (self.prefill, self.decode) if rank]
-        return ">".join(["+".join(share.rank.label for share in self.encode), *legs] if self.encode else legs)
+        return ">".join(["+".join(share.rank.label for share in self.encode), *legs])

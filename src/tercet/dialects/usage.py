@@ -6,6 +6,7 @@ import json
 from collections.abc import Container, Mapping
 from typing import Any
 
+from tercet.core.fast_json import loads
 from tercet.core.record import record
 
 CACHED, CREATED = "cached_tokens", "created_cache_tokens"
@@ -13,7 +14,7 @@ CACHED, CREATED = "cached_tokens", "created_cache_tokens"
 whereas pictures and lengths are what they are everywhere."""
 _FINISH = b'"finish_reason":'
 MAX_REASON_BYTES = 64
-_DECODER = json.JSONDecoder()
+MAX_USAGE_BYTES = 4096
 MAX_EVENT_BYTES = 1024 * 1024
 """Of an event longer than this what came is passed on as it is."""
 
@@ -48,11 +49,20 @@ def find_usage(text: bytes) -> Usage | None:
     while (at := text.rfind(b'"usage":', 0, end)) >= 0:
         rest = text[at + 8 :].lstrip()
         if rest.startswith(b"{"):
-            try:
-                return read_usage(_DECODER.raw_decode(rest.decode("utf-8", "replace"))[0])
-            except ValueError:
-                return None
+            return read_usage(_first_object(rest))
         end = at
+    return None
+
+
+def _first_object(text: bytes) -> object:
+    """Return the JSON object that `text` begins with; None when it is none."""
+    end = 0
+    while end := text.find(b"}", end) + 1:
+        try:
+            return loads(text[:end])
+        except ValueError:
+            if end > MAX_USAGE_BYTES:
+                return None
     return None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping
 from time import perf_counter_ns
 
@@ -21,7 +20,7 @@ from tercet.router.account import Account
 from tercet.router.answer_headers import generated
 from tercet.router.observation import Observation
 from tercet.router.parts import Parts
-from tercet.router.pictures import cache_header, read_cache
+from tercet.router.pictures import add_cache, cache_header
 from tercet.router.sender import failure
 from tercet.router.span import FIRST_TOKEN, STREAM
 from tercet.router.timeline import TimelineWriter
@@ -69,7 +68,7 @@ class Call:
         self._accepted = self._took = False
         self._place: str | None = None
         self._observation: Observation | None = None
-        self._cache: Counter[str] = Counter()
+        self._cache: dict[str, int] = {}
         self.broken = False
         self.tokens = 0
 
@@ -124,14 +123,17 @@ class Call:
         self._accepted = self._took = False
         self._timing.clear()
         self._cache.clear()
-        self._headers[1:] = [("X-Tercet-Route", str(found))]
+        path = str(found)
+        self._headers[1:] = [("X-Tercet-Route", path)]
         exchange = parts.dialect.begin(self._request, found)
         parts.fleet.apply(Routed(self._name, found, self._facts))
-        self._count(found)
+        self._count(found, path)
         self._observation = Observation(self._name, found, self._facts, self._request.choices, exchange)
         self._account.observation = self._observation
         visited = {rank.url for rank in found.ranks}
-        parts.visits.update(visited)
+        visits = parts.visits
+        for url in visited:
+            visits[url] += 1
         try:
             if found.prefill is not None:
                 place, began_ns = found.decode.address, perf_counter_ns()
@@ -140,7 +142,8 @@ class Call:
                 self._timing.waited(began_ns, perf_counter_ns(), found.decode.label)
             step: Step | None = exchange.start()
             while isinstance(step, Legs):
-                step = await self._send(exchange, step)
+                legs = step.legs
+                step = await (self._one(exchange, legs[0]) if len(legs) == 1 else self._together(exchange, legs))
             if isinstance(step, PicturesNeeded):
                 self._observation.lacks(parts, step)
                 return step
@@ -150,30 +153,29 @@ class Call:
                 await self._reply(step)
             return None
         finally:
-            parts.visits.subtract(visited)
+            for url in visited:
+                visits[url] -= 1
             self._leave_place()
             parts.fleet.apply(Finished(self._name))
             parts.handoffs.release(exchange.on_exit(self._took))
 
-    def _count(self, found: Route) -> None:
+    def _count(self, found: Route, path: str) -> None:
         metrics = self._parts.metrics
         kind = "split" if found.prefill else "fallback" if found.fallback else "direct"
-        metrics.routed(self._mode, str(found), kind)
+        metrics.routed(self._mode, path, kind)
         if self._facts.pictures:
             encoded = sum(len(share.pictures) for share in found.encode)
             metrics.placed(self._mode, encoded, len(found.inline), len(found.named))
-            self._cache["held"] += len(found.named)
+            self._cache["held"] = len(found.named)
         if found.encode_fallback:
             metrics.encode_fallbacks.add(self._mode)
 
     # --- legs ---
 
-    async def _send(self, exchange: Exchange, legs: Legs) -> Step | None:
+    async def _together(self, exchange: Exchange, legs: tuple[Leg, ...]) -> Step | None:
         """Send legs, all at once; return the step that decides, None when an answer was streamed. The first failure,
         and whatever ends the request, cancels the others."""
-        if len(legs.legs) == 1:
-            return await self._one(exchange, legs.legs[0])
-        tasks = [asyncio.create_task(self._one(exchange, leg)) for leg in legs.legs]
+        tasks = [asyncio.create_task(self._one(exchange, leg)) for leg in legs]
         try:
             step: Step | None = None
             more: tuple[Leg, ...] = ()
@@ -192,7 +194,8 @@ class Call:
         step: Step | None
         started = perf_counter_ns()
         try:
-            step = await (self._decode if leg.stage is Stage.DECODE else self._ahead)(exchange, leg, started)
+            decodes = leg.stage is Stage.DECODE
+            step = await (self._decode(exchange, leg, started) if decodes else self._ahead(exchange, leg, started))
         except ClientError as error:
             self._suspect(leg.rank.url)
             if leg.stage is Stage.PREFILL and error.reason in LOST_ANSWER:
@@ -229,7 +232,7 @@ class Call:
             self._timing.encode(leg.rank.label, started, now, timing)
         else:
             self._timing.prefill(leg.rank.label, started, now, timing)
-        self._cache.update(read_cache(answer.headers.get(CACHE_HEADER)))
+        add_cache(self._cache, answer.headers.get(CACHE_HEADER))
         step = exchange.on_answer(leg, answer)
         if not isinstance(step, Failure | PicturesNeeded) and answer.status == 200:
             assert self._observation is not None
@@ -352,14 +355,14 @@ class Call:
             seconds, own_seconds = (now_ns - timing.received_ns) / 1e9, timing.own_ns(now_ns) / 1e9
             worker, turn = self._account.answerer, self._account.turn
             self._parts.metrics.first_byte(self._mode, worker, turn, seconds, own_seconds)
-        if cache := cache_header(self._cache):
+        if self._cache and (cache := cache_header(self._cache)):
             more = [*more, (CACHE_HEADER, cache)]
         return [*self._headers, *more, ("Server-Timing", self._timing.header(now_ns))]
 
     def _passed_on(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
         """Return the worker's headers that the client gets. What they say of their caches is summed up over all
         legs."""
-        self._cache.update(read_cache(headers.get(CACHE_HEADER)))
+        add_cache(self._cache, headers.get(CACHE_HEADER))
         return generated(headers)
 
     def _leave_place(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,16 +24,16 @@ async def picture_keys(body: Mapping[str, Any], places: Sequence[Place]) -> list
     return keys() if small else await asyncio.to_thread(keys)
 
 
-def read_cache(header: str | None) -> Counter[str]:
-    """Read an X-Tercet-Cache header, `hit=1, miss=2`."""
-    counts: Counter[str] = Counter()
-    for part in (header or "").split(","):
+def add_cache(counts: dict[str, int], header: str | None) -> None:
+    """Add what an X-Tercet-Cache header says, `hit=1, miss=2`."""
+    if header is None:
+        return
+    for part in header.split(","):
         word, _, number = part.strip().partition("=")
         if number.isdigit():
-            counts[word] += int(number)
-    return counts
+            counts[word] = counts.get(word, 0) + int(number)
 
 
-def cache_header(counts: Counter[str]) -> str:
+def cache_header(counts: Mapping[str, int]) -> str:
     """Write an X-Tercet-Cache header."""
     return ", ".join(f"{word}={count}" for word, count in counts.items() if count)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from tercet.core.errors import RequestError
 from tercet.core.stage import Stage
@@ -22,7 +23,7 @@ class Sender:
     def __init__(self, client: Client, config: RouterConfig) -> None:
         self._client, self._config = client, config
 
-    async def open(self, leg: Leg, on_begin: Callable[[Response], None] | None = None) -> Response:
+    def open(self, leg: Leg, on_begin: Callable[[Response], None] | None = None) -> Coroutine[Any, Any, Response]:
         """Send a leg; return when the head of its answer is there. Raises ClientError."""
         config = self._config
         if leg.stage is Stage.ENCODE:
@@ -31,7 +32,7 @@ class Sender:
             first_byte_timeout_s = config.first_byte_timeout_s
         else:
             first_byte_timeout_s = config.answer_timeout_s
-        return await self._client.request(
+        return self._client.request(
             leg.method,
             leg.url,
             headers=leg.headers,

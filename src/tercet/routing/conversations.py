@@ -52,6 +52,8 @@ class Conversations:
         if facts.session is not None:
             conversation = self._known.get((facts.model, facts.session))
             return None if conversation is None else _continue(conversation, facts)
+        if not facts.chat and self._known.keys().isdisjoint(facts.chunks):
+            return None  # nearly always, and asked of all at once
         for key, resume in _places(facts):
             conversation = self._known.get(key)
             # An equally long text with the same chunks is the same turn again, not a later one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -76,6 +77,8 @@ class RequestFacts:
         """Return how many tokens of this prompt come after its first `start` units."""
         units = self.size - start
         text = units if self.exact else round(units * self.tokens_per_unit)
+        if not self.pictures:
+            return text
         return text + sum(picture.tokens for picture in self.pictures if picture.end > start)
 
     @property
@@ -181,9 +184,16 @@ def clean_session(session: str | None) -> str | None:
 
 
 def _root(body: Mapping[str, Any]) -> bytes:
-    tools = body.get("tools")
+    tools, salt = body.get("tools"), body.get("cache_salt")
+    if not tools and not salt:
+        return _root_of(_model(body))
     media = (json.dumps(tools, sort_keys=True),) if tools else ()
-    return root_hash(_model(body), cache_salt=str(body.get("cache_salt") or ""), media=media)
+    return root_hash(_model(body), cache_salt=str(salt or ""), media=media)
+
+
+@lru_cache(maxsize=64)
+def _root_of(model: str) -> bytes:
+    return root_hash(model)
 
 
 def _model(body: Mapping[str, Any]) -> str:

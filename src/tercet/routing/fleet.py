@@ -283,7 +283,7 @@ class FleetState:
     def _conversation_recorded(self, event: e.ConversationRecorded) -> None:
         if event.address in self.ranks:
             self.conversations.record(event.facts, event.address, event.prompt_tokens, event.completion_tokens)
-            self._store(event.facts, event.address, event.prompt_tokens)
+            self._store(event.facts, event.address, event.prompt_tokens, again=True)
 
     def _prefix_lost(self, event: e.PrefixLost) -> None:
         self.conversations.drop(event.facts)
@@ -318,14 +318,18 @@ class FleetState:
     def _mode_changed(self, event: e.ModeChanged) -> None:
         self.mode = event.mode
 
-    def _store(self, facts: RequestFacts, address: str, prompt_tokens: int | None) -> None:
+    def _store(self, facts: RequestFacts, address: str, prompt_tokens: int | None, *, again: bool = False) -> None:
+        """Note whose cache holds a prompt. Said `again`, it need not be noted if its length is still believed."""
         index = self._indexes.get(address)
-        if index is not None and facts.size and facts.prompts == 1:
+        if index is not None and facts.chunks and facts.prompts == 1:
             tokens = facts.prompt_tokens if prompt_tokens is None else prompt_tokens
             size = facts.chunk_size
             # In the text's tokens alone: a picture's come all at once where it stands.
             pictures = [(-(-picture.end // size), picture.tokens) for picture in facts.pictures]
-            index.store(facts.chunks, size * max(0, tokens - facts.picture_tokens) / facts.size, pictures)
+            density = size * max(0, tokens - facts.picture_tokens) / facts.size
+            if again and not pictures and index.holds(facts.chunks[-1], round(len(facts.chunks) * density)):
+                return
+            index.store(facts.chunks, density, pictures)
 
     def _learn(self, facts: RequestFacts, prompt_tokens: int) -> None:
         # Names come from clients, and must not fill the memory.

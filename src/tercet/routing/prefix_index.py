@@ -38,14 +38,20 @@ class PrefixIndex:
         """Note that all `chunks` of a prompt are held, now the most recently used. `pictures` are (leading chunks that
         hold it, tokens) of what is in the prompt besides its text."""
         entries = self._entries
+        move_to_end, count = entries.move_to_end, min(len(chunks), self.capacity)
         # The deepest first: then a chain loses its end before its beginning, without which the end is worth nothing.
-        for i in range(min(len(chunks), self.capacity) - 1, -1, -1):
-            tokens = round((i + 1) * tokens_per_chunk)
+        for chunk in chunks[count - 1 :: -1] if count else ():
+            tokens = round(count * tokens_per_chunk)
             if pictures:
-                tokens += sum(more for count, more in pictures if count <= i + 1)
-            entries[chunks[i]] = tokens
-            entries.move_to_end(chunks[i])
+                tokens += sum(more for before, more in pictures if before <= count)
+            entries[chunk] = tokens
+            move_to_end(chunk)
+            count -= 1
         self.resize(self.capacity)
+
+    def holds(self, chunk: bytes, tokens: int) -> bool:
+        """True when `chunk` is held, `tokens` from its prompt's start."""
+        return self._entries.get(chunk) == tokens
 
     def resize(self, capacity: int) -> None:
         """Hold at most `capacity` chunks from now on."""
