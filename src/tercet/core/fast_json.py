@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 _decode = msgspec.json.Decoder().decode
+_split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
@@ -19,6 +20,17 @@ def loads(raw: bytes) -> Any:
         return _decode(raw)
     except (msgspec.MsgspecError, ValueError):
         return json.loads(raw)
+
+
+def split_object(raw: bytes) -> dict[str, bytes]:
+    """Return the fields of a JSON object, each still as JSON. Raises ValueError when it is none."""
+    try:
+        return {name: bytes(value) for name, value in _split(raw).items()}
+    except (msgspec.MsgspecError, ValueError):
+        data = json.loads(raw)
+        if not isinstance(data, dict):
+            raise ValueError("not an object") from None
+        return {name: _ENCODER.encode(value).encode() for name, value in data.items()}
 
 
 def dumps(data: object) -> bytes:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from tercet.core.errors import RequestError
+from tercet.core.fast_json import loads, split_object
 from tercet.core.record import record
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
@@ -30,9 +29,6 @@ PREFILL_PARAMS: dict[str, object] = {
     "remote_host": None,
     "remote_port": None,
 }
-
-_DECODER = json.JSONDecoder()
-_BLANK = re.compile(r"\s*")
 
 Release = Callable[[ClientRequest, Route, dict[str, Any]], tuple[Leg, ...]]
 """(request, route, ticket) -> the leg that frees P's blocks, None when the ticket holds none."""
@@ -61,40 +57,40 @@ def prefill_body(client: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-@record(frozen=True, slots=True)
 class Ticket:
-    """What P handed on: `params` to read, `raw` to pass on verbatim."""
+    """What P handed on: `raw` to pass on verbatim, `params` to read. Few need reading, and a long prompt's holds
+    thousands of numbers."""
 
-    params: dict[str, Any]
-    raw: bytes
+    __slots__ = ("_params", "raw")
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self._params: dict[str, Any] | None = None
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What it says."""
+        if self._params is None:
+            self._params = loads(self.raw)
+        return self._params
+
+    def names(self, field: str) -> bool:
+        """False when it surely says nothing of `field`: it need not be read for that."""
+        return field.encode() in self.raw
 
 
 def split_ticket(body: bytes) -> tuple[dict[str, Any], Ticket | None]:
     """Return P's answer without its ticket, and the ticket. Raises ValueError when the answer is no JSON object.
 
-    The ticket's own text is kept: a long prompt's ticket holds thousands of numbers, and writing them costs more than
-    all else that the router does about a request.
+    The ticket's own text is kept: reading and writing it would cost more than all else that the router does about a
+    request.
     """
-    text = body.decode()
-    key = f'"{TICKET_FIELD}":'
-    # The last place: in a JSON string the quotes would be escaped.
-    at = text.rfind(key)
-    if at >= 0:
-        blank = _BLANK.match(text, at + len(key))
-        assert blank is not None
-        params, end = _DECODER.raw_decode(text, blank.end())
-        answer = json.loads(f"{text[:at]}{key}null{text[end:]}")
-        if isinstance(answer, dict) and answer.pop(TICKET_FIELD, answer) is None:
-            return answer, _ticket(params, text[blank.end() : end].encode())
-    answer = json.loads(text)
-    if not isinstance(answer, dict):
-        raise ValueError("not an object")
-    params = answer.pop(TICKET_FIELD, None)
-    return answer, _ticket(params, dump(params) if params else b"")
-
-
-def _ticket(params: object, raw: bytes) -> Ticket | None:
-    return Ticket(params, raw) if isinstance(params, dict) and params else None
+    fields = split_object(body)
+    raw = fields.pop(TICKET_FIELD, None)
+    answer = {name: loads(value) for name, value in fields.items()}
+    if raw is None or raw[:1] != b"{" or not raw[1:-1].strip():
+        return answer, None
+    return answer, Ticket(raw)
 
 
 def ticket_pictures(params: dict[str, Any]) -> dict[int, tuple[str, int]]:
@@ -205,7 +201,7 @@ class HandoffExchange:
         except (ValueError, LookupError, TypeError):
             return broken(leg, "its answer to a prefill is no OpenAI answer")
         self._ticket = ticket
-        told = ticket is not None and isinstance(ticket.params.get(CACHED_FIELD), int)
+        told = ticket is not None and ticket.names(CACHED_FIELD) and isinstance(ticket.params.get(CACHED_FIELD), int)
         self._details = prompt_details(data.get("usage"), (CACHED,) if told else ())
         request = self._request
         if request.choices == 1 and (finish != "length" or request.max_tokens == 1):
@@ -216,7 +212,8 @@ class HandoffExchange:
         if self._ticket is None:
             # Nothing to hand on, yet more is wanted (another choice): D computes the prompt itself.
             return Legs((self._decode_leg(self._contents.whole()),))
-        self._pictures = ticket_pictures(self._ticket.params)
+        if self._ticket.names("images"):
+            self._pictures = ticket_pictures(self._ticket.params)
         return Legs((self._decode_leg(self._contents.handed_on(self._ticket)),))
 
     def _decode_leg(self, content: Content) -> Leg:
