@@ -14,7 +14,7 @@ BENCHMARKS = [
     ["-m", "benchmarks.transports.reads"],
     ["-m", "benchmarks.handoff.ttft", "--transport", "shm"],
     ["benchmarks/worker/front_overhead.py"],
-    ["benchmarks/router/router_cost.py"],
+    ["-m", "benchmarks.router.router_cost"],
     ["-m", "benchmarks.bench.truth"],
     ["-m", "benchmarks.media.blocking"],
     ["-m", "benchmarks.encode.fanout"],

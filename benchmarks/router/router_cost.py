@@ -1,140 +1,146 @@
-"""CPU time of the whole router, beside a bare relay and any other router, in one run.
+"""CPU time of the whole router a request, beside a bare relay and other routers, in one run.
 
-`python -m benchmarks.router.router_cost [--streams 128] [--rounds 3] [--repeats 3] [--command '...']`
+`python -m benchmarks.router.router_cost [--peers FOLDER] [--repeats 3] [--loads short-stream,...]`
 
-A back end that speaks enough of a worker's protocol emits 64 chunks 10 ms apart, or one short JSON answer. Printed is
-each process's CPU time (user + system, read from the OS) per request: `relay` does nothing but relay; `aggregated`
-and `pd` are the router in these modes (pd: two legs a request, with a ticket of 1,000 token ids); `--command` is
-another router's command line, with {port} and {upstream}. Runs are interleaved and the median is taken: neighbours
-make noise.
+`relay` does nothing but relay; `replicated` (two workers) and `pd` (one prefill, one decode worker: two legs a request)
+are the router with all that it has by default: prefix index, conversations, histograms, records of requests, deadlines,
+breakers. With `--peers`, a folder with the commands `vllm-router` and `sglang-router` (`python -m venv FOLDER &&
+FOLDER/bin/pip install vllm-router==0.1.17 sglang-router==0.3.2`; pass FOLDER/bin), these stand before the same
+workers, with the policy that costs them least, round robin, and once with `cache_aware`, which is their prefix index.
+
+Printed is CPU time (user + system of all threads, as the scheduler counted it) by request. Runs are interleaved; what
+is compared are ratios within one round: their median and range.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
-import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 from statistics import median
 
 import uvloop
-from benchmarks.router.passthrough import CHUNKS, EVENT, GAP_S, STREAM, WHOLE, load, measure, serve_ours
+from benchmarks.router.backend import Load, run_load, serve_workers
+from benchmarks.router.passthrough import serve_ours
 
 from tercet.core.stage import Mode
 from tercet.http.client import ClientError
-from tercet.http.server import Request, Responder, Server
 from tercet.router.app import run
 from tercet.router.config import RouterConfig
 
-USAGE = {"prompt_tokens": 40, "completion_tokens": 1, "total_tokens": 41}
-ANSWER = {
-    "id": "cmpl-1",
-    "object": "text_completion",
-    "model": "m",
-    "choices": [{"index": 0, "text": "word", "finish_reason": "length"}],
-    "usage": USAGE,
-}
-TICKET = {"do_remote_prefill": True, "ticket_id": "t", "prompt_token_ids": list(range(1000)), "addresses": {"shm": {}}}
-FIXED = {
-    "/ready": {"ready": True, "engines": [{"rank": 0, "engine_id": "e", "ready": True}]},
-    "/v1/models": {"object": "list", "data": [{"id": "m", "object": "model"}]},
-    "/kv/release": {},
-}
-HEADERS = [("X-Tercet-Prompt-Tokens", "40"), ("X-Tercet-Cached-Tokens", "0"), ("Server-Timing", "queue;dur=0.10")]
-
-
-async def worker(request: Request, responder: Responder) -> None:
-    """Answer as a worker would, at no cost."""
-    if b'"do_remote_decode":true' in request.body:
-        await responder.send(200, json.dumps({**ANSWER, "kv_transfer_params": TICKET}).encode(), headers=HEADERS)
-    elif b'"stream":true' in request.body:
-        responder.start(200, headers=HEADERS)
-        loop = asyncio.get_running_loop()
-        due = loop.time()
-        for _ in range(CHUNKS):
-            responder.write(EVENT)
-            due += GAP_S
-            await asyncio.sleep(due - loop.time())
-        responder.write(b"data: [DONE]\n\n")
-    else:
-        data = FIXED.get(request.path, ANSWER if request.body else {"status": "ok"})
-        await responder.send(200, json.dumps(data).encode(), headers=HEADERS)
-
-
-async def serve_worker(port: int) -> None:
-    """Serve until killed."""
-    await Server(worker, port=port).start()
-    await asyncio.Event().wait()
+LOADS = (
+    Load("128 streams, 10 ms a chunk, 10 tokens", 128, 3, 10, 0.01),
+    Load("128 streams, 10 ms a chunk, 2000 tokens", 128, 3, 2000, 0.01),
+    Load("1000 streams, 100 ms a chunk, 10 tokens", 1000, 1, 10, 0.1),
+    Load("1000 streams, 100 ms a chunk, 2000 tokens", 1000, 1, 2000, 0.1),
+    Load("whole answers, 10 tokens", 16, 200, 10, None),
+    Load("whole answers, 2000 tokens", 16, 200, 2000, None),
+)
+BASES = {"replicated": "vllm-router", "pd": "vllm-router pd", "relay": "vllm-router"}
+"""Against which router a ratio is taken."""
 
 
 def role(name: str, port: int, base: int) -> int:
     """Be one of the processes measured."""
-    if name == "worker":
-        uvloop.run(serve_worker(port))
-    if name == "relay":
-        uvloop.run(serve_ours(port, f"http://127.0.0.1:{base}"))
     first, second = (f"http://127.0.0.1:{base + i}" for i in (0, 1))
+    if name == "workers":
+        uvloop.run(serve_workers([base, base + 1]))
+    if name == "relay":
+        uvloop.run(serve_ours(port, first))
     if name == "pd":
         return run(RouterConfig(mode=Mode.PD, port=port, prefill=(first,), decode=(second,)))
-    return run(RouterConfig(mode=Mode.AGGREGATED, port=port, workers=(first,)))
+    return run(RouterConfig(mode=Mode.REPLICATED, port=port, workers=(first, second)))
+
+
+def commands(base: int, peers: Path | None) -> dict[str, list[str]]:
+    """Return the command lines of what is measured; {port} is still to be filled in."""
+    urls = [f"http://127.0.0.1:{base + i}" for i in (0, 1)]
+    own = [sys.executable, "-m", "benchmarks.router.router_cost", "--base", str(base), "--port", "{port}", "--role"]
+    found = {name: [*own, name] for name in ("relay", "replicated", "pd")}
+    if peers is not None:
+        vllm = [str(peers / "vllm-router"), "--host", "127.0.0.1", "--port", "{port}", "--disable-circuit-breaker"]
+        apart = ["--vllm-pd-disaggregation", "--prefill", urls[0], "--decode", urls[1]]
+        sglang = [str(peers / "sglang-router"), "launch", "--host", "127.0.0.1", "--port", "{port}"]
+        sglang.append("--disable-circuit-breaker")
+        metrics = ["--prometheus-port"]
+        found |= {
+            "vllm-router": [*vllm, "--policy", "round_robin", *metrics, "29101", "--worker-urls", *urls],
+            "vllm-router cache_aware": [*vllm, "--policy", "cache_aware", *metrics, "29102", "--worker-urls", *urls],
+            "vllm-router pd": [*vllm, "--policy", "round_robin", *metrics, "29103", *apart],
+            "sglang-router": [*sglang, "--policy", "round_robin", *metrics, "29104", "--worker-urls", *urls],
+        }
+    return found
 
 
 def start(command: list[str], port: int) -> subprocess.Popen[bytes]:
     """Start a process and return when it answers a request."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 60
+    filled = [word.replace("{port}", str(port)) for word in command]
+    process = subprocess.Popen(filled, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 90
     while time.monotonic() < until and process.poll() is None:
         try:
-            uvloop.run(load(port, WHOLE, 1, 1))
+            uvloop.run(run_load(port, Load("", 1, 1, 10, None), ""))
             return process
         except (ClientError, RuntimeError):
             time.sleep(0.2)
     process.kill()
-    raise SystemExit(f"this did not start: {' '.join(command)}")
+    raise SystemExit(f"this did not start: {' '.join(filled)}")
+
+
+def cpu_ns(pid: int) -> int:
+    """Return how long the threads of a process ran on a CPU."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+
+
+def measure(pid: int, port: int, load: Load, salt: str) -> float:
+    """Return the microseconds of CPU that a process spends on one request."""
+    before = cpu_ns(pid)
+    count: int = uvloop.run(run_load(port, load, salt))
+    return (cpu_ns(pid) - before) / count / 1e3
+
+
+def show(load: Load, costs: dict[str, list[float]]) -> None:
+    """Print what each cost, and the ratios."""
+    print(f"\n{load.name}")
+    for name, values in costs.items():
+        line = f"  {name:24} {median(values):7.0f} us"
+        base = costs.get(BASES.get(name, ""))
+        if base:
+            ratios = [own / other for own, other in zip(values, base, strict=True)]
+            line += f"   {median(ratios):.2f} x {BASES[name]} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(line, flush=True)
 
 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", type=Path, help="a folder with the commands vllm-router and sglang-router")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--port", type=int, default=18600)
-    parser.add_argument("--command", help="another router's command line, with {port} and {upstream}")
+    parser.add_argument("--loads", default="", help="words, separated by commas: only loads that hold one of them")
     parser.add_argument("--role", help=argparse.SUPPRESS)
     parser.add_argument("--base", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.role:
         return role(args.role, args.port, args.base)
-
-    def own(name: str, port: int) -> list[str]:
-        command = [sys.executable, "-m", "benchmarks.router.router_cost", "--role", name]
-        return [*command, "--port", str(port), "--base", str(args.port)]
-
-    ports = {name: args.port + 2 + i for i, name in enumerate(("relay", "aggregated", "pd"))}
-    commands = {name: own(name, port) for name, port in ports.items()}
-    if args.command:
-        ports["other"] = args.port + 9
-        commands["other"] = shlex.split(
-            args.command.format(port=ports["other"], upstream=f"http://127.0.0.1:{args.port}")
-        )
-    processes = [start(own("worker", port), port) for port in (args.port, args.port + 1)]
+    found = commands(args.port, args.peers)
+    workers = [sys.executable, "-m", "benchmarks.router.router_cost", "--role", "workers", "--base", str(args.port)]
+    processes = [start(workers, args.port)]
     try:
+        ports = {name: args.port + 2 + i for i, name in enumerate(found)}
         pids: dict[str, int] = {}
-        for name, command in commands.items():
+        for name, command in found.items():
             processes.append(start(command, ports[name]))
             pids[name] = processes[-1].pid
-        costs: dict[str, list[tuple[float, float]]] = {name: [] for name in pids}
-        for _ in range(args.repeats):
-            for name, pid in pids.items():
-                stream = measure(pid, ports[name], STREAM, args.streams, args.rounds)
-                costs[name].append((stream, measure(pid, ports[name], WHOLE, 16, 300)))
-        print(f"CPU of the process: us a {CHUNKS}-chunk stream at {args.streams} streams | us a whole answer")
-        for name, runs in costs.items():
-            print(f"{name:12} {median(r[0] for r in runs):6.0f} | {median(r[1] for r in runs):6.1f}")
+        loads = [load for load in LOADS if any(word in load.name for word in args.loads.split(","))]
+        for load in loads:
+            costs: dict[str, list[float]] = {name: [] for name in pids}
+            for repeat in range(args.repeats):
+                for name, pid in pids.items():
+                    costs[name].append(measure(pid, ports[name], load, f"{name}{repeat}"))
+            show(load, costs)
     finally:
         for process in processes:
             process.terminate()

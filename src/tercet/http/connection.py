@@ -44,6 +44,7 @@ class ServerConnection(asyncio.Protocol):
     __slots__ = (
         "_discarding",
         "_host",
+        "_loop",
         "_queue",
         "_reader",
         "_reading_paused",
@@ -59,6 +60,7 @@ class ServerConnection(asyncio.Protocol):
     def __init__(self, host: Host) -> None:
         self._host = host
         self._transport: asyncio.Transport | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._reader = RequestReader(host.limits, self, "", host.heads)
         self._queue: deque[tuple[Request | RequestError, Responder]] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -87,6 +89,7 @@ class ServerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or refuse it when there are too many."""
         self._transport = cast(asyncio.Transport, transport)
+        self._loop = asyncio.get_running_loop()
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self._reader.client = peer[0]
@@ -152,12 +155,13 @@ class ServerConnection(asyncio.Protocol):
         """Read what came, and start the first request of it."""
         if self._discarding:
             return
-        if self._responder is None and not self._reader.begun:
-            self._set_deadline(self._host.limits.header_timeout_s)
+        begins = self._responder is None and not self._reader.begun
         try:
             self._reader.feed(data)
         except RequestError as error:
             self._refuse(error)
+        if begins and self._reader.begun and not self._reader.in_body and not self._discarding:
+            self._set_deadline(self._host.limits.header_timeout_s)
         if self._responder is None:
             self._next()
         elif len(self._queue) >= _MAX_PIPELINED and not self._reading_paused:
@@ -188,7 +192,8 @@ class ServerConnection(asyncio.Protocol):
             self._send_refusal(item, self._responder)
             return
         self.deadline_ns = NEVER
-        task = asyncio.get_running_loop().create_task(self._handle(item, self._responder))
+        assert self._loop is not None
+        task = self._loop.create_task(self._handle(item, self._responder))
         self._task = task
         self._host.tasks.add(task)
 

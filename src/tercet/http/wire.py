@@ -41,13 +41,12 @@ def request_head(method: str, target: str, headers: Headers) -> bytes:
 
 
 def _head(first: str, headers: Headers) -> bytes:
-    lines = [first]
-    lines += [f"{name}: {value}" for name, value in headers]
-    text = "\r\n".join(lines)
-    breaks = len(lines) - 1
+    lines = [f"{name}: {value}" for name, value in headers]
+    text = "\r\n".join([first, *lines, "\r\n"])
+    breaks = len(lines) + 2
     if text.count("\n") != breaks or text.count("\r") != breaks or "\0" in text:
         raise ValueError("a header holds a line break or a NUL")
-    return (text + "\r\n\r\n").encode("latin-1")
+    return text.encode("latin-1")
 
 
 def chunk(data: bytes) -> bytes:

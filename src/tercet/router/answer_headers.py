@@ -3,9 +3,7 @@ cookies, where it redirects to, and whatever parts of Tercet tell each other. `X
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
-from tercet.http.wire import end_to_end
+from collections.abc import Mapping
 
 OF_GENERATION = frozenset(
     {"x-tercet-cached-tokens", "x-tercet-external-tokens", "x-tercet-prompt-tokens", "x-tercet-recomputed"}
@@ -26,13 +24,17 @@ OF_OTHERS = OF_GENERATION | {
 
 def generated(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return what a client gets of the headers of an answer to a prompt. Names are lower case."""
-    return _named(end_to_end(headers), OF_GENERATION)
+    return _named(headers, OF_GENERATION)
 
 
 def passed_through(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return what a client gets of the headers of any other answer."""
-    return _named(end_to_end(headers), OF_OTHERS)
+    return _named(headers, OF_OTHERS)
 
 
-def _named(headers: Iterable[tuple[str, str]], names: frozenset[str]) -> list[tuple[str, str]]:
-    return [pair for pair in headers if pair[0] in names]
+def _named(headers: Mapping[str, str], names: frozenset[str]) -> list[tuple[str, str]]:
+    found = [pair for pair in headers.items() if pair[0] in names]
+    if found and "connection" in headers:
+        ends_here = {name.strip().lower() for name in headers["connection"].split(",")}
+        found = [pair for pair in found if pair[0] not in ends_here]
+    return found
