@@ -19,8 +19,8 @@ from pathlib import Path
 from benchmarks.planner_accuracy.client import Figures, closed_loop, figures, open_loop
 from benchmarks.planner_accuracy.compared import Judgement, Point, print_judgement
 
-from tercet.bench.observed import observed
 from tercet.cli.calibrating import print_calibration, this_machine
+from tercet.cli.timings import timings_in
 from tercet.core.stage import Mode
 from tercet.latency.calibration_file import Calibration
 from tercet.results.document import ArchitectureRecord, Results
@@ -46,10 +46,11 @@ def calibrated(results: Results) -> tuple[Calibration, Results]:
     }
     low = tuple(run for run in results.runs if run.load == lowest[run.architecture, run.workload])
     fitted = replace(results, runs=low)
-    samples = observed(fitted)
-    engines = [dict(each.engine) for each in results.architectures]
-    calibration, errors = this_machine(samples, results.model, engines, f"{len(low)} runs at the lowest loads")
-    print_calibration(calibration, samples, errors)
+    found = timings_in([fitted], "the lowest loads")
+    calibration, errors = this_machine(
+        found.samples, results.model, found.engines, f"{len(low)} runs at the lowest loads"
+    )
+    print_calibration(calibration, found.samples, errors)
     return calibration, fitted
 
 

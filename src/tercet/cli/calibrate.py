@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tercet.core.errors import UsageError
-
-if TYPE_CHECKING:
-    from tercet.latency.samples import Sample
 
 
 def calibrate(
@@ -54,33 +51,26 @@ def calibrate(
       tercet calibrate vllm-bench.json --gpu h100 --model llama-3.1-8b -o h100.yaml
       tercet calibrate measured.csv --csv --gpu h100 --model llama-3.1-8b
     """
-    from tercet.bench.observed import observed
     from tercet.bench.observed_csv import read_csv_samples
     from tercet.cli.calibrating import is_known, known_device, print_calibration, this_machine
+    from tercet.cli.timings import Timings, timings_of
     from tercet.latency.calibration_file import write_calibration
-    from tercet.results.foreign import read_any
 
-    samples: list[Sample] = []
-    names: set[str] = set()
-    engines: list[dict[str, object]] = []
-    for path in files:
-        if csv:
-            samples += read_csv_samples(path, all_loads=all_loads)
-            continue
-        results = read_any(path)
-        samples += observed(results)
-        names.add(results.model)
-        engines += [dict(each.engine) for each in results.architectures]
-    if not samples:
-        raise UsageError(f"{', '.join(map(str, files))}: no valid run tells of a first token or of decoding")
-    said = names.pop() if model is None and len(names) == 1 else None
+    if csv:
+        rows = [sample for path in files for sample in read_csv_samples(path, all_loads=all_loads)]
+        if not rows:
+            raise UsageError(f"{', '.join(map(str, files))}: no valid run tells of a first token or of decoding")
+        found = Timings(rows, None, (), 0)
+    else:
+        found = timings_of(files)
+    samples, said = found.samples, found.model
     source = f"{len(samples)} timings of {', '.join(path.name for path in files)}"
     if gpu is not None:
         if model is None and (said is None or not is_known(said)):
             raise UsageError(f"--gpu needs --model NAME: which model was measured; the files say {said or 'nothing'}")
         calibration, errors = known_device(samples, (model or said or "", gpu, engine, tp), oracle, source)
     else:
-        calibration, errors = this_machine(samples, model or said, engines, source)
+        calibration, errors = this_machine(samples, model or said, found.engines, source)
     write_calibration(calibration, out)
     print_calibration(calibration, samples, errors)
     typer.echo(f"Wrote {out}: tercet plan --stack {out}, tercet simulate --stack {out}")

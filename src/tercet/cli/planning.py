@@ -183,22 +183,18 @@ def _tps(text: str) -> tuple[int, ...]:
 
 def _measured(path: Path, model: str | None) -> Machine:
     """Fit the machine that a results file measured."""
-    from tercet.bench.observed import observed
-    from tercet.results.foreign import read_any
+    from tercet.cli.timings import timings_of
 
-    results = read_any(path)
-    samples = observed(results)
-    if not samples:
-        raise UsageError(f"{path}: no valid run tells of a first token or of decoding")
-    engines = [dict(each.engine) for each in results.architectures]
-    calibration, _ = this_machine(samples, model or results.model, engines, path.name)
+    found = timings_of([path])
+    name = model or found.model or ""
+    calibration, _ = this_machine(found.samples, name, found.engines, path.name)
     chosen = calibration.chosen()
     assert chosen is not None
     assumed = (*chosen.source.assumptions, *(calibration.fit or {}).get("unknown", ()))
-    device = Device(chosen, calibration.stack, model or results.model, "the measured machine", "tercet", assumed)
-    devices = max((each.devices for each in results.architectures), default=0)
-    known = {name: value for name, value in (engines[0] if engines else {}).items() if name in _ENGINE_FIELDS}
-    return Machine(device, devices or None, EngineSpec(**known))
+    device = Device(chosen, calibration.stack, name, "the measured machine", "tercet", assumed)
+    first = found.engines[0] if found.engines else {}
+    engine = EngineSpec(**{field: value for field, value in first.items() if field in _ENGINE_FIELDS})
+    return Machine(device, found.devices or None, engine)
 
 
 _ENGINE_FIELDS = ("engine", "gpu", "dtype", "block_size", "random_weights")
