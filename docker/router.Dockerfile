@@ -7,7 +7,7 @@ WORKDIR /src
 COPY docker/router.txt ./
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
-RUN /opt/tercet/bin/pip install --constraint router.txt .
+RUN /opt/tercet/bin/pip install --constraint router.txt '.[otel]'
 
 FROM python:3.11.13-slim-bookworm
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin tercet
