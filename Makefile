@@ -19,7 +19,7 @@ test-engines: $(VENV)/.dev  ## what needs real vLLM, which goes into an environm
 test-fast: $(VENV)/.dev  ## the fast suite, for the inner loop
 	$(BIN)/python -m pytest -m "not slow and not engines"
 
-chromium:  ## the browser for the report's test, where it is missing
+chromium:  ## the browser for the tests of pages, where it is missing
 	./scripts/chromium.sh
 
 lint: $(VENV)/.dev

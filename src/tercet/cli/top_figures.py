@@ -71,17 +71,19 @@ def quantile(values: list[float], share: float) -> float | None:
 
 @dataclass(slots=True)
 class Figures:
-    """Answers of /status and /requests as they came; times are the router's."""
+    """The latest answer of /status, the counts of those before, and records of /requests; times are the router's."""
 
-    answers: deque[tuple[float, dict[str, Any]]] = field(default_factory=lambda: deque(maxlen=600))
+    status: dict[str, Any] = field(default_factory=dict)
+    counts: deque[tuple[float, dict[str, Any]]] = field(default_factory=lambda: deque(maxlen=600))
     records: dict[tuple[str, float], Record] = field(default_factory=dict)
 
     def take(self, status: dict[str, Any], records: list[Record]) -> int:
         """Take in one look; return how many records were new. A router that started anew makes an end of the old."""
-        if self.answers and status["uptime_s"] + 1 < self.answers[-1][1]["uptime_s"]:
-            self.answers.clear()
+        if self.status and status["uptime_s"] + 1 < self.status["uptime_s"]:
+            self.counts.clear()
             self.records.clear()
-        self.answers.append((float(status["time"]), status))
+        self.status = status
+        self.counts.append((float(status["time"]), status["counts"]))
         fresh = {(record["id"], record["started_at"]): record for record in reversed(records)}
         count = sum(key not in self.records for key in fresh)
         self.records |= fresh
@@ -89,18 +91,13 @@ class Figures:
             del self.records[next(iter(self.records))]
         return count
 
-    @property
-    def status(self) -> dict[str, Any]:
-        """The latest answer of /status."""
-        return self.answers[-1][1]
-
     def latest(self, count: int) -> list[Record]:
         """Return the latest records, the latest to end first."""
         return [record for record, _ in zip(reversed(self.records.values()), range(count), strict=False)]
 
     def within(self, seconds: float) -> Iterator[Record]:
         """Yield the records that ended so short a time ago."""
-        since = self.answers[-1][0] - seconds
+        since = self.counts[-1][0] - seconds
         return (record for record in self.records.values() if _ended(record) >= since)
 
     def rate(self, name: str, seconds: float = RATE_S) -> float | None:
@@ -114,8 +111,8 @@ class Figures:
         found: dict[str, float] = {}
         if passed <= 0:
             return found
-        for mode, counts in now["counts"].items():
-            earlier = before["counts"].get(mode, {}).get("routes", {})
+        for mode, counts in now.items():
+            earlier = before.get(mode, {}).get("routes", {})
             for route, count in counts.get("routes", {}).items():
                 for label in route.replace("+", ">").split(">"):
                     found[label] = found.get(label, 0.0) + max(0, count - earlier.get(route, 0)) / passed
@@ -140,7 +137,7 @@ class Figures:
 
     def series(self, value: Value) -> list[float | None]:
         """Return the medians of a figure over the last minute, in equal steps."""
-        now, step = self.answers[-1][0], LATEST_S / SPARK_POINTS
+        now, step = self.counts[-1][0], LATEST_S / SPARK_POINTS
         steps: list[list[float]] = [[] for _ in range(SPARK_POINTS)]
         for record in self.within(LATEST_S):
             at = SPARK_POINTS - 1 - max(0, int((now - _ended(record)) / step))
@@ -149,9 +146,9 @@ class Figures:
         return [quantile(values, 0.5) for values in steps]
 
     def _two(self, seconds: float) -> tuple[dict[str, Any], dict[str, Any], float]:
-        """Return an answer of about so long ago, or the one before if that is older, the latest, and the time
+        """Return the counts of about so long ago, or of the look before if that is older, the latest, and the time
         between; 0 at the first look."""
-        *earlier, (at, now) = self.answers
+        *earlier, (at, now) = self.counts
         if not earlier:
             return now, now, 0.0
         then, before = next(((then, answer) for then, answer in earlier if then >= at - seconds), earlier[-1])
@@ -168,5 +165,5 @@ def _ended(record: Record) -> float:
     return float(record["started_at"]) + float(record["duration_ms"]) / 1000
 
 
-def _total(status: dict[str, Any], name: str) -> int:
-    return sum(int(counts.get(name, 0)) for counts in status["counts"].values())
+def _total(counts: dict[str, Any], name: str) -> int:
+    return sum(int(of_mode.get(name, 0)) for of_mode in counts.values())

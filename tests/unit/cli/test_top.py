@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def test_records_are_kept_once_and_forgotten_with_their_router() -> None:
     assert len(figures.values(ttft_ms)) == 3 and figures.values(ttft_ms, seconds=0.5) == []
     assert figures.series(ttft_ms)[-1] == 60.0 and figures.series(ttft_ms)[0] is None
     figures.take({**status(102.0), "uptime_s": 0.5}, [])
-    assert figures.latest(9) == [] and len(figures.answers) == 1
+    assert figures.latest(9) == [] and len(figures.counts) == 1
 
 
 def test_quantiles_and_words() -> None:
@@ -159,14 +160,12 @@ def test_what_is_wrong_is_said() -> None:
 
 
 async def run(*arguments: str, tmp_path: Path) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tercet", "top", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+    command = [sys.executable, "-m", "tercet", "top", *arguments]
+    env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    done = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, env=env, timeout=30, check=False
     )
-    out, err = await asyncio.wait_for(process.communicate(), 30)
-    return process.returncode or 0, out.decode(), err.decode()
+    return done.returncode, done.stdout, done.stderr
 
 
 async def talk(setup: Setup) -> None:

@@ -49,7 +49,7 @@ byId("key-forget").addEventListener("click", () => {
   byId("key-dialog").close();
   poll();
 });
-document.addEventListener("visibilitychange", () => document.hidden || poll());
+document.addEventListener("visibilitychange", () => document.hidden || paused || locked || poll());
 tick();
 
 async function tick() {

@@ -10,7 +10,7 @@ export const WORDS = {
   stream: "Stream",
 };
 
-const KEPT_S = 600;
+const KEPT_S = 240;
 const MOST = 4000;
 const FLOW_S = 6; // rates are those of so many seconds
 const LEAST_AFTER = 5; // requests before a change of mode is judged
@@ -22,6 +22,15 @@ export function quantile(values, share) {
   const at = (sorted.length - 1) * share;
   const low = Math.floor(at);
   return sorted[low] + (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]) * (at - low);
+}
+
+/** Counts of all modes, summed: requests, ok, refused, failed. */
+function totals(status) {
+  const sums = { requests: 0, ok: 0, refused: 0, failed: 0 };
+  for (const counts of Object.values(status.counts)) {
+    for (const name of Object.keys(sums)) sums[name] += counts[name] ?? 0;
+  }
+  return sums;
 }
 
 /** A record of /requests with what follows from it; times in ms, `ended` in Unix seconds. */
@@ -55,20 +64,26 @@ export class Store {
 
   /** Forget everything: another router answers. */
   clear() {
-    this.snapshots = [];
+    this.status = null;
+    this.snapshots = []; // {at, totals, flight, routes}: of each look no more than is asked of it later
     this.records = new Map();
-  }
-
-  get status() {
-    return this.snapshots.at(-1)?.status ?? null;
   }
 
   /** Take in an answer of /status; times are the router's. */
   saw(status) {
     const now = status.time;
     if (this.status && status.uptime_s + 1 < this.status.uptime_s) this.clear();
-    this.snapshots.push({ at: now, status });
+    this.status = status;
+    const routes = new Map();
+    for (const [mode, counts] of Object.entries(status.counts)) {
+      for (const [route, count] of Object.entries(counts.routes ?? {})) routes.set(`${mode} ${route}`, count);
+    }
+    this.snapshots.push({ at: now, totals: totals(status), flight: status.in_flight, routes });
     while (this.snapshots.length > 2 && now - this.snapshots[0].at > KEPT_S) this.snapshots.shift();
+    for (const old of this.snapshots) {
+      if (old.at > now - 2 * FLOW_S) break;
+      old.routes = null;
+    }
   }
 
   /** Take in an answer of /requests; return how many of them are new. */
@@ -103,43 +118,26 @@ export class Store {
     return found;
   }
 
-  /** The snapshot of about `seconds` ago. */
-  ago(seconds) {
-    const last = this.snapshots.at(-1);
-    return this.snapshots.find(({ at }) => at >= last.at - seconds) ?? last;
-  }
-
-  /** Counts of all modes, summed: requests, ok, refused, failed. */
-  static totals(status) {
-    const sums = { requests: 0, ok: 0, refused: 0, failed: 0, gone: 0 };
-    for (const counts of Object.values(status.counts)) {
-      for (const name of Object.keys(sums)) sums[name] += counts[name] ?? 0;
-    }
-    return sums;
-  }
-
   /** How many a second, of the counts of all modes, over the last seconds; null at the start. */
   rate(name, until = this.snapshots.length - 1, seconds = FLOW_S) {
     const last = this.snapshots[until];
     let first = last;
     for (let i = until; i >= 0 && last.at - this.snapshots[i].at <= seconds; i -= 1) first = this.snapshots[i];
     if (!last || last.at - first.at < 0.5) return null;
-    return Math.max(0, Store.totals(last.status)[name] - Store.totals(first.status)[name]) / (last.at - first.at);
+    return Math.max(0, last.totals[name] - first.totals[name]) / (last.at - first.at);
   }
 
   /** Routes taken, how many a second: {"P0>D0": 1.5}. */
   flows() {
     const last = this.snapshots.at(-1);
-    const first = this.ago(FLOW_S);
+    const first = this.snapshots.find(({ at }) => at >= last.at - FLOW_S);
     const seconds = last.at - first.at;
     const found = new Map();
     if (seconds < 0.5) return found;
-    for (const [mode, counts] of Object.entries(last.status.counts)) {
-      const before = first.status.counts[mode]?.routes ?? {};
-      for (const [route, count] of Object.entries(counts.routes ?? {})) {
-        const more = count - (before[route] ?? 0);
-        if (more > 0) found.set(route, (found.get(route) ?? 0) + more / seconds);
-      }
+    for (const [key, count] of last.routes) {
+      const more = count - (first.routes.get(key) ?? 0);
+      const route = key.slice(key.indexOf(" ") + 1);
+      if (more > 0) found.set(route, (found.get(route) ?? 0) + more / seconds);
     }
     return found;
   }

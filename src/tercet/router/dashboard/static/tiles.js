@@ -3,7 +3,7 @@
 import { byId, h, say, set } from "./dom.js";
 import { count, ms, percent, rate } from "./format.js";
 import { spark } from "./spark.js";
-import { quantile, series, Store } from "./store.js";
+import { quantile, series } from "./store.js";
 
 const NOW_S = 60;
 const median = (values) => quantile(values, 0.5);
@@ -50,20 +50,21 @@ export class Tiles {
         const found = store.snapshots.findLastIndex(({ at }) => at <= until);
         return found < 0 || until - store.snapshots[found].at > 6 ? null : figure(found);
       });
+    const { waiting } = store.status;
     const often = store.rate("requests");
     const perRequest = kept(latest, (record) => (record.ok ? record.output_tokens : null));
     const mean = perRequest.length ? perRequest.reduce((sum, more) => sum + more, 0) / perRequest.length : 0;
     const ok = store.rate("ok");
-    const totals = Store.totals(last.status);
+    const { totals } = last;
     this.put("rate", rate(often), `${count(totals.requests)} so far`, overTime((i) => store.rate("requests", i)), marks);
     this.put("tokens", ok === null ? "–" : count(ok * mean), `${count(mean)} a request`, overTime((i) => ok === null ? null : (store.rate("ok", i) ?? 0) * mean), marks);
     this.put(
       "flight",
-      count(last.status.in_flight),
-      last.status.waiting ? `${count(last.status.waiting)} wait for room` : "none waits",
-      overTime((i) => store.snapshots[i].status.in_flight),
+      count(last.flight),
+      waiting ? `${count(waiting)} wait for room` : "none waits",
+      overTime((i) => store.snapshots[i].flight),
       marks,
-      last.status.waiting ? "warn" : "",
+      waiting ? "warn" : "",
     );
     for (const name of ["ttft", "tpot"]) {
       const values = kept(latest, (record) => record[name]);
