@@ -28,7 +28,8 @@ class Client:
     A pooled connection that the server closes as soon as a request is written on it, before a byte of an answer, was
     stale: the request is sent once more, on a fresh connection, unless `resend` is false: then every request is sent
     once, and what a server drops is seen. `max_header_bytes` bounds an answer's head.
-    `tls` says who is believed behind an https URL, and what is shown there; None: the system's authorities.
+    `connect_timeout_s` may change later. `tls` says who is believed behind an https URL, and what is shown there; None:
+    the system's authorities.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Client:
     ) -> None:
         self._open: Deadlines[Upstream] = Deadlines(deadline_resolution_s)
         self.keep_alive_ns = int(keep_alive_s * 1e9)
-        self._connect_timeout_s = connect_timeout_s
+        self.connect_timeout_s = connect_timeout_s
         self._max_per_host = max_connections_per_host
         self._max_header_bytes = max_header_bytes
         self._resend = resend
@@ -156,13 +157,13 @@ class Client:
             )
         self._connecting[key] = connecting + 1
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
+            async with asyncio.timeout(self.connect_timeout_s):
                 _, upstream = await asyncio.get_running_loop().create_connection(
                     lambda: Upstream(self, key), host, port, ssl=self._context() if secure else None
                 )
         except TimeoutError:
             raise ClientError(
-                f"no connection to {host}:{port} within {self._connect_timeout_s:g} s",
+                f"no connection to {host}:{port} within {self.connect_timeout_s:g} s",
                 before_first_byte=True,
                 reason="connect_timeout",
             ) from None

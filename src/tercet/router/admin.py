@@ -48,7 +48,11 @@ class Admin:
     async def ready(self, request: Request, responder: Responder) -> None:
         """GET /ready: 200 when a request would find a route, else 503 with the reason."""
         reason = self._not_ready()
-        data: dict[str, object] = {"ready": reason is None, "mode": self._parts.fleet.mode}
+        data: dict[str, object] = {
+            "ready": reason is None,
+            "mode": self._parts.fleet.mode,
+            "workers": list(self._parts.fleet.workers),
+        }
         if reason is not None:
             data |= {"reason": reason, "problems": self._problems()}
         await _json(responder, 200 if reason is None else 503, data)

@@ -31,6 +31,7 @@ from tercet.router.health import Prober
 from tercet.router.key_file import KeyFile
 from tercet.router.kv_subscriber import KvSubscriber
 from tercet.router.kv_use import KvUse
+from tercet.router.live import Live
 from tercet.router.members import Members
 from tercet.router.metrics import RouterMetrics
 from tercet.router.openapi.document import OpenApi
@@ -64,10 +65,13 @@ class Router:
         for event in config.worker_events():
             fleet.apply(event)
         fleet.apply(ModeChanged(config.start_mode))
+        live = Live.of(config)
         client = Client(connect_timeout_s=config.connect_timeout_s, tls=config.worker_tls())
-        sender, metrics, ports = Sender(client, config), RouterMetrics(), config.bootstrap_ports()
+        sender, metrics = Sender(client, live, config.max_answer_bytes), RouterMetrics()
+        ports = config.bootstrap_ports()
         self.parts = Parts(
             config,
+            live,
             config.policy(),
             config.make_dialect(ports),
             fleet,
@@ -97,9 +101,7 @@ class Router:
         self._kv_use = KvUse(self.parts)
         admin = Admin(self.parts, self.prober, self.roster, self._kv_use)
         members = Members(self.parts, self.roster)
-        self._discovery = Discovery(
-            config.sources(), self.roster, admin.change_mode, config.discovery_interval_s, config.drain_timeout_s
-        )
+        self._discovery = Discovery(config.sources(), self.parts, self.roster, admin.change_mode)
         self._endpoints: dict[str, dict[str, Endpoint]] = {
             "/health": {"GET": admin.health},
             "/ready": {"GET": admin.ready},

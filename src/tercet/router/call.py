@@ -91,7 +91,7 @@ class Call:
             assert self._observation is not None
             self._observation.failed(parts, outcome)
             avoid.add(outcome.rank.address)
-            if not outcome.retry or self._responder.started or failures > parts.config.max_retries:
+            if not outcome.retry or self._responder.started or failures > parts.live.max_retries:
                 raise outcome.error
             await asyncio.sleep(parts.pauses.after(failures))
             found = self._route(avoid)
@@ -137,7 +137,7 @@ class Call:
         try:
             if found.prefill is not None:
                 place, began_ns = found.decode.address, perf_counter_ns()
-                await parts.handoffs.enter(place, parts.config.first_byte_timeout_s)
+                await parts.handoffs.enter(place, parts.live.first_byte_timeout_s)
                 self._place = place
                 self._timing.waited(began_ns, perf_counter_ns(), found.decode.label)
             step: Step | None = exchange.start()

@@ -68,7 +68,7 @@ async def generate(
         account.stream = client_request.stream
         waits_at = parts.gates.of(model or "")
         began_ns = perf_counter_ns()
-        await waits_at.enter(*_standing(parts, request, key), parts.config.queue_timeout_s)
+        await waits_at.enter(*_standing(parts, request, key), parts.live.queue_timeout_s)
         gate = waits_at
         account.timing.waited(began_ns, perf_counter_ns())
         call = Call(parts, client_request, facts, responder, headers, account, suspect)

@@ -43,7 +43,7 @@ class Members:
         name = request.path.removeprefix("/workers/")
         asked = parse_qs(request.query).get("timeout", [""])[0]
         try:
-            timeout_s = float(asked or self._parts.config.drain_timeout_s)
+            timeout_s = float(asked or self._parts.live.drain_timeout_s)
         except ValueError:
             timeout_s = -1.0
         if not isfinite(timeout_s) or timeout_s < 0:

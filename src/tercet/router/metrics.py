@@ -53,6 +53,7 @@ class RouterMetrics(Collector):
         self.images_needed = Count("images_needed", "Requests whose rank lacked a picture", "mode")
         self.wrong_index = Count("wrong_index", "Requests whose rank held far less of the prompt than believed", "mode")
         self.admissions = Count("admissions", "Requests that found no room: waited, timeout, full", "result")
+        self.reloads = Count("reloads", "Changes of what sources of workers say: followed, refused", "result")
         self.stream_failures = Count("stream_failures", "Streams that broke after their first byte", "mode")
         self.prompt_tokens = Count(
             "prefix_prompt_tokens", "Prompt tokens of requests whose worker said how many it found cached", *_WHERE

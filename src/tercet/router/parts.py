@@ -12,6 +12,7 @@ from tercet.router.checks import Door
 from tercet.router.config import RouterConfig
 from tercet.router.gate import Gates
 from tercet.router.handoffs import Handoffs
+from tercet.router.live import Live
 from tercet.router.metrics import RouterMetrics
 from tercet.router.record import Recent
 from tercet.router.request_log import RequestLog
@@ -30,6 +31,7 @@ class Parts:
     number of ranks was given. `ports` are bootstrap ports by URL, into which the dialect looks."""
 
     config: RouterConfig
+    live: Live
     policy: Policy
     dialect: Dialect
     fleet: FleetState

@@ -39,7 +39,7 @@ async def pass_through(
             suspect(rank.url)
             tried.add(rank.url)
             retry = error.before_first_byte and error.reason in ("connect", "connect_timeout")
-            if responder.started or not retry or len(tried) > parts.config.max_retries:
+            if responder.started or not retry or len(tried) > parts.live.max_retries:
                 if responder.started:
                     responder.abort()
                     return
@@ -73,8 +73,8 @@ async def _forward(
         rank.url + request.target,
         headers=sent,
         body=body,
-        first_byte_timeout_s=parts.config.answer_timeout_s,
-        idle_timeout_s=parts.config.idle_timeout_s,
+        first_byte_timeout_s=parts.live.answer_timeout_s,
+        idle_timeout_s=parts.live.idle_timeout_s,
     )
     own = [*headers, ("X-Tercet-Route", rank.label)]
     await response.relay(responder, headers=[*own, *passed_through(response.headers)])

@@ -7,6 +7,7 @@ import logging
 from time import monotonic
 
 from tercet.core.errors import UsageError
+from tercet.core.stage import role_letter
 from tercet.router.health import Prober
 from tercet.router.kv_subscriber import KvSubscriber
 from tercet.router.named_worker import joining
@@ -53,6 +54,14 @@ class Roster:
         self._prober.watch(event.url)
         log.info("worker %s joined", event.url)
         return event.url
+
+    def present(self, text: str, letter: str) -> str | None:
+        """Return the URL of a worker, given as flags give it, that is here in that role and stays. Raises
+        UsageError."""
+        event = joining(text, letter, None).event
+        here = self._parts.fleet.workers.get(event.url)
+        stays = here is not None and role_letter(here.stages) == letter and event.url not in self.draining
+        return event.url if stays else None
 
     def find(self, name: str) -> str:
         """Return the URL of a worker named by it, or by the label of one of its ranks (`P0`). Raises LookupError."""

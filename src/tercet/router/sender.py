@@ -9,7 +9,7 @@ from tercet.core.errors import RequestError
 from tercet.core.stage import Stage
 from tercet.dialects.protocol import Answer, Failure, Leg
 from tercet.http.client import Client, ClientError, Response
-from tercet.router.config import RouterConfig
+from tercet.router.live import Live
 
 CONTROL_TIMEOUT_S = 5.0
 TOO_MANY = "too_many_connections"
@@ -20,25 +20,25 @@ _CONNECTION = frozenset({"connect", "connect_timeout", "closed", "protocol"})
 class Sender:
     """Knows the deadlines."""
 
-    def __init__(self, client: Client, config: RouterConfig) -> None:
-        self._client, self._config = client, config
+    def __init__(self, client: Client, live: Live, max_answer_bytes: int) -> None:
+        self._client, self._live, self._max_answer_bytes = client, live, max_answer_bytes
 
     def open(self, leg: Leg, on_begin: Callable[[Response], None] | None = None) -> Coroutine[Any, Any, Response]:
         """Send a leg; return when the head of its answer is there. Raises ClientError."""
-        config = self._config
+        live = self._live
         if leg.stage is Stage.ENCODE:
-            first_byte_timeout_s = config.encode_timeout_s
+            first_byte_timeout_s = live.encode_timeout_s
         elif leg.streams or leg.stage is Stage.PREFILL:
-            first_byte_timeout_s = config.first_byte_timeout_s
+            first_byte_timeout_s = live.first_byte_timeout_s
         else:
-            first_byte_timeout_s = config.answer_timeout_s
+            first_byte_timeout_s = live.answer_timeout_s
         return self._client.request(
             leg.method,
             leg.url,
             headers=leg.headers,
             body=leg.make or leg.body,
             first_byte_timeout_s=first_byte_timeout_s,
-            idle_timeout_s=config.idle_timeout_s,
+            idle_timeout_s=live.idle_timeout_s,
             on_begin=on_begin,
         )
 
@@ -48,7 +48,7 @@ class Sender:
 
     async def read(self, response: Response) -> Answer:
         """Read the rest of an answer. Raises ClientError."""
-        body = await response.read(max_bytes=self._config.max_answer_bytes)
+        body = await response.read(max_bytes=self._max_answer_bytes)
         return Answer(response.status, response.headers, body)
 
     async def control(self, leg: Leg) -> Answer:

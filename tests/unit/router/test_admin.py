@@ -96,7 +96,8 @@ async def test_ready_says_what_is_missing() -> None:
         assert (await setup.chat("hi")).status == 503
         setup.workers[0].ready = True
         await setup.ready()
-        assert (await setup.get("/ready")).json == {"ready": True, "mode": "pd"}
+        urls = [worker.url for worker in setup.workers]
+        assert (await setup.get("/ready")).json == {"ready": True, "mode": "pd", "workers": urls}
 
 
 @pytest.mark.parametrize("path", ["/health", "/status", "/v1/models"])

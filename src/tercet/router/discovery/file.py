@@ -12,11 +12,13 @@ from tercet.core.stage import Mode
 from tercet.core.topology import mode_from_name
 from tercet.router.discovery.source import DiscoveryError, Found, letter_of
 
+KEYS = {"workers", "mode", "settings", "refused"}
 EXAMPLE = "workers: [{url: http://HOST:PORT, role: decode}]"
 
 
 class FileSource:
-    """A YAML file: `workers`, each with `url` (as flags give it) and `role`; `mode` if it shall decide that too."""
+    """A YAML file: `workers`, each with `url` (as flags give it) and `role`; `mode` and `settings` (deadlines) if it
+    shall decide those too. `refused` is for a program that writes it, to have its problem told by the router."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
@@ -46,11 +48,20 @@ def read(text: str, source: str) -> Found:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(f"{source} is no YAML: {error}") from None
-    if not isinstance(data, dict) or set(data) - {"workers", "mode"} or not isinstance(data.get("workers"), list):
-        raise UsageError(f"{source}: write {EXAMPLE}, and mode: NAME if it shall decide that")
+    if not isinstance(data, dict) or set(data) - KEYS or not isinstance(data.get("workers"), list):
+        raise UsageError(
+            f"{source}: write {EXAMPLE}, and mode: NAME, settings: {{idle_timeout: 30}} if it shall decide those"
+        )
     workers = dict(_worker(entry, f"{source}: workers[{i}]") for i, entry in enumerate(data["workers"]))
     mode: Mode | None = mode_from_name(str(data["mode"])) if "mode" in data else None
-    return Found(workers, mode)
+    settings = _settings(data["settings"], source) if "settings" in data else None
+    return Found(workers, mode, settings, str(data.get("refused", "")))
+
+
+def _settings(entries: Any, source: str) -> dict[str, float]:
+    if not isinstance(entries, dict) or not all(type(value) in (int, float) for value in entries.values()):
+        raise UsageError(f"{source}: settings: write {{first_byte_timeout: 60, max_retries: 2}}")
+    return {str(name): value for name, value in entries.items()}
 
 
 def _worker(entry: Any, where: str) -> tuple[str, str]:

@@ -20,10 +20,13 @@ class DiscoveryError(TercetError):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a source says now: workers, as flags give them, with their letters; a mode if it names one."""
+    """What a source says now: workers, as flags give them, with their letters; a mode and live settings if it names
+    some; why whoever wrote it could not follow what it was asked (`refused`)."""
 
     workers: Mapping[str, str] = field(default_factory=dict)
     mode: Mode | None = None
+    settings: Mapping[str, float] | None = None
+    refused: str = ""
 
 
 class Source(Protocol):

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from tercet.core.errors import TercetError, UsageError
 from tercet.core.stage import Mode
-from tercet.router.discovery.source import DiscoveryError, Source
+from tercet.router.discovery.source import DiscoveryError, Found, Source
+from tercet.router.parts import Parts
 from tercet.router.roster import Roster
 
 log = logging.getLogger(__name__)
@@ -16,18 +17,13 @@ log = logging.getLogger(__name__)
 
 class Discovery:
     """Looks at every source, again and again. A worker that a source names no more leaves, drained; those of others,
-    and those that flags or an operator named, are none of its business. `set_mode` raises TercetError."""
+    and those that flags or an operator named and no source does, are none of its business. `set_mode` raises
+    TercetError."""
 
     def __init__(
-        self,
-        sources: Sequence[Source],
-        roster: Roster,
-        set_mode: Callable[[Mode], None],
-        interval_s: float,
-        drain_timeout_s: float,
+        self, sources: Sequence[Source], parts: Parts, roster: Roster, set_mode: Callable[[Mode], None]
     ) -> None:
-        self._sources, self._roster, self._set_mode = sources, roster, set_mode
-        self._interval_s, self._drain_timeout_s = interval_s, drain_timeout_s
+        self._sources, self._parts, self._roster, self._set_mode = sources, parts, roster, set_mode
         self._joined: dict[str, dict[tuple[str, str], str]] = {source.name: {} for source in sources}
         self._modes: dict[str, Mode | None] = {}
         self._said: dict[str, str] = {}
@@ -49,7 +45,7 @@ class Discovery:
     async def _watch(self, source: Source) -> None:
         while True:
             await self.look(source)
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(self._parts.config.discovery_interval_s)
 
     async def look(self, source: Source) -> None:
         """Look once, and have those join and leave that did."""
@@ -58,25 +54,51 @@ class Discovery:
         except DiscoveryError as error:
             self._say(source.name, f"{error}; the workers stay as they are")
             return
-        problems = []
+        problems = [found.refused] if found.refused else []
+        changed = self._follow_settings(found, problems)
         joined = self._joined[source.name]  # the worker as named, and its role -> its URL
         for named in joined.keys() - found.workers.items():
-            self._roster.remove(joined.pop(named), self._drain_timeout_s)
+            self._roster.remove(joined.pop(named), self._parts.live.drain_timeout_s)
+            changed = True
         for named in found.workers.items():
             if named not in joined:
                 try:
-                    joined[named] = self._roster.add(*named)
+                    joined[named] = self._adopted(*named) or self._roster.add(*named)
+                    changed = True
                 except UsageError as error:
                     problems.append(str(error))
         if found.mode is not None and found.mode is not self._modes.get(source.name):
             try:
                 self._set_mode(found.mode)
                 self._modes[source.name] = found.mode
+                changed = True
             except TercetError as error:
                 problems.append(str(error))
+        if changed:
+            log.info("%s: what it says now is followed", source.name)
+            self._parts.metrics.reloads.add("followed")
         self._say(source.name, "; ".join(problems))
+
+    def _follow_settings(self, found: Found, problems: list[str]) -> bool:
+        """Take over the settings of a source that has some; return whether that changed any."""
+        if found.settings is None:
+            return False
+        parts = self._parts
+        try:
+            changed = parts.live.take(parts.config, found.settings)
+        except UsageError as error:
+            problems.append(str(error))
+            return False
+        parts.client.connect_timeout_s = parts.live.connect_timeout_s
+        return changed
+
+    def _adopted(self, text: str, letter: str) -> str | None:
+        """Return the URL of a worker that flags or an operator named before this source did: it is the source's now."""
+        url = self._roster.present(text, letter)
+        return None if url is None or any(url in joined.values() for joined in self._joined.values()) else url
 
     def _say(self, name: str, problem: str) -> None:
         if problem and self._said.get(name) != problem:
             log.warning("%s: %s", name, problem)
+            self._parts.metrics.reloads.add("refused")
         self._said[name] = problem

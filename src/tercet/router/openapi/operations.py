@@ -243,7 +243,11 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "Mode": string(enum=[mode.value for mode in Mode]),
-    "Ready": obj({"ready": boolean(), "mode": ref("Mode")}, reason=string(), problems={"type": "object"}),
+    "Ready": obj(
+        {"ready": boolean(), "mode": ref("Mode"), "workers": array(string())},
+        reason=string(),
+        problems={"type": "object"},
+    ),
     "Status": obj(
         {
             "version": string(),

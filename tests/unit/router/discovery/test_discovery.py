@@ -23,6 +23,7 @@ from tercet.router.discovery.kubernetes import Cluster, KubernetesSource
 from tercet.router.discovery.source import DiscoveryError
 from tests.unit.router.fake_worker import FakeWorker, Tickets
 from tests.unit.router.harness import Setup, routing, until
+from tests.unit.router.test_roster import load
 
 
 @asynccontextmanager
@@ -67,6 +68,59 @@ async def test_a_file_of_workers_is_read_again_when_it_changes(tmp_path: Path) -
             path.write_text("workers: [{url: nonsense")
             await asyncio.sleep(0.2)
             assert urls(setup) == {prefill.url, second.url, whole.url}, "nonsense changes nothing"
+
+
+async def test_deadlines_follow_the_file_under_load_and_what_cant_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "workers.yaml"
+
+    def say(**more: object) -> None:
+        entries = [{"url": worker.url, "role": "worker"} for worker in named]
+        path.with_suffix(".new").write_text(json.dumps({"workers": entries, **more}))
+        os.replace(path.with_suffix(".new"), path)
+
+    async with workers("AA") as named:
+        say(settings={"first_byte_timeout": 30, "max_retries": 1})
+        async with routing("", workers_file=str(path), discovery_interval_s=0.02, wait=False) as setup:
+            live, reloads = setup.router.parts.live, setup.router.parts.metrics.reloads.values
+            await setup.ready()
+            assert (live.first_byte_timeout_s, live.max_retries, live.idle_timeout_s) == (30, 1, 30)
+            async with load(setup) as answers:
+                for i in range(10):
+                    say(settings={"first_byte_timeout": 20 + i, "connect_timeout": 3}, mode="replicated")
+                    await until(lambda i=i: live.first_byte_timeout_s == 20 + i)  # type: ignore[misc]
+                    await asyncio.sleep(0.01)
+            assert len(answers) > 20 and live.max_retries == 2, "what is not named is as configured"
+            assert setup.router.parts.client.connect_timeout_s == 3
+            assert reloads["followed",] >= 11
+            wrong: list[dict[str, object]] = [
+                {"settings": {"idle_timeout": 0}},
+                {"settings": {"port": 9}},
+                {"settings": {"max_retries": 1.5}},
+                {"settings": {"drain_timeout": -1}},
+                {"settings": {"idle_timeout": "x"}},
+                {"refused": "prefill-0 can't change its devices"},
+            ]
+            for count, said in enumerate(wrong, 1):
+                say(**said)
+                await until(lambda count=count: reloads["refused",] == count)  # type: ignore[misc]
+                assert live.first_byte_timeout_s == 29
+            assert await setup.metric("tercet:router_reloads_total", result="refused") == len(wrong)
+            gate = named[0].gate = named[1].gate = asyncio.Event()
+            say(settings={"answer_timeout": 0.2, "max_retries": 0})
+            await until(lambda: live.answer_timeout_s == 0.2)
+            assert (await setup.complete("a")).status == 504
+            gate.set()
+
+
+async def test_what_flags_named_is_the_files_once_it_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "workers.yaml"
+    async with routing("AA", "replicated", workers_file=str(path), discovery_interval_s=0.05) as setup:
+        write(path, "replicated", *setup.workers)
+        await until(lambda: setup.router.parts.metrics.reloads.values["followed",])
+        assert len(urls(setup)) == 2
+        write(path, "aggregated", setup.workers[0])
+        await until(lambda: urls(setup) == {setup.workers[0].url})
+        assert (await setup.complete("a")).status == 200
 
 
 async def test_what_an_operator_added_is_not_the_files_to_remove(tmp_path: Path) -> None:
