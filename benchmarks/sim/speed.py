@@ -1,7 +1,7 @@
 """How fast the simulator is, whether its memory is flat, and how its cost grows with workers.
 
 python -m benchmarks.sim.speed                     # W1 on 1P1D by load
-python -m benchmarks.sim.speed --growth            # to 100,000 requests, and to 256 workers
+python -m benchmarks.sim.speed --growth            # to 200,000 requests, and to 256 workers
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--growth", action="store_true", help="many requests, and many workers")
     if parser.parse_args().growth:
-        for requests in (1000, 10_000, 100_000):
+        for requests in (1000, 10_000, 100_000, 200_000):
             measure("1P1D", 16, requests)
         for pairs in (1, 8, 32, 128):
-            measure(f"{pairs}P{pairs}D", 16 * pairs, 4000)
+            measure(f"{pairs}P{pairs}D", 16 * pairs, 500 * pairs)
         return 0
     return int(min(measure("1P1D", qps, 4000) for qps in (4, 16, 32)) < TARGET)
 
