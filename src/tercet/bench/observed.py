@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,8 @@ _LABEL = re.compile(r"[A-Z][0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class _Timeline:
-    """Requests of one run as columns: seconds, tokens, and the workers that prefilled and decoded."""
+    """Requests of one run as columns: seconds, tokens, and the workers that prefilled and decoded. `busy` are the
+    times, one after the other, at which a worker had something to do."""
 
     requests: tuple[RequestRecord, ...]
     sent: Array
@@ -34,6 +36,7 @@ class _Timeline:
     context: Array
     prefilled: npt.NDArray[np.str_]
     decoded: npt.NDArray[np.str_]
+    busy: Mapping[str, Sequence[tuple[float, float]]]
 
 
 def observed(results: Results) -> list[Sample]:
@@ -83,17 +86,47 @@ def _timeline(requests: Sequence[RequestRecord]) -> _Timeline:
     routes = [split_route(request.route) for request in requests]
     cached = _column(request.cached_tokens or 0 for request in requests)
     prompt = _column(request.prompt_tokens for request in requests)
+    sent = _column(request.sent_s for request in requests)
+    first = _column(request.chunk_s[0] for request in requests)
+    last = _column(request.chunk_s[-1] for request in requests)
+    spans: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for (prefilled, decoded, _), asked, begun, ended in zip(routes, sent, first, last, strict=True):
+        spans[prefilled].append((asked, begun))
+        spans[decoded].append((begun, ended))
     return _Timeline(
         requests=tuple(requests),
-        sent=_column(request.sent_s for request in requests),
-        first=_column(request.chunk_s[0] for request in requests),
-        last=_column(request.chunk_s[-1] for request in requests),
+        sent=sent,
+        first=first,
+        last=last,
         new=np.maximum(prompt - cached, 1),
         prefix=np.minimum(cached, np.maximum(prompt - 1, 0)),
         context=prompt + _column(request.output_tokens / 2 for request in requests),
         prefilled=np.array([prefilled for prefilled, _, _ in routes]),
         decoded=np.array([decoded for _, decoded, _ in routes]),
+        busy={worker: _joined(each) for worker, each in spans.items()},
     )
+
+
+def _joined(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the same times without overlaps, in order."""
+    found: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
+    return found
+
+
+def _others(line: _Timeline, worker: str, start: float, end: float) -> float:
+    """Return how many workers but this one had something to do between two moments, in the mean."""
+    total = sum(
+        max(min(until, end) - max(since, start), 0.0)
+        for other, spans in line.busy.items()
+        if other != worker
+        for since, until in spans
+    )
+    return total / (end - start)
 
 
 def _column(values: Iterable[float]) -> Array:
@@ -124,6 +157,7 @@ def _first_token(line: _Timeline, i: int, budget: int) -> FirstToken | None:
         handoff_busy=min(busy, 1.0),
         images=request.images,
         remote_images=remote and request.images > 0,
+        others=_others(line, str(line.prefilled[i]), start, end),
     )
 
 
@@ -141,7 +175,16 @@ def _stretch(line: _Timeline, i: int) -> Stretch | None:
     pairs = float(np.sum(new * (line.prefix[prompts] + new / 2)))
     came = (line.decoded == worker) & (line.prefilled != worker) & (line.first > start) & (line.first <= end)
     came[i] = False
-    return Stretch((end - start) * 1e3, steps, float(batch), float(mean), float(new.sum()), pairs, float(came.sum()))
+    return Stretch(
+        (end - start) * 1e3,
+        steps,
+        float(batch),
+        float(mean),
+        float(new.sum()),
+        pairs,
+        float(came.sum()),
+        _others(line, worker, start, end),
+    )
 
 
 def _alongside(line: _Timeline, i: int, worker: str, start: float, end: float) -> tuple[float, float]:

@@ -60,6 +60,7 @@ def this_machine(
         hop_busy_ms=round(values["hop_busy"], 4),
         hop_stall_ms=round(values["hop_stall"], 4),
         embedding_hop_ms=round(values["image_hop"], 4),
+        neighbour=round(values["neighbour"], 4),
         source=f"{source}, {model or 'model unknown'}",
     )
     report = residuals(samples, fit.errors)
@@ -137,6 +138,7 @@ def _constants(calibration: Calibration) -> list[tuple[str, str]]:
         return [("scale", f"{stack.scale:.3f}"), *rows]
     return [
         *rows,
+        ("a busy neighbour", f"{stack.neighbour:+.0%}"),
         ("a step (ms)", f"{oracle.base_ms:.3f}"),
         ("a prompt token (ms)", f"{oracle.token_ms:.4f}"),
         ("1000 prompt tokens attending to 1000 (ms)", f"{oracle.pair_ms * 1e6:.2f}"),

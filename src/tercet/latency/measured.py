@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from tercet.latency.least_squares import Fit, fit_positive
 from tercet.latency.samples import FirstToken, Sample
 
@@ -21,6 +23,13 @@ NAMES = (
     "image",
     "image_hop",
 )
+
+NEIGHBOUR_STEP, NEIGHBOUR_STEPS = 0.05, 20
+"""What a neighbour may add is sought from nothing to as much again."""
+NEIGHBOUR_GAIN = 0.05
+"""By so much of the mean error a neighbour must improve the fit to be believed."""
+STEADY = ("per_request", "hop", "hop_busy", "hop_stall", "image_hop")
+"""What no neighbour lengthens: it is no step."""
 
 DOUBTED = ("pair", "sequence", "context", "hop_busy", "hop_stall", "image_hop")
 """What only timings of several batches, lengths or loads can tell."""
@@ -87,9 +96,24 @@ class MeasuredOracle:
 
 
 def fit_machine(samples: Sequence[Sample]) -> Fit:
-    """Return the coefficients of NAMES, in milliseconds, that fit the samples best. Raises UsageError."""
-    rows = [_features(each) for each in samples]
-    return fit_positive(NAMES, rows, [each.observed_ms for each in samples], DOUBTED)
+    """Return the coefficients of NAMES, in milliseconds, and `neighbour`, the share by which each other worker that
+    computes lengthens a step, that fit the samples best. Raises UsageError."""
+    rows = np.array([_features(each) for each in samples]).reshape(-1, len(NAMES))
+    others = np.array([each.others for each in samples])
+    observed = [each.observed_ms for each in samples]
+    steps = np.array([name not in STEADY for name in NAMES])
+
+    def fitted(neighbour: float) -> tuple[float, Fit]:
+        stretched = np.where(steps, rows * (1 + neighbour * others)[:, None], rows)
+        fit = fit_positive(NAMES, stretched.tolist(), observed, DOUBTED)
+        return float(np.mean(np.abs(fit.errors))), Fit({**fit.values, "neighbour": neighbour}, fit.errors)
+
+    alone, fit = fitted(0.0)
+    if not others.any():
+        return fit
+    shares = [NEIGHBOUR_STEP * i for i in range(1, NEIGHBOUR_STEPS + 1)]
+    error, best = min((fitted(share) for share in shares), key=lambda each: each[0])
+    return best if error < (1 - NEIGHBOUR_GAIN) * alone else fit
 
 
 def _features(sample: Sample) -> tuple[float, ...]:

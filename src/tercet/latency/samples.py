@@ -12,7 +12,7 @@ class FirstToken:
     `decodes` sequences of `context` tokens on average decoded in the same steps; `busy` is the share of such requests
     that found the engine in the middle of a step. `handoff`: its KV crossed from one
     engine to another; `handoff_busy` is the share of them whose receiver was decoding. `images` were fetched and
-    encoded one after the other, `remote_images`: by another worker.
+    encoded one after the other, `remote_images`: by another worker. `others` workers computed meanwhile, in the mean.
     """
 
     observed_ms: float
@@ -26,6 +26,7 @@ class FirstToken:
     busy: float = 0.0
     images: int = 0
     remote_images: bool = False
+    others: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Stretch:
     """A stretch of decoding of one request: `steps` steps with `batch` sequences of `context` tokens on average.
 
     Meanwhile `prompt_tokens` of prompts were computed in the same engine, which attended to `prompt_pairs` pairs, and
-    the KV of `handoffs` others came in.
+    the KV of `handoffs` others came in. `others` workers computed meanwhile, in the mean.
     """
 
     observed_ms: float
@@ -43,6 +44,7 @@ class Stretch:
     prompt_tokens: float = 0.0
     prompt_pairs: float = 0.0
     handoffs: float = 0.0
+    others: float = 0.0
 
 
 Sample = FirstToken | Stretch

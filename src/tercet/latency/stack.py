@@ -19,7 +19,8 @@ class StackConstants:
     computes nothing. `embedding_hop_ms` once in each handoff of
     pictures. `image_host_ms` is one picture's fetch, decode and preprocessing on the host of who encodes it, of which
     `image_host_workers` run side by side. `connections` is the client's pool: a request beyond it waits, and the wait
-    counts (0: no bound). `source` says where they come from.
+    counts (0: no bound). `neighbour`: each other worker that computes makes a step so much longer, where all share a
+    machine's memory (0.3: 30%). `source` says where they come from.
     """
 
     scale: float = 1.0
@@ -32,6 +33,7 @@ class StackConstants:
     image_host_ms: float = 0.0
     image_host_workers: int = 1
     connections: int = 0
+    neighbour: float = 0.0
     source: str = "none: the device alone"
 
     def but(self, **changes: Any) -> StackConstants:

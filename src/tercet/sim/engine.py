@@ -43,7 +43,7 @@ class Engine:
 
     `fetch_s(sequence)` answers how long a ticket's KV is on its way, before the engine takes it in, which stalls it for
     `stall_s`, and `reachable(sequence)` whether it could be read. `watch` sees every step, and has
-    every step be a single one.
+    every step be a single one; so does `stretch()`, which answers how much longer a step takes that begins now.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Engine:
         stall_s: float = 0.0,
         times: TokenTimes | None = None,
         watch: Watch | None = None,
+        stretch: Callable[[], float] | None = None,
     ) -> None:
         self.scheduler = Scheduler(config)
         self.busy_s = dict.fromkeys(Stage, 0.0)
@@ -67,6 +68,7 @@ class Engine:
         self.alive = True
         self._clock, self._oracle, self._stall_s, self._watch = clock, oracle, stall_s, watch
         self._fetch_s, self._reachable = fetch_s, reachable
+        self._stretch = stretch
         self._jobs: dict[str, Job] = {}
         self._arrived: deque[Fetch] = deque()
         self._busy = self._telling = False
@@ -132,13 +134,13 @@ class Engine:
         self._take_in()
         now = self._clock.now
         if self.encoding is not None and (batch := self.encoding.begin(bool(self._jobs))):
+            seconds = self._stretched(self._oracle.encode(batch) / 1e3)
             self._busy = True
-            seconds = self._oracle.encode(batch) / 1e3
             self.busy_s[Stage.ENCODE] += seconds
             self._clock.after(seconds, self._encoded)
             return
         scheduler = self.scheduler
-        if self._watch is None and (steps := scheduler.uneventful_steps()) > 1:
+        if self._watch is None and self._stretch is None and (steps := scheduler.uneventful_steps()) > 1:
             running = scheduler.running
             count = len(running)
             context = sum([sequence.computed for sequence in running]) / count
@@ -155,7 +157,10 @@ class Engine:
         for fetch in plan.fetches:
             self._clock.at(now + self._fetch_s(fetch.sequence), self._fetched, fetch)
         if plan.batch.chunks:
-            self._step(plan.batch, now, step_ms(self._oracle, plan.batch) / 1e3)
+            self._step(plan.batch, now, self._stretched(step_ms(self._oracle, plan.batch) / 1e3))
+
+    def _stretched(self, seconds: float) -> float:
+        return seconds if self._stretch is None else seconds * self._stretch()
 
     def _step(self, batch: Batch, now: float, seconds: float) -> None:
         self._busy = True

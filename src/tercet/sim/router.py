@@ -120,6 +120,7 @@ class SimRouter:
             stall_s=self.stack.hop_stall_ms / 1e3 if receives else 0.0,
             times=TokenTimes() if self._token_times else None,
             watch=self._watch(address) if self._watch is not None else None,
+            stretch=self._beside_others if self.stack.neighbour else None,
         )
         tokens = config.num_blocks * config.block_size
         self.fleet.apply(e.CacheSized(address, tokens, pool.caps.embedding_tokens))
@@ -129,6 +130,10 @@ class SimRouter:
                 self.fleet.apply(e.PairHealth(address, other.address, True))
             elif rank.letter == "D" and other.letter == "P":
                 self.fleet.apply(e.PairHealth(other.address, address, True))
+
+    def _beside_others(self) -> float:
+        """Return how much longer a step takes that begins now, beside all workers that compute."""
+        return 1.0 + self.stack.neighbour * sum(engine.alive and engine.busy for engine in self.engines.values())
 
     def _hop_s(self, sequence: Sequence, receiver: str) -> float:
         """Return how long the KV that a ticket names is on its way, before it is taken in."""
