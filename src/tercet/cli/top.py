@@ -110,7 +110,7 @@ async def _watch(client: RouterClient, console: Console, interval: float, *, liv
             return
         await asyncio.sleep(interval)
         figures.take(*await _look(client, MOST))
-        console.print(frame(figures, client.url, height=ONCE_LINES))
+        console.print(frame(figures, client.url, width=console.width, height=ONCE_LINES))
 
 
 async def _live(client: RouterClient, console: Console, interval: float, figures: Figures) -> None:
@@ -124,7 +124,9 @@ async def _live(client: RouterClient, console: Console, interval: float, figures
     limit, problem = MOST, None
     with Live(console=console, screen=True, auto_refresh=False) as screen:
         while True:
-            screen.update(frame(figures, client.url, height=console.height, problem=problem), refresh=True)
+            width, height = console.size
+            picture = frame(figures, client.url, width=width, height=height, problem=problem)
+            screen.update(picture, refresh=True)
             await asyncio.sleep(interval)
             try:
                 status, requests = await _look(client, limit)

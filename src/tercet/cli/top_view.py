@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -27,20 +28,32 @@ LETTERS = {"queue": "q", "encode": "e", "prefill": "p", "handoff": "h", "decode_
 BARS = "▁▂▃▄▅▆▇█"
 METER, HOPS = 10, 24
 NONE = "-"
-FIXED_LINES = 9
+FIXED_LINES = 6
 
 
-def frame(figures: Figures, url: str, *, height: int, problem: str | None = None) -> RenderableType:
-    """Return the whole picture, `height` lines at most as far as requests go. `problem`: why there is no newer one."""
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A table's column: left out of terminals narrower than `least` columns."""
+
+    title: str
+    least: int = 0
+    right: bool = False
+
+
+def frame(figures: Figures, url: str, *, width: int, height: int, problem: str | None = None) -> RenderableType:
+    """Return the whole picture for a terminal of that size, as far as requests go. `problem`: why there is no newer
+    one."""
     status = figures.status
-    ranks = _ranks(figures)
-    parts: list[RenderableType] = [_head(figures, url, problem), _summary(figures), ranks]
-    troubles = list(_troubles(status))
-    parts += [Text(line, style="yellow") for line in troubles]
-    parts.append(_latencies(figures))
-    used = FIXED_LINES + ranks.row_count + len(LATENCIES) + len(troubles)
-    parts.append(_requests(figures.latest(max(3, height - used))))
-    return Group(*parts)
+    ranks, summary, troubles = _ranks(figures, width), _summary(figures, width), _troubles(status)
+    used = FIXED_LINES + ranks.row_count + len(LATENCIES) + len(troubles) + len(summary)
+    return Group(
+        _head(figures, url, problem),
+        *summary,
+        ranks,
+        *(Text(line, style="yellow") for line in troubles),
+        _latencies(figures),
+        _requests(figures.latest(max(3, height - used)), width),
+    )
 
 
 def milliseconds(value: float | None) -> str:
@@ -91,7 +104,7 @@ def _head(figures: Figures, url: str, problem: str | None) -> Text:
     return text.append(f"  up {_duration(status['uptime_s'])}", style="bright_black")
 
 
-def _summary(figures: Figures) -> Text:
+def _summary(figures: Figures, width: int) -> list[Text]:
     status, failed = figures.status, figures.failed_share()
     ttft, tpot = figures.values(ttft_ms), figures.values(tpot_ms)
     pairs = [
@@ -104,41 +117,60 @@ def _summary(figures: Figures) -> Text:
         ("TPOT p50", milliseconds(quantile(tpot, 0.5))),
         ("failed", NONE if failed is None else f"{failed:.1%}"),
     ]
-    text = Text(no_wrap=True, overflow="ellipsis")
-    for i, (name, value) in enumerate(pairs):
+    lines = [Text()]
+    for name, value in pairs:
+        if len(lines[-1]) + len(name) + len(value) + 4 > width:
+            lines.append(Text())
         bad = name in ("failed", "waiting") and value not in (NONE, "0", "0.0%")
-        text.append("   " if i else "").append(name + " ", style="bright_black")
-        text.append(value, style="bold red" if bad else "bold")
-    return text
+        lines[-1].append("   " if lines[-1] else "").append(name + " ", style="bright_black")
+        lines[-1].append(value, style="bold red" if bad else "bold")
+    return lines
 
 
-def _ranks(figures: Figures) -> Table:
-    status, rates = figures.status, figures.rank_rates()
-    table = Table(box=None, pad_edge=False, expand=False)
-    table.add_column("rank")
-    table.add_column("state", no_wrap=True)
-    for name in ("in flight", "req/s", "to prefill"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("KV use", no_wrap=True)
-    for name in ("prefix blocks", "open handoffs", "routed"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("address", no_wrap=True, overflow="ellipsis")
-    for worker in status["workers"]:
+RANK_COLUMNS = (
+    Column("rank"),
+    Column("state"),
+    Column("in flight", right=True),
+    Column("req/s", right=True),
+    Column("to prefill", right=True),
+    Column("KV use"),
+    Column("prefix blocks", 98, right=True),
+    Column("open handoffs", 115, right=True),
+    Column("routed", 125, right=True),
+    Column("address", 75),
+)
+
+
+def _ranks(figures: Figures, width: int) -> Table:
+    rates, rows = figures.rank_rates(), []
+    for worker in figures.status["workers"]:
         for rank in worker["ranks"]:
             state, style = _state(worker, rank)
             blocks = rank["prefix_blocks"] if rank["told_blocks"] is None else rank["told_blocks"]
-            table.add_row(
-                Text(rank["name"], style=f"bold {STAGE_STYLE[worker['role']]}"),
-                Text(state, style=style),
-                f"{rank['requests']:,}",
-                _rate(rates.get(rank["name"], 0.0)),
-                f"{rank['tokens']:,}",
-                _meter(rank["kv_use"]),
-                f"{blocks:,}",
-                f"{rank['unaccepted_handoffs']:,}",
-                f"{rank['routed']:,}",
-                Text(rank["address"], style="bright_black"),
+            rows.append(
+                (
+                    Text(rank["name"], style=f"bold {STAGE_STYLE[worker['role']]}"),
+                    Text(state, style=style),
+                    f"{rank['requests']:,}",
+                    _rate(rates.get(rank["name"], 0.0)),
+                    f"{rank['tokens']:,}",
+                    _meter(rank["kv_use"]),
+                    f"{blocks:,}",
+                    f"{rank['unaccepted_handoffs']:,}",
+                    f"{rank['routed']:,}",
+                    Text(rank["address"].partition("://")[2], style="bright_black"),
+                )
             )
+    return _table(RANK_COLUMNS, rows, width)
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Sequence[RenderableType]], width: int) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        if width >= column.least:
+            table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(cell for column, cell in zip(columns, row, strict=True) if width >= column.least))
     return table
 
 
@@ -158,34 +190,46 @@ def _latencies(figures: Figures) -> Table:
     return table
 
 
-def _requests(records: list[Record]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in ("time", "route", "mode", "turn"):
-        table.add_column(name, no_wrap=True)
-    for name in ("prompt", "cached", "output", "TTFT", "TPOT", "E2E"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True, overflow="ellipsis")
+REQUEST_COLUMNS = (
+    Column("time"),
+    Column("route"),
+    Column("mode", 130),
+    Column("turn", 120),
+    Column("prompt", 110, right=True),
+    Column("cached", 140, right=True),
+    Column("output", 100, right=True),
+    Column("TTFT", right=True),
+    Column("TPOT", 90, right=True),
+    Column("E2E", right=True),
+    Column("status"),
+)
+
+
+def _requests(records: list[Record], width: int) -> Table:
     reach = sorted(_reach(record) for record in records)
     longest = max(reach[int((len(reach) - 1) * 0.95)], 1e-3) if reach else 1.0
-    table.add_column(f"to the first token, 0 - {milliseconds(longest)}", no_wrap=True)
+    rows = []
     for record in records:
-        prompt, cached = record["prompt_tokens"], record["cached_tokens"]
-        bad = record["status"] >= 400
-        table.add_row(
-            datetime.fromtimestamp(record["started_at"]).strftime("%H:%M:%S"),
-            record["route"] or NONE,
-            record["mode"],
-            record["turn"],
-            NONE if prompt is None else f"{prompt:,}",
-            NONE if not prompt or cached is None else f"{cached / prompt:.0%}",
-            NONE if record["output_tokens"] is None else f"{record['output_tokens']:,}",
-            milliseconds(ttft_ms(record)),
-            milliseconds(tpot_ms(record)),
-            milliseconds(e2e_ms(record)),
-            Text(f"{record['status']} {record['error'] or record['finish_reason'] or ''}", style="red" if bad else ""),
-            timeline(record, longest),
+        prompt, cached, bad = record["prompt_tokens"], record["cached_tokens"], record["status"] >= 400
+        ending = record["error"] or record["finish_reason"] or ""
+        rows.append(
+            (
+                datetime.fromtimestamp(record["started_at"]).strftime("%H:%M:%S"),
+                record["route"] or NONE,
+                record["mode"],
+                record["turn"],
+                NONE if prompt is None else f"{prompt:,}",
+                NONE if not prompt or cached is None else f"{cached / prompt:.0%}",
+                NONE if record["output_tokens"] is None else f"{record['output_tokens']:,}",
+                milliseconds(ttft_ms(record)),
+                milliseconds(tpot_ms(record)),
+                milliseconds(e2e_ms(record)),
+                Text(f"{record['status']} {ending if width >= 110 else ''}".strip(), style="red" if bad else ""),
+                timeline(record, longest, HOPS if width >= 110 else HOPS // 2),
+            )
         )
-    return table
+    title = f"first token, 0 - {milliseconds(longest)}" if width >= 110 else f"0 - {milliseconds(longest)}"
+    return _table((*REQUEST_COLUMNS, Column(title)), rows, width)
 
 
 def _troubles(status: dict[str, Any]) -> list[str]:

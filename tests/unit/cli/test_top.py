@@ -65,10 +65,10 @@ def status(at: float, requests: int = 0, **more: Any) -> dict[str, Any]:
     return {**answer, **more}
 
 
-def shown(figures: Figures, **options: Any) -> str:
-    console = Console(width=170, no_color=True, force_terminal=False)
+def shown(figures: Figures, *, width: int = 170, **options: Any) -> str:
+    console = Console(width=width, no_color=True, force_terminal=False)
     with console.capture() as captured:
-        console.print(frame(figures, "http://r", height=40, **options))
+        console.print(frame(figures, "http://r", width=width, height=40, **options))
     return captured.get()
 
 
@@ -136,6 +136,17 @@ def test_the_picture_holds_everything() -> None:
         assert word in text, (word, text)
     assert "502 worker_unreachable" in text and "qppp" in text
     assert "no answer: gone" in shown(figures, problem="gone")
+
+
+@pytest.mark.parametrize("width", [80, 90, 100, 110, 120, 140, 170])
+def test_nothing_is_cut_off_on_a_narrow_terminal(width: int) -> None:
+    figures = Figures()
+    addressed = worker("D", rank("D0", address="http://10.0.0.12:8000"))
+    figures.take(status(100.0, 50, workers=[addressed]), [])
+    figures.take(status(102.0, 60, workers=[addressed]), [record(1, 101.0, duration_ms=1234.0)])
+    text = shown(figures, width=width)
+    assert "…" not in text and "failed 10.0%" in text and "P0>D0" in text and "10.0.0.12:8000" in text
+    assert max(map(len, text.splitlines())) <= width
 
 
 def test_what_is_wrong_is_said() -> None:

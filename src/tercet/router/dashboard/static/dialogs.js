@@ -1,12 +1,13 @@
 // The two questions that the page asks: for the admin's key, and whether to drain a worker.
 
-import { byId, say } from "./dom.js";
+import { byId, say, set } from "./dom.js";
 import { key } from "./api.js";
 
 /** Ask for the key; resolves to true when one was given. */
 export function askKey(problem = "") {
   const dialog = byId("key-dialog");
   say(byId("key-problem"), problem);
+  set(byId("key-forget"), "hidden", key.get() ? null : "");
   return asked(dialog, byId("key-form"), byId("key-cancel"), () => {
     const given = byId("key-input").value.trim();
     if (!/^[\x21-\x7e]+$/.test(given)) {
