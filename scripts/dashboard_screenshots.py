@@ -1,6 +1,6 @@
 """Makes the pictures of docs/dashboard.md anew: a fleet of virtual H100s under traffic, before a real browser.
 
-python -m scripts.dashboard_screenshots [FOLDER]      # about three minutes; default: docs
+python -m scripts.dashboard_screenshots [FOLDER]      # about four minutes; default: docs
 """
 
 from __future__ import annotations

@@ -158,7 +158,8 @@ class Figures:
 def _stream(record: Record) -> dict[str, Any] | None:
     if record["status"] >= 400 or not record["stream"]:
         return None
-    return next((span for span in record["spans"] if span["phase"] == STREAM and "error" not in span), None)
+    # The last one: a rank that lacked a picture has answered too, before another attempt.
+    return next((span for span in reversed(record["spans"]) if span["phase"] == STREAM and "error" not in span), None)
 
 
 def _ended(record: Record) -> float:

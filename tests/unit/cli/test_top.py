@@ -78,6 +78,8 @@ def test_figures_of_a_record() -> None:
     whole, failed = record(0, stream=False), record(0, status=502)
     assert (ttft_ms(whole), tpot_ms(whole), e2e_ms(whole)) == (None, None, 260.0)
     assert (ttft_ms(failed), tpot_ms(failed), e2e_ms(failed), phase_ms("queue")(failed)) == (None,) * 4
+    retried = record(0, spans=[span("stream", 1, 2, "D1"), *record(0)["spans"]])
+    assert (ttft_ms(retried), tpot_ms(retried)) == (60.0, 10.0)
     assert tpot_ms(record(0, output_tokens=1)) is None and tpot_ms(record(0, output_tokens=None)) is None
 
 

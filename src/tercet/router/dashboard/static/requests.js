@@ -78,8 +78,8 @@ export class Requests {
     const all = store.latest();
     const found = all.filter((record) => (this.which === "all" || record.status >= 400) && (!this.rank || record.spans.some((span) => span.worker === this.rank) || record.labels.includes(this.rank)));
     if (this.held && this.frozen) {
-      const seen = new Set(this.frozen.map((record) => record.key));
-      const at = found.findIndex((record) => seen.has(record.key));
+      const seen = new Set(this.frozen.map((record) => record.uid));
+      const at = found.findIndex((record) => seen.has(record.uid));
       this.fresh = at < 0 ? found.length : at;
     } else {
       this.frozen = found.slice(0, this.most);
@@ -96,14 +96,14 @@ export class Requests {
 
   draw() {
     const records = this.frozen ?? [];
-    const reach = (record) => (this.scale === "whole" ? record.duration_ms : record.ttft ?? record.spans.find((span) => span.phase === "stream")?.start_ms ?? record.duration_ms);
+    const reach = (record) => (this.scale === "whole" ? record.duration_ms : record.ttft ?? record.spans.findLast((span) => span.phase === "stream")?.start_ms ?? record.duration_ms);
     const longest = records.map(reach).sort((a, b) => a - b);
     // One request in twenty may run off the scale: else it would squeeze all the others.
     const most = longest[Math.floor((longest.length - 1) * 0.95)] ?? 1;
     say(this.axis, records.length ? `0 – ${ms(most)}` : "");
     const rows = records.flatMap((record) => {
-      const row = { key: record.key, record, most, open: this.open.has(record.key), whole: this.scale === "whole" };
-      return row.open ? [row, { key: `${record.key} detail`, record, detail: true }] : [row];
+      const row = { key: record.uid, record, most, open: this.open.has(record.uid), whole: this.scale === "whole" };
+      return row.open ? [row, { key: `${record.uid} detail`, record, detail: true }] : [row];
     });
     this.rows.show(rows);
   }
@@ -163,9 +163,9 @@ function makeDetail() {
   return {
     element,
     update({ record }) {
-      if (shown === record.key) return;
-      shown = record.key;
-      const words = [record.id, record.model, record.stream ? "streamed" : "whole answer", record.error, ...record.workers.map((worker) => `${worker.name} ${worker.url}${worker.rank === null ? "" : `@${worker.rank}`}`)];
+      if (shown === record.uid) return;
+      shown = record.uid;
+      const words = [record.id, record.key && `key ${record.key}`, record.model, record.stream ? "streamed" : "whole answer", record.error, ...record.workers.map((worker) => `${worker.name} ${worker.url}${worker.rank === null ? "" : `@${worker.rank}`}`)];
       say(facts, words.filter(Boolean).join(" · "));
       list.replaceChildren(
         ...record.spans.map((span) => {

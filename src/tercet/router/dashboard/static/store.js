@@ -35,7 +35,8 @@ function totals(status) {
 
 /** A record of /requests with what follows from it; times in ms, `ended` in Unix seconds. */
 function measured(record) {
-  const stream = record.spans.find((span) => span.phase === "stream" && !span.error);
+  // The last one: a rank that lacked a picture has answered too, before another attempt.
+  const stream = record.spans.findLast((span) => span.phase === "stream" && !span.error);
   const phases = {};
   for (const span of record.spans) {
     if (span.phase !== "stream") phases[span.phase] = (phases[span.phase] ?? 0) + span.end_ms - span.start_ms;
@@ -45,7 +46,7 @@ function measured(record) {
   const tokens = record.output_tokens;
   return {
     ...record,
-    key: `${record.id} ${record.started_at}`,
+    uid: `${record.id} ${record.started_at}`,
     ended: record.started_at + record.duration_ms / 1000,
     ok,
     failed: record.status >= 500,
