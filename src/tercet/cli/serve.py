@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tercet.cli.start_view import StartView
+    from tercet.launch.source import Asked
 
 
 def serve(
@@ -173,7 +174,7 @@ def serve(
       tercet serve 1P1D --random-weights tiny         starts in seconds, answers nonsense
     """
     from tercet.launch.devices import parse_devices
-    from tercet.launch.source import topology_from, with_settings
+    from tercet.launch.source import Asked, topology_from, with_settings
 
     if restart not in ("on-failure", "no"):
         raise UsageError(f"--restart {restart!r} is unknown: choose on-failure or no")
@@ -240,11 +241,14 @@ def serve(
         for line in list(planned_lines(built, cache_dir)):
             typer.echo(line)
         return
-    _serve(built, detach, restart == "on-failure", log_dir, cache_dir, start_timeout)
+    path = None if topology is None else Path(topology)
+    again = Asked(path.absolute(), asked, settings) if path is not None and path.is_file() else None
+    _serve(built, again, detach, restart == "on-failure", log_dir, cache_dir, start_timeout)
 
 
 def _serve(
     topology: Topology,
+    asked: Asked | None,
     detach: bool,
     restart: bool,
     log_dir: Path | None,
@@ -268,13 +272,18 @@ def _serve(
     with start_view(console) as view:
         prepare_model(topology, cache_dir, view.model)
         if detach:
-            spec = DetachedSpec(topology, None, log_dir, cache_dir, restart, start_timeout)
+            spec = DetachedSpec(topology, None, log_dir, cache_dir, restart, start_timeout, asked)
             name = start_detached(spec, view.part)
             view.close()
             _say_how_to(console, name)
             return
         deployment = LocalDeployment(
-            topology, log_dir=log_dir, cache_dir=cache_dir, restart=restart, start_timeout_s=start_timeout
+            topology,
+            log_dir=log_dir,
+            cache_dir=cache_dir,
+            restart=restart,
+            start_timeout_s=start_timeout,
+            asked=asked,
         )
         asyncio.run(run_until_signal(deployment, view.part, lambda: _ready(console, view, deployment.name)))
 

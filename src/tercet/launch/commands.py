@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from tercet.core.errors import UsageError
-from tercet.core.stage import Mode, Stage, role_letter
+from tercet.core.stage import ROLE_NAMES, Mode, Stage, role_letter
 from tercet.core.topology import RouterSpec, Topology, WorkerSpec, default_mode
 from tercet.dialects.registry import dialect_named
 from tercet.launch.engines.flags import flags_of
@@ -83,9 +84,10 @@ ROUTER_GRACE_S = 3.0
 _ROUTER_FLAGS = {"A": "--worker", "E": "--encode", "P": "--prefill", "D": "--decode"}
 
 
-def router_arguments(placement: Placement, grace_s: float = ROUTER_GRACE_S) -> list[str]:
-    """Return the arguments of `tercet router`. Raises UsageError for a mode that the engine can't run."""
-    topology, router = placement.topology, placement.topology.router
+def routed(placement: Placement) -> tuple[Mode, list[tuple[str, str]]]:
+    """Return the router's mode, and its workers: the letter of each one's role, and its URL with what is said of it.
+    Raises UsageError for a mode that the engine can't run."""
+    topology = placement.topology
     engine = engine_commands(topology.engine.engine)
     dialect = dialect_named(engine.dialect)
     workers = topology.workers
@@ -96,6 +98,47 @@ def router_arguments(placement: Placement, grace_s: float = ROUTER_GRACE_S) -> l
         mode = {Mode.EPD: default_mode(workers), Mode.EPPD: Mode.PPD}.get(mode, mode) if workers else mode
     if mode is Mode.PPD and not dialect.decode_alone:
         raise UsageError(f"mode {topology.mode} needs decode workers that compute prompts: {dialect.name}'s can't")
+    named = []
+    for worker in workers:
+        said = ([f"ranks={worker.ranks}"] if worker.ranks > 1 else []) + list(engine.said(placement, worker))
+        letter = role_letter(worker.stages)
+        if Stage.ENCODE in worker.stages and letter != "E":
+            said.append("encode")
+        named.append((letter, placement.worker_url(worker) + ("#" + ",".join(said) if said else "")))
+    return mode, named
+
+
+LIVE = (
+    "connect_timeout_s",
+    "first_byte_timeout_s",
+    "answer_timeout_s",
+    "idle_timeout_s",
+    "queue_timeout_s",
+    "max_retries",
+)
+"""Of the router's settings, those that it may be told while it runs."""
+
+
+def workers_file(placement: Placement, refused: str = "") -> str:
+    """Return the file by which a running router is told of workers, mode and deadlines, and what could not be done."""
+    mode, workers = routed(placement)
+    router = placement.topology.router
+    return json.dumps(
+        {
+            "mode": mode,
+            "workers": [{"url": named, "role": ROLE_NAMES[letter]} for letter, named in workers],
+            "settings": {name.removesuffix("_s"): getattr(router, name) for name in LIVE},
+            **({"refused": refused} if refused else {}),
+        },
+        indent=1,
+    )
+
+
+def router_arguments(placement: Placement, grace_s: float = ROUTER_GRACE_S) -> list[str]:
+    """Return the arguments of `tercet router`. Raises UsageError for a mode that the engine can't run."""
+    topology, router = placement.topology, placement.topology.router
+    engine = engine_commands(topology.engine.engine)
+    mode, workers = routed(placement)
     _require_vllm(topology)
     flags: dict[str, object] = {
         "--mode": mode,
@@ -120,12 +163,8 @@ def router_arguments(placement: Placement, grace_s: float = ROUTER_GRACE_S) -> l
         "--shutdown-grace": grace_s,
     }
     arguments = flags_of(flags)
-    for worker in workers:
-        said = ([f"ranks={worker.ranks}"] if worker.ranks > 1 else []) + list(engine.said(placement, worker))
-        if Stage.ENCODE in worker.stages and role_letter(worker.stages) != "E":
-            said.append("encode")
-        fragment = "#" + ",".join(said) if said else ""
-        arguments += [_ROUTER_FLAGS[role_letter(worker.stages)], f"{placement.worker_url(worker)}{fragment}"]
+    for letter, named in workers:
+        arguments += [_ROUTER_FLAGS[letter], named]
     return arguments
 
 

@@ -24,6 +24,7 @@ from tercet.core.topology import Topology
 from tercet.launch.foreground import StartInterruptedError, run_until_signal
 from tercet.launch.local import LocalDeployment
 from tercet.launch.progress import LaunchError, OnProgress, Progress
+from tercet.launch.source import Asked
 from tercet.launch.topology_file import parse_topology, topology_to_dict
 
 
@@ -37,6 +38,7 @@ class DetachedSpec:
     cache_dir: Path | None = None
     restart: bool = True
     start_timeout_s: float | None = None
+    asked: Asked | None = None
 
     def to_json(self) -> str:
         """Return one line of JSON that `from_json` reads back."""
@@ -47,6 +49,7 @@ class DetachedSpec:
                 **{name: str(path) if path else None for name, path in paths.items()},
                 "restart": self.restart,
                 "start_timeout_s": self.start_timeout_s,
+                "asked": None if self.asked is None else self.asked.to_dict(),
             }
         )
 
@@ -56,7 +59,8 @@ class DetachedSpec:
         data: dict[str, Any] = json.loads(text)
         topology = parse_topology(json.dumps(data.pop("topology")), "the launcher's topology")
         paths = {name: Path(data[name]) if data[name] else None for name in ("run_root", "log_dir", "cache_dir")}
-        return cls(topology, **{**data, **paths})
+        asked = None if data["asked"] is None else Asked.from_dict(data["asked"])
+        return cls(topology, **{**data, **paths, "asked": asked})
 
 
 def start_detached(spec: DetachedSpec, on_progress: OnProgress) -> str:
@@ -147,6 +151,7 @@ def main() -> int:
         cache_dir=spec.cache_dir,
         restart=spec.restart,
         start_timeout_s=spec.start_timeout_s,
+        asked=spec.asked,
     )
     setproctitle(f"tercet serve {spec.topology.name}")
     teller = _Teller()

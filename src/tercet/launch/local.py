@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,8 @@ from tercet.core.secret import SECRET_VARIABLE, key_of_workers
 from tercet.core.topology import RouterSpec, Topology, WorkerSpec
 from tercet.http.client import Client
 from tercet.http.tls import unverified_context
-from tercet.launch.commands import Commands, TercetCommands
+from tercet.launch.change import Change, change_of, merged
+from tercet.launch.commands import Commands, TercetCommands, workers_file
 from tercet.launch.devices import resolve_devices
 from tercet.launch.engines.registry import engine_commands
 from tercet.launch.keeper import Keeper
@@ -25,12 +26,18 @@ from tercet.launch.model import shown_model, with_stages
 from tercet.launch.part import BACKOFF_S, Part, PartSpec
 from tercet.launch.placement import Placement
 from tercet.launch.ports import PortReservation, check_free
+from tercet.launch.probe import until_drained
 from tercet.launch.progress import OnProgress, Progress
+from tercet.launch.reload import LOOK_S, Reload
 from tercet.launch.segments import sweep_all
+from tercet.launch.source import Asked
 from tercet.launch.state import RunDir, RunState, default_log_dir, default_run_root, running, write_private
 from tercet.transfer.pool import sweep
 
 SECRET_BYTES = 32
+WORKERS_FILE = "workers.yaml"
+LEAVE_S = 310.0
+"""How long a worker that leaves is waited for: somewhat longer than the router does."""
 GRACE_S = 5.0
 CLEAR_TIMEOUT_S = 10.0
 """How long killed processes may hold their shared segments."""
@@ -45,7 +52,8 @@ class LocalDeployment:
 
     Use it in one event loop, as a context manager or by `start` and `stop`; for another deployment make another one.
     `start_timeout_s` bounds each part's start (None: what the engine needs). With `restart`, crashed parts start again,
-    waiting `backoff_s` between.
+    waiting `backoff_s` between. `asked` is the file that the topology came from, if it did: what changes there is
+    followed as far as it can be.
     """
 
     def __init__(
@@ -60,8 +68,11 @@ class LocalDeployment:
         grace_s: float = GRACE_S,
         backoff_s: Sequence[float] = BACKOFF_S,
         commands: Commands | None = None,
+        asked: Asked | None = None,
     ) -> None:
         self.topology = topology
+        self._asked, self._sees = asked, False
+        self._as_asked = topology
         self.name = topology.name
         self.warnings: list[str] = []
         self._run_root = run_root or default_run_root()
@@ -80,7 +91,8 @@ class LocalDeployment:
         self._keeper: Keeper | None = None
         self._workers: list[Part] = []
         self._router: Part | None = None
-        self._watchers: list[asyncio.Task[None]] = []
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._following: set[asyncio.Task[None]] = set()
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._started_at = 0.0
@@ -117,8 +129,9 @@ class LocalDeployment:
 
     async def _start(self) -> None:
         self._started_at = time.time()
-        sees = self._commands.sees(self.topology, self._cache_dir)
-        assigned, self.warnings = resolve_devices(with_stages(self.topology, sees))
+        self._sees = self._commands.sees(self.topology, self._cache_dir)
+        self._as_asked = with_stages(self.topology, self._sees)
+        assigned, self.warnings = resolve_devices(self._as_asked)
         self.topology = self._reserve_ports(assigned)
         self._run_dir = run_dir = RunDir.claim(self._run_root, self.topology.name)
         self.name = run_dir.name
@@ -127,12 +140,12 @@ class LocalDeployment:
             run_dir.topology_id,
             cache_dir=self._cache_dir,
             run_path=run_dir.path,
-            side_ports=self._reserve_side_ports(),
+            side_ports=self._reserve_side_ports(self.topology, self.topology.workers),
         )
         # Built before anything runs: a setting that can't work ends here.
-        workers = [self._worker_part(worker) for worker in self.topology.workers]
-        argv = tuple(self._commands.router(self._placement))
-        router = PartSpec("router", argv, self.url, restarted_path="/health")
+        workers = [self._worker_part(self._placement, worker) for worker in self.topology.workers]
+        router = PartSpec("router", self._router_argv(self._placement), self.url, restarted_path="/health")
+        self._tell_router()
         self._publish("starting")
         for warning in self.warnings:
             self._on_progress(Progress("deployment", "warning", warning))
@@ -143,17 +156,91 @@ class LocalDeployment:
             self._keeper = keeper = await Keeper.start(run_dir.topology_id, run_dir.path, log)
         finally:
             os.close(log)
-        env = {**os.environ, SECRET_VARIABLE: self._secret.hex(), "PYTHONUNBUFFERED": "1"}
-        self._workers = [self._part(spec, env, keeper) for spec in workers]
+        self._workers = [self._part(spec, keeper) for spec in workers]
         await _all_or_none([part.start() for part in self._workers])
-        self._router = self._part(router, env, keeper)
+        self._router = self._part(router, keeper)
         await self._router.start()
         self._publish("ready")
-        self._watchers = [asyncio.create_task(part.watch(self._restart)) for part in (*self._workers, self._router)]
+        self._watch(*self._workers, self._router)
+        if self._asked is not None:
+            self._follow(Reload(self._asked, self.become, self._refuse).watch())
         self._on_progress(Progress("deployment", "ready", self.url))
 
-    def _worker_part(self, worker: WorkerSpec) -> PartSpec:
-        process = self._commands.worker(self._placement, worker)
+    async def become(self, wanted: Topology) -> None:
+        """Start the workers that are new in `wanted`, have those leave that it lacks, and take over its mode and
+        deadlines. Raises UsageError for what can't change while it runs, LaunchError for a worker that does not start:
+        nothing has changed then."""
+        wanted = with_stages(wanted, self._sees)
+        change = change_of(self._as_asked, wanted)
+        assert self._keeper is not None and self._router is not None
+        if busy := {worker.name for worker in change.added} & {part.spec.name for part in self._workers}:
+            raise UsageError(f"{', '.join(sorted(busy))}: one of that name is still leaving; take another")
+        placement = self._placed(wanted, change)
+        named = {worker.name for worker in change.added}
+        argv = self._router_argv(placement)
+        parts = [
+            self._part(self._worker_part(placement, worker), self._keeper)
+            for worker in placement.topology.workers
+            if worker.name in named
+        ]
+        if parts:
+            await _all_or_none([part.start() for part in parts])
+        left = {name: self.worker_urls[name] for name in change.removed}
+        self._as_asked, self.topology, self._placement = wanted, placement.topology, placement
+        self._workers += parts
+        self._watch(*parts)
+        self._router.spec = replace(self._router.spec, argv=argv)
+        self._tell_router()
+        self._publish("ready")
+        for name, url in left.items():
+            self._follow(self._let_go(name, url))
+
+    def _placed(self, wanted: Topology, change: Change) -> Placement:
+        """Return where everything is once `wanted` runs: what is here stays where it is."""
+        assigned, _ = resolve_devices(merged(self.topology, wanted))
+        topology = self._with_ports(assigned)
+        side_ports = {**self._placement.side_ports, **self._reserve_side_ports(topology, change.added)}
+        return replace(self._placement, topology=topology, side_ports=side_ports)
+
+    async def _let_go(self, name: str, url: str) -> None:
+        """End a worker once the router has drained it."""
+        await until_drained(self._client, self.url, url, LEAVE_S)
+        self._watchers.pop(name).cancel()
+        part = next(part for part in self._workers if part.spec.name == name)
+        await part.end(self._grace_s)
+        self._workers.remove(part)
+        self._on_progress(Progress(name, "stopped"))
+
+    def _refuse(self, why: str) -> None:
+        self._on_progress(Progress("deployment", "warning", why))
+        self._tell_router(why)
+
+    def _tell_router(self, refused: str = "") -> None:
+        if self._asked is not None and self._run_dir is not None:
+            write_private(self._run_dir.path / WORKERS_FILE, workers_file(self._placement, refused))
+
+    def _router_argv(self, placement: Placement) -> tuple[str, ...]:
+        argv = tuple(self._commands.router(placement))
+        if self._asked is None:
+            return argv
+        return (*argv, "--workers-file", f"{placement.run_path}/{WORKERS_FILE}", "--discovery-interval", f"{LOOK_S:g}")
+
+    def _watch(self, *parts: Part) -> None:
+        for part in parts:
+            self._watchers[part.spec.name] = asyncio.create_task(part.watch(self._restart))
+
+    def _follow(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._following.add(task)
+        task.add_done_callback(self._followed)
+
+    def _followed(self, task: asyncio.Task[None]) -> None:
+        self._following.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._on_progress(Progress("deployment", "warning", f"the topology file is followed no more: {fault!r}"))
+
+    def _worker_part(self, placement: Placement, worker: WorkerSpec) -> PartSpec:
+        process = self._commands.worker(placement, worker)
         path = process.ready_path
         for name, text in process.files.items():
             Path(name).write_text(text, encoding="utf-8")
@@ -163,9 +250,10 @@ class LocalDeployment:
             env[process.key_variable] = key
         if key is not None and process.key_file is not None:
             write_private(Path(process.key_file), f"api-key: {key}\n")
-        return PartSpec(worker.name, process.argv, self.worker_urls[worker.name], path, path, env, key)
+        return PartSpec(worker.name, process.argv, placement.worker_url(worker), path, path, env, key)
 
-    def _part(self, spec: PartSpec, env: Mapping[str, str], keeper: Keeper) -> Part:
+    def _part(self, spec: PartSpec, keeper: Keeper) -> Part:
+        env = {**os.environ, SECRET_VARIABLE: self._secret.hex(), "PYTHONUNBUFFERED": "1"}
         return Part(
             spec,
             log_dir=self.log_dir,
@@ -179,21 +267,29 @@ class LocalDeployment:
 
     def _reserve_ports(self, topology: Topology) -> Topology:
         """Reserve every port before anything starts; workers without one get those after the router's."""
-        router, host = topology.router, self._placement.host
+        router = topology.router
         check_router_port(self._run_root, router)
         port = self._ports.take(router.host, router.port, "router", "--port") if router.port else 0
         port = port or self._ports.find(router.host, 0)
+        return self._with_ports(replace(topology, router=replace(router, port=port)))
+
+    def _with_ports(self, topology: Topology) -> Topology:
+        """Reserve the ports of the workers that are not here yet."""
+        host, first = self._placement.host, topology.router.port + 1
+        here = {part.spec.name for part in self._workers}
         workers = []
         for worker in topology.workers:
-            if worker.port:
+            if worker.name in here:
+                pass
+            elif worker.port:
                 self._ports.take(host, worker.port, worker.name, "its `port` in the topology file, for instance")
             else:
-                worker = replace(worker, port=self._ports.find(host, router.port + 1 if router.port else 0))
+                worker = replace(worker, port=self._ports.find(host, first))
             workers.append(worker)
-        return replace(topology, workers=tuple(workers), router=replace(router, port=port))
+        return replace(topology, workers=tuple(workers))
 
-    def _reserve_side_ports(self) -> dict[str, tuple[int, ...]]:
-        counts = {worker.name: self._commands.side_ports(self.topology, worker) for worker in self.topology.workers}
+    def _reserve_side_ports(self, topology: Topology, workers: Iterable[WorkerSpec]) -> dict[str, tuple[int, ...]]:
+        counts = {worker.name: self._commands.side_ports(topology, worker) for worker in workers}
         return {name: self._ports.find_run(self._placement.host, count) for name, count in counts.items() if count}
 
     def _publish(self, phase: str) -> None:
@@ -217,13 +313,12 @@ class LocalDeployment:
 
     async def wait(self) -> None:
         """Return when the deployment is stopped. Raises LaunchError when the router crashed and may not restart."""
-        while self._watchers and self._stopping is None:
-            done, _ = await asyncio.wait(self._watchers, return_when=asyncio.FIRST_COMPLETED)
-            router = self._watchers[-1]
-            if router in done and not router.cancelled():
-                router.result()
+        router = self._watchers.get("router")
+        if router is not None and self._stopping is None:
             # A worker that may not restart stays down; the router goes on without it.
-            self._watchers = [task for task in self._watchers if task not in done]
+            await asyncio.wait([router])
+            if not router.cancelled():
+                router.result()
 
     async def stop(self) -> None:
         """End everything and return when nothing is left: the router first, then the workers. Safe to call twice."""
@@ -242,7 +337,7 @@ class LocalDeployment:
         if self._keeper is not None:
             self._publish("stopping")
             self._on_progress(Progress("deployment", "stopping"))
-        busy = [task for task in (self._starting, *self._watchers) if task is not None]
+        busy = [task for task in (self._starting, *self._watchers.values(), *self._following) if task is not None]
         for task in busy:
             task.cancel()
         await asyncio.gather(*busy, return_exceptions=True)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from time import monotonic
+
 from tercet.http.client import Client, ClientError
 
 TIMEOUT_S = 10.0
 SHOWN_CHARS = 300
+POLL_S = 0.2
 
 
 async def probe(client: Client, url: str, key: str | None = None) -> str | None:
@@ -23,3 +28,23 @@ async def probe(client: Client, url: str, key: str | None = None) -> str | None:
         return None
     text = body.decode("utf-8", errors="replace")[:SHOWN_CHARS].strip()
     return f"{url} answered {response.status}" + (f": {text}" if text else "")
+
+
+async def _routed_workers(client: Client, url: str) -> list[str] | None:
+    """Return the URLs of the workers of the router at `url`, those that leave included; None when it does not say."""
+    try:
+        response = await client.request("GET", url + "/ready", first_byte_timeout_s=TIMEOUT_S, idle_timeout_s=TIMEOUT_S)
+        workers = json.loads(await response.read())["workers"]
+    except (ClientError, ValueError, LookupError, TypeError):
+        return None
+    return [str(worker) for worker in workers]
+
+
+async def until_drained(client: Client, router: str, worker: str, timeout_s: float) -> None:
+    """Return when the router at one URL has forgotten the worker at another, or it takes too long."""
+    until = monotonic() + timeout_s
+    while monotonic() < until:
+        workers = await _routed_workers(client, router)
+        if workers is not None and worker not in workers:
+            return
+        await asyncio.sleep(POLL_S)

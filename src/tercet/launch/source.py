@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,32 @@ from tercet.core.topology import (
     require_stages,
 )
 from tercet.launch.topology_file import check_gpu, faults, load_topology, topology_to_dict
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A topology file and the flags over it, to be read again."""
+
+    path: Path
+    mode: Mode | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def read(self) -> Topology:
+        """Return the topology as the file says now. Raises UsageError."""
+        return with_settings(topology_from(str(self.path), self.mode), self.settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `from_dict` reads, as JSON can hold it."""
+        return {"path": str(self.path), "mode": self.mode, "settings": dict(self.settings)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Asked:
+        """Read what `to_dict` returned, after JSON."""
+        settings = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data["settings"].items()
+        }
+        return cls(Path(data["path"]), None if data["mode"] is None else Mode(data["mode"]), settings)
+
 
 _SHORT_FORM = re.compile(r"(?:[0-9]+[A-Za-z])+")
 

@@ -11,13 +11,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tercet.core.errors import UsageError
+from tercet.core.errors import TercetError, UsageError
 from tercet.core.topology import Topology, WorkerSpec
 from tercet.launch.engines.protocol import WorkerProcess
 from tercet.launch.local import LocalDeployment
@@ -110,6 +110,37 @@ async def test_an_engine_that_reads_its_key_from_a_file_gets_it_there_and_nowher
             with pytest.raises(urllib.error.HTTPError, match="401"):
                 await get(f"{url}/pid")
     assert not any(file.exists() for file in files)
+
+
+def changed(workers: str, **more: str) -> Topology:
+    said = "".join(f", {name}: {value}" for name, value in more.items())
+    return parse_topology(f"{{workers: {workers}, devices: ['cpu'], router: {{port: 0}}{said}}}", "test")
+
+
+async def test_it_becomes_what_is_wanted_of_it_or_stays_as_it_was(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    local = deployment(tmp_path, {"decode-2": ["--crash-at-start"]})
+    await local.start(told.append)
+    try:
+        await local.become(changed("1P2D", mode="ppd"))
+        assert list(local.worker_urls) == ["prefill-0", "decode-0", "decode-1"] and local.topology.mode == "ppd"
+        first = int(await get(f"{local.worker_urls['decode-1']}/pid"))
+        for wrong, words in (
+            (changed("1P3D"), "decode-2 ended while starting"),
+            (changed("1P3D", engine="{dtype: fp32}"), "engine: dtype can't change"),
+        ):
+            with pytest.raises(TercetError, match=words):
+                await local.become(wrong)
+            assert len(local.worker_urls) == 3 and not children_of("--crash-at-start")
+        (state,) = running(tmp_path / "run")
+        assert state.shape == "1P2D" and len(state.workers) == 3
+        assert int(await get(f"{local.worker_urls['decode-1']}/pid")) == first
+        os.kill(first, signal.SIGKILL)  # it is watched over like the others
+        await eventually(lambda: Progress("decode-1", "ready") in [replace(p, detail="") for p in told[-1:]])
+        pids = [int(await get(f"{url}/pid")) for url in (local.url, *local.worker_urls.values())]
+    finally:
+        await local.stop()
+    assert not any(map(psutil.pid_exists, pids))
 
 
 async def test_it_starts_serves_and_leaves_nothing(tmp_path: Path) -> None:
