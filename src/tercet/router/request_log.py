@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 from time import perf_counter_ns
 
+from tercet.core.fast_json import dumps
 from tercet.core.faults import whence
 from tercet.http.server import Request
 from tercet.router.record import RequestRecord
@@ -34,7 +35,7 @@ class JsonFormatter(logging.Formatter):
         data |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
             data["exception"] = whence(record.exc_info[1])
-        return json.dumps(data)
+        return dumps(data).decode()
 
 
 def set_up_logs(how: str) -> None:

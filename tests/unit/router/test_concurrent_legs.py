@@ -111,3 +111,29 @@ async def test_the_client_leaving_cancels_both() -> None:
         request.cancel()
         await until(lambda: all(worker.cancelled == 1 for worker in setup.workers))
         await setup.idle()
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_the_record_of_legs_that_ran_at_once(late: bool) -> None:
+    """D may have answered before P did, which is then given up: that is no error of the request."""
+    async with concurrent() as setup:
+        (prefill,), (decode,) = setup.role("A"), setup.role("D")
+        held = asyncio.Event()
+        (prefill if late else decode).gate = held
+        asking = asyncio.create_task(setup.complete("a b", max_tokens=3, stream=True))
+        if not late:
+            await until(lambda: prefill.inferences and decode.running and not prefill.running)
+            await asyncio.sleep(0.02)
+            held.set()
+        assert (await asking).streamed == "w2 w3 w4"
+        held.set()
+        await setup.idle()
+        (record,) = (await setup.get("/requests")).json["requests"]
+        assert (record["status"], record["error"], record["finish_reason"]) == (200, None, "length")
+        spans = {span["phase"]: span for span in record["spans"] if span["worker"] == "D0"}
+        (p,) = [span for span in record["spans"] if span["phase"] == "prefill"]
+        assert p["worker"] == "P0" and p.get("error") == ("cancelled" if late else None)
+        if not late:
+            assert min(span["start_ms"] for span in spans.values()) >= p["end_ms"], "P's time isn't D's"
+        assert await setup.metric("tercet:router_time_per_output_token_seconds_count") == 1
+        assert await setup.metric("tercet:router_prefill_seconds_count") == (0 if late else 1)

@@ -27,6 +27,7 @@ def samples(metrics: bytes) -> dict[tuple[str, Labels], float]:
 
 
 async def scrape(setup: Setup) -> dict[tuple[str, Labels], float]:
+    await until(lambda: setup.router.parts.fleet.in_flight == 0)  # a client may have its answer a moment earlier
     return samples((await setup.get("/metrics")).body)
 
 

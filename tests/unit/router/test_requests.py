@@ -23,6 +23,7 @@ QUICK = "queue;dur=0.01, prefill;dur=0.02"
 
 
 async def records(setup: Setup, query: str = "") -> list[dict[str, Any]]:
+    await until(lambda: setup.router.parts.fleet.in_flight == 0)  # a client may have its answer a moment earlier
     got = await setup.get(f"/requests{query}")
     assert got.status == 200 and got.json["kept"] == KEPT
     found: list[dict[str, Any]] = got.json["requests"]
