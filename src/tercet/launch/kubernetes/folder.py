@@ -17,7 +17,7 @@ from tercet.engine.models.hub import is_hub_id
 from tercet.launch.kubernetes.manifest import Manifest, labels, manifest
 from tercet.launch.kubernetes.network import network_objects
 from tercet.launch.kubernetes.options import DeployOptions
-from tercet.launch.kubernetes.placing import OWN_ENGINES, Placed, place
+from tercet.launch.kubernetes.placing import OWN_ENGINES, Placed, key_variable, place
 from tercet.launch.kubernetes.router import KEYS_SECRET, access_objects, router_objects
 from tercet.launch.kubernetes.workers import (
     EMBEDDINGS_CLAIM,
@@ -114,7 +114,7 @@ def _scripts(placed: Placed, options: DeployOptions) -> dict[str, str]:
     values = {
         "namespace": options.namespace,
         "groups": [group.name for group in placed.groups],
-        "secret": SECRET if topology.engine.engine in OWN_ENGINES else None,
+        "secret": SECRET if topology.engine.engine in OWN_ENGINES or key_variable(topology) else None,
         "keys_secret": KEYS_SECRET if topology.router.api_key_file else None,
         "keys_file": topology.router.api_key_file or "",
         "hub_secret": HUB_SECRET if is_hub_id(topology.model) and topology.engine.random_weights is None else None,

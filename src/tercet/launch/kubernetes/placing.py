@@ -25,6 +25,14 @@ SIDE_PORT = 5600
 EMBEDDINGS = Path("/embeddings")
 KEYS_FILE = "/etc/tercet/keys/keys"
 OWN_ENGINES = ("tercet", "virtual")
+KEY_VARIABLES = {"vllm": "VLLM_API_KEY"}
+"""Where other engines' servers look for the one API key that they let in."""
+
+
+def key_variable(topology: Topology) -> str | None:
+    """Return the variable of another engine's workers that holds the key by which the router speaks to them; None where
+    they are open, as everything is without API keys."""
+    return KEY_VARIABLES.get(topology.engine.engine) if topology.router.api_key_file else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from tercet.launch.kubernetes.manifest import (
     pod_security,
 )
 from tercet.launch.kubernetes.options import DeployOptions
-from tercet.launch.kubernetes.placing import KEYS_FILE, OWN_ENGINES, Placed
+from tercet.launch.kubernetes.placing import KEYS_FILE, OWN_ENGINES, Placed, key_variable
 from tercet.launch.kubernetes.workers import SECRET
 from tercet.launch.topology_file import topology_to_dict
 
@@ -27,6 +27,7 @@ CONFIG = "router-topology"
 KEYS_SECRET = "router-api-keys"
 FOLDER = "/etc/tercet/router"
 ARGUMENTS = "arguments"
+WORKER_KEY_FILE = "/etc/tercet/workers/secret"
 STOP_MARGIN_S = 15
 LEAVE_S = 5
 """How long the Service may go on sending requests to a router that is about to end."""
@@ -36,8 +37,11 @@ def router_objects(placed: Placed, options: DeployOptions) -> list[Manifest]:
     """Return the router's ConfigMap, Deployment, Service and PodDisruptionBudget."""
     said = labels("router")
     topology = placed.placement.topology
+    arguments = router_arguments(placed.placement, options.grace_s)
+    if key_variable(placed.source):
+        arguments += ["--worker-api-key-file", WORKER_KEY_FILE]
     data = {
-        ARGUMENTS: "\n".join(router_arguments(placed.placement, options.grace_s)) + "\n",
+        ARGUMENTS: "\n".join(arguments) + "\n",
         "topology.yaml": yaml.safe_dump(topology_to_dict(placed.source), sort_keys=False),
     }
     digest = hashlib.sha256(data[ARGUMENTS].encode()).hexdigest()[:16]
@@ -103,6 +107,9 @@ def _pod(placed: Placed, options: DeployOptions) -> Manifest:
         mounts.append({"name": "keys", "mountPath": KEYS_FILE.rpartition("/")[0], "readOnly": True})
         if placed.source.engine.engine in OWN_ENGINES:  # they let in only who knows it
             env.append({"name": SECRET_VARIABLE, "valueFrom": {"secretKeyRef": {"name": SECRET, "key": "secret"}}})
+        elif key_variable(placed.source):
+            volumes.append({"name": "worker-key", "secret": {"secretName": SECRET}})
+            mounts.append({"name": "worker-key", "mountPath": WORKER_KEY_FILE.rpartition("/")[0], "readOnly": True})
     container = {
         "name": NAME,
         "image": options.image_router,

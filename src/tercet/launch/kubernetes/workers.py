@@ -20,7 +20,7 @@ from tercet.launch.kubernetes.manifest import (
     pod_security,
 )
 from tercet.launch.kubernetes.options import DeployOptions
-from tercet.launch.kubernetes.placing import EMBEDDINGS, OWN_ENGINES, WORKER_PORT, Group, Placed
+from tercet.launch.kubernetes.placing import EMBEDDINGS, OWN_ENGINES, WORKER_PORT, Group, Placed, key_variable
 from tercet.launch.placement import Placement
 
 SECRET = "tercet-topology"
@@ -180,9 +180,9 @@ def _environment(placed: Placed, process: WorkerProcess) -> list[Manifest]:
         {"name": name, "value": "$(POD_IP)" if value == placed.placement.host else value}
         for name, value in process.env.items()
     ]
-    if own:
-        secret = {"secretKeyRef": {"name": SECRET, "key": "secret"}}
-        env.append({"name": SECRET_VARIABLE, "valueFrom": secret})
+    variable = SECRET_VARIABLE if own else key_variable(placed.source)
+    if variable is not None:
+        env.append({"name": variable, "valueFrom": {"secretKeyRef": {"name": SECRET, "key": "secret"}}})
     return env
 
 

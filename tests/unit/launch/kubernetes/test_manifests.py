@@ -107,6 +107,23 @@ def test_no_pod_may_more_than_it_needs(case: str) -> None:
     assert matched == pods
 
 
+def test_with_api_keys_vllms_workers_let_in_only_the_router() -> None:
+    text = f"{{name: k, model: {LLAMA}, workers: 1P1D, engine: {{engine: vllm}}, router: {{api_key_file: /keys}}}}"
+    files = files_of(text)
+    for name in ("prefill", "decode"):
+        env = {each["name"]: each for each in container(files, "StatefulSet", name)["env"]}
+        assert env["VLLM_API_KEY"]["valueFrom"]["secretKeyRef"] == {"name": "tercet-topology", "key": "secret"}
+    words = of_kind(files, "ConfigMap")["router-topology"]["data"]["arguments"].split("\n")
+    path = words[words.index("--worker-api-key-file") + 1]
+    pod = of_kind(files, "Deployment")["router"]["spec"]["template"]["spec"]
+    mounted = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    folder, _, key = path.rpartition("/")
+    assert (volumes[mounted[folder]]["secret"]["secretName"], key) == ("tercet-topology", "secret")
+    assert "create secret generic tercet-topology --from-file=secret" in files["deploy.sh"]
+    assert "VLLM_API_KEY" not in str(case_files("vllm-dp8")), "without keys everything is open"
+
+
 def test_only_router_and_workers_reach_a_worker() -> None:
     policies = of_kind(case_files("tercet-pd"), "NetworkPolicy")
     assert policies["deny-ingress"]["spec"]["ingress"] == []
