@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 
 from tercet.http.client import Client
@@ -36,6 +37,9 @@ WHOLE = json.dumps(ANSWER).encode()
 PREFILLED = json.dumps({**ANSWER, "kv_transfer_params": TICKET}).encode()
 
 
+_GAP_MS = re.compile(rb'"gap_ms":([0-9]+)')
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """One kind of load: how many requests at once, how often each slot asks, the prompt's length in words, and the
@@ -59,7 +63,8 @@ async def worker(request: Request, responder: Responder) -> None:
     if b'"do_remote_decode":true' in body:
         await responder.send(200, PREFILLED, headers=HEADERS)
     elif b'"stream":true' in body:
-        gap_s = int(body.partition(b'"gap_ms":')[2].partition(b",")[0]) / 1000
+        gap = _GAP_MS.search(body)
+        gap_s = int(gap[1]) / 1000 if gap else 0.0
         responder.start(200, headers=HEADERS)
         loop = asyncio.get_running_loop()
         due = loop.time()

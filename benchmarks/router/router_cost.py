@@ -60,10 +60,9 @@ def commands(base: int, peers: Path | None) -> dict[str, list[str]]:
     own = [sys.executable, "-m", "benchmarks.router.router_cost", "--base", str(base), "--port", "{port}", "--role"]
     found = {name: [*own, name] for name in ("relay", "replicated", "pd")}
     if peers is not None:
-        vllm = [str(peers / "vllm-router"), "--host", "127.0.0.1", "--port", "{port}", "--disable-circuit-breaker"]
+        vllm = [str(peers / "vllm-router"), "--host", "127.0.0.1", "--port", "{port}"]
         apart = ["--vllm-pd-disaggregation", "--prefill", urls[0], "--decode", urls[1]]
         sglang = [str(peers / "sglang-router"), "launch", "--host", "127.0.0.1", "--port", "{port}"]
-        sglang.append("--disable-circuit-breaker")
         metrics = ["--prometheus-port"]
         found |= {
             "vllm-router": [*vllm, "--policy", "round_robin", *metrics, "29101", "--worker-urls", *urls],

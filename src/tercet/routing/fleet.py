@@ -152,7 +152,7 @@ class FleetState:
         return {
             address: self.holding(facts, rank, known)
             for rank in ranks
-            if first in indexes[address := rank.address] or address == home or address in told
+            if first in indexes[address := rank.address].entries or address == home or address in told
         }
 
     # --- the fold ---

@@ -7,7 +7,6 @@ answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Mode
@@ -120,7 +119,7 @@ def _through_p(question: Question, ranks: Sequence[Rank], preferred: Rank | None
         reachable = fleet.reachable(prefills, decode.address)
         if reachable:
             # P is chosen by its own cache: who holds the conversation is D's affair.
-            return question.split(replace(question, known=None).choose(reachable), decode)
+            return question.split(question.choose_anew(reachable), decode)
         left.remove(decode)
         preferred = None
     if question.policy.decode_fallback and question.policy.decode_alone:

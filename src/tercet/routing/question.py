@@ -36,6 +36,11 @@ class Question:
         balancer = self.policy.balancer_for(self.mode)
         return balancer(ranks, self.facts, self.fleet, self.known, self.policy.seed)
 
+    def choose_anew(self, ranks: Sequence[Rank]) -> Rank:
+        """Return the balancer's choice, as if nobody had served the conversation before."""
+        balancer = self.policy.balancer_for(self.mode)
+        return balancer(ranks, self.facts, self.fleet, None, self.policy.seed)
+
     def holder(self, ranks: Sequence[Rank]) -> Rank | None:
         """Return the rank that served the conversation's last turn, if it is among `ranks` and not crowded."""
         if self.known is None:
