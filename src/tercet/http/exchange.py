@@ -9,7 +9,7 @@ from typing import Protocol
 import httptools
 
 from tercet.http.errors import ClientError, Reason
-from tercet.http.plain import CHUNKED, plain_chunks, plain_head
+from tercet.http.plain import CHUNKED, SIZES, plain_chunks, plain_head
 from tercet.http.upstream import Upstream
 from tercet.http.wire import LAST_CHUNK, has_body
 
@@ -141,8 +141,15 @@ class Exchange:
             return
         self.body_began = True
         upstream.deadline_ns = now_ns + upstream.idle_ns
-        if self._sink is not None:
-            self._parse(self._sink, data, now_ns)
+        sink = self._sink
+        if sink is not None:
+            if self._parser is None and self.chunked:
+                end = data.find(b"\r\n", 0, 6)
+                size = SIZES.get(data[:end])
+                if size and len(data) == end + size + 4 and data[-2:] == b"\r\n":
+                    sink.read(data, [data[end + 2 : -2]], now_ns)  # one whole chunk, as most reads are
+                    return
+            self._parse(sink, data, now_ns)
             return
         self._held.append((data, now_ns))
         self._held_size += len(data)

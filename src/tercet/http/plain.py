@@ -13,7 +13,8 @@ _HEAD = re.compile(
 )
 _HEX = re.compile(rb"[0-9A-Fa-f]{1,7}")
 _LONGEST_SIZE = 9  # seven digits and the line's end
-_SIZES = {b"%x" % size: size for size in range(4096)}
+SIZES = {b"%x" % size: size for size in range(4096)}
+"""The lines that usual chunks begin with."""
 CHUNKED = -1
 """In place of a length."""
 
@@ -46,7 +47,7 @@ def plain_chunks(data: bytes, pieces: list[bytes]) -> bool | None:
     while at < size:
         end = data.find(b"\r\n", at, at + _LONGEST_SIZE)
         line = data[at:end] if end > 0 else b""
-        length = _SIZES.get(line)
+        length = SIZES.get(line)
         if length is None:
             if _HEX.fullmatch(line) is None:
                 return None

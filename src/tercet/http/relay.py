@@ -88,14 +88,12 @@ class Relay:
 
     def read(self, raw: bytes, pieces: list[bytes], now_ns: int) -> None:
         """Pass on one socket read."""
-        if self.done:
-            return
-        self._last_ns = now_ns
-        if not self._first_ns and not self._begin(now_ns):
-            return
         if self._write is not None:
             self._write(raw)
+        elif self.done or not (self._first_ns or self._begin(now_ns)):
+            return
         elif self._rewriter is not None:
+            self._last_ns = now_ns
             for piece in pieces:
                 self._pass(self._rewriter.feed(piece))
             return
@@ -105,6 +103,7 @@ class Relay:
         else:
             for piece in pieces:
                 self._responder.write(piece)
+        self._last_ns = now_ns
         tail = self._tail
         for piece in pieces:
             self._body_bytes += len(piece)
@@ -183,4 +182,5 @@ class Relay:
 
     def _end(self) -> None:
         self.done = True
+        self._write = None
         self._response.wake()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import json
 import logging
 import signal
@@ -53,6 +54,9 @@ PROBED = frozenset({"/health", "/ready"})
 TRACES_GRACE_S = 2.0
 BYTES_PER_TOKEN = 4
 """By which a request is charged whose answer isn't read."""
+
+GC_THRESHOLD = 20_000
+"""So many more objects made than freed, and the collector looks at the young ones: a few MB."""
 
 Endpoint = Callable[[Request, Responder], Awaitable[None]]
 
@@ -246,6 +250,7 @@ async def serve(config: RouterConfig) -> int:
     router = Router(config)
     try:
         await router.start()
+        _collect_less()
         log.info("router listens on %s://%s:%d, mode %s", config.scheme, config.host, router.port, config.start_mode)
         await stop.wait()
         log.info("stopping")
@@ -259,6 +264,14 @@ async def serve(config: RouterConfig) -> int:
             await asyncio.wait({closing})
             await router.close(0.0)
     return 0
+
+
+def _collect_less() -> None:
+    """Have the garbage collector look less often, and not at what was made for good: next to nothing of a request
+    refers to itself, and looking for it took a tenth of the router's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 50)
 
 
 def run(config: RouterConfig) -> int:
