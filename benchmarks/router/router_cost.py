@@ -1,6 +1,6 @@
 """CPU time of the whole router a request, beside a bare relay and other routers, in one run.
 
-`python -m benchmarks.router.router_cost [--peers FOLDER] [--repeats 3] [--loads short-stream,...]`
+`python -m benchmarks.router.router_cost [--peers FOLDER] [--repeats 3] [--loads 'whole answers;1000 streams']`
 
 `relay` does nothing but relay; `replicated` (two workers) and `pd` (one prefill, one decode worker: two legs a request)
 are the router with all that it has by default: prefix index, conversations, histograms, records of requests, deadlines,
@@ -118,7 +118,7 @@ def main() -> int:
     parser.add_argument("--peers", type=Path, help="a folder with the commands vllm-router and sglang-router")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--port", type=int, default=18600)
-    parser.add_argument("--loads", default="", help="words, separated by commas: only loads that hold one of them")
+    parser.add_argument("--loads", default="", help="words, separated by semicolons: only loads that hold one of them")
     parser.add_argument("--role", help=argparse.SUPPRESS)
     parser.add_argument("--base", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -133,12 +133,16 @@ def main() -> int:
         for name, command in found.items():
             processes.append(start(command, ports[name]))
             pids[name] = processes[-1].pid
-        loads = [load for load in LOADS if any(word in load.name for word in args.loads.split(","))]
+        loads = [load for load in LOADS if any(word in load.name for word in args.loads.split(";"))]
         for load in loads:
             costs: dict[str, list[float]] = {name: [] for name in pids}
             for repeat in range(args.repeats):
-                for name, pid in pids.items():
-                    costs[name].append(measure(pid, ports[name], load, f"{name}{repeat}"))
+                for name in list(costs):
+                    try:
+                        costs[name].append(measure(pids[name], ports[name], load, f"{name}{repeat}"))
+                    except (ClientError, RuntimeError) as error:
+                        print(f"{name} failed and is left out: {error}", file=sys.stderr, flush=True)
+                        del costs[name]
             show(load, costs)
     finally:
         for process in processes:

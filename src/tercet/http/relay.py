@@ -77,7 +77,7 @@ class Relay:
         self._tail_bytes = tail_bytes
         self._rewriter = rewriter
         self._tail: list[bytes] = []
-        self._cut_at = 2 * tail_bytes
+        self._cut_at = tail_bytes + tail_bytes // 4
         self._verbatim = False
         self._write: Callable[[bytes], None] | None = None
         self._first_ns = 0
@@ -176,7 +176,7 @@ class Relay:
 
     def _cut(self) -> None:
         """Keep no more than the tail. Not after each piece: that would cost as much as passing it on."""
-        self._cut_at = self._body_bytes + max(self._tail_bytes, 1)
+        self._cut_at = self._body_bytes + self._tail_bytes // 4 + 1
         kept = b"".join(self._tail)[-self._tail_bytes :] if self._tail_bytes else b""
         self._tail = [kept] if kept else []
 
