@@ -48,7 +48,7 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
         keys.write_text(f"{MARK}-key\n")
         a, p, d = (started[name].url for name in STAGES)
         roles = ("--worker", a, "--prefill", f"{p}#encode", "--decode", d, "--mode", "pd", "--api-key-file", str(keys))
-        router = launch(tmp_path / "router.log", *roles, command=("-m", "tercet", "router"))
+        router = launch(tmp_path / "router.log", *roles, "--log-requests", command=("-m", "tercet", "router"))
         started["router"] = router
         router.headers["Authorization"] = f"Bearer {MARK}-key"
         for worker in started.values():
@@ -129,7 +129,7 @@ def bodies(pictures: list[str]) -> Iterator[tuple[str, dict[str, Any] | bytes]]:
     yield completions, f'{{"prompt": "{MARK}'.encode()
     yield completions, f'{{"prompt": "{MARK}", "kv_transfer_params": {{"ticket_id": "{MARK}"}}}}'.encode()
     yield completions, MARK.encode() + b"\xff"
-    yield f"/v1/{MARK}", {"input": MARK}
+    yield "/v1/absent", {"input": MARK}
     yield f"/v1/embeddings?{MARK}", {"input": MARK}
 
 
