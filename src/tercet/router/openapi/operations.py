@@ -189,7 +189,7 @@ OPERATIONS: tuple[Operation, ...] = (
         tag="administration",
         parameters=(
             path_parameter("id", "Its URL, percent-encoded, or the name of one of its ranks: D1.", string(minLength=1)),
-            query_parameter("timeout", "Seconds for the requests under way.", number(0, 1e9)),
+            query_parameter("timeout", "Seconds for the requests under way.", number(0)),
         ),
         errors=(404,),
     ),
