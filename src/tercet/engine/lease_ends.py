@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import heapq
 
+FEW = 64
+"""So many outdated ends are not worth the tidying."""
+
 
 class LeaseEnds:
-    """Ends by name."""
+    """Ends by name, in memory that follows the number of leases, not how many there were."""
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
@@ -20,6 +23,9 @@ class LeaseEnds:
         """Let a lease end at `until`, earlier or later than before."""
         self._until[name] = until
         heapq.heappush(self._heap, (until, name))
+        if len(self._heap) > 2 * len(self._until) + FEW:
+            self._heap = [(until, name) for name, until in self._until.items()]
+            heapq.heapify(self._heap)
 
     def remove(self, name: str) -> None:
         """Forget a lease, if it is known."""
