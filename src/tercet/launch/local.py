@@ -97,6 +97,7 @@ class LocalDeployment:
         self._stopping: asyncio.Task[None] | None = None
         self._started_at = 0.0
         self._secret = secrets.token_bytes(SECRET_BYTES)
+        self._workers_key = None if topology.router.api_key_file is None else key_of_workers(self._secret)
 
     @property
     def url(self) -> str:
@@ -144,7 +145,8 @@ class LocalDeployment:
         )
         # Built before anything runs: a setting that can't work ends here.
         workers = [self._worker_part(self._placement, worker) for worker in self.topology.workers]
-        router = PartSpec("router", self._router_argv(self._placement), self.url, restarted_path="/health")
+        argv = self._router_argv(self._placement)
+        router = PartSpec("router", argv, self.url, restarted_path="/health", key=self._workers_key)
         self._tell_router()
         self._publish("starting")
         for warning in self.warnings:
@@ -204,7 +206,7 @@ class LocalDeployment:
 
     async def _let_go(self, name: str, url: str) -> None:
         """End a worker once the router has drained it."""
-        await until_drained(self._client, self.url, url, LEAVE_S)
+        await until_drained(self._client, self.url, url, LEAVE_S, self._workers_key)
         self._watchers.pop(name).cancel()
         part = next(part for part in self._workers if part.spec.name == name)
         await part.end(self._grace_s)
@@ -245,7 +247,7 @@ class LocalDeployment:
         for name, text in process.files.items():
             Path(name).write_text(text, encoding="utf-8")
         env = dict(process.env)
-        key = None if self.topology.router.api_key_file is None else key_of_workers(self._secret)
+        key = self._workers_key
         if key is not None and process.key_variable is not None:
             env[process.key_variable] = key
         if key is not None and process.key_file is not None:

@@ -16,35 +16,40 @@ POLL_S = 0.2
 async def probe(client: Client, url: str, key: str | None = None) -> str | None:
     """GET the URL, with an API key if there is one; return None when the answer is 200, else what came instead, in
     words."""
-    headers = [] if key is None else [("Authorization", f"Bearer {key}")]
     try:
-        response = await client.request(
-            "GET", url, headers=headers, first_byte_timeout_s=TIMEOUT_S, idle_timeout_s=TIMEOUT_S
-        )
-        body = await response.read()
+        status, body = await _get(client, url, key)
     except ClientError as error:
         return str(error)
-    if response.status == 200:
+    if status == 200:
         return None
     text = body.decode("utf-8", errors="replace")[:SHOWN_CHARS].strip()
-    return f"{url} answered {response.status}" + (f": {text}" if text else "")
+    return f"{url} answered {status}" + (f": {text}" if text else "")
 
 
-async def _routed_workers(client: Client, url: str) -> list[str] | None:
+async def until_drained(client: Client, router: str, worker: str, timeout_s: float, key: str | None = None) -> None:
+    """Return when the router at one URL has forgotten the worker at another, or it takes too long. `key` is the API key
+    of its workers, where it asks for keys."""
+    until = monotonic() + timeout_s
+    while monotonic() < until:
+        workers = await _routed_workers(client, router, key)
+        if workers is not None and worker not in workers:
+            return
+        await asyncio.sleep(POLL_S)
+
+
+async def _routed_workers(client: Client, url: str, key: str | None) -> list[str] | None:
     """Return the URLs of the workers of the router at `url`, those that leave included; None when it does not say."""
     try:
-        response = await client.request("GET", url + "/ready", first_byte_timeout_s=TIMEOUT_S, idle_timeout_s=TIMEOUT_S)
-        workers = json.loads(await response.read())["workers"]
+        _, body = await _get(client, url + "/ready", key)
+        workers = json.loads(body)["workers"]
     except (ClientError, ValueError, LookupError, TypeError):
         return None
     return [str(worker) for worker in workers]
 
 
-async def until_drained(client: Client, router: str, worker: str, timeout_s: float) -> None:
-    """Return when the router at one URL has forgotten the worker at another, or it takes too long."""
-    until = monotonic() + timeout_s
-    while monotonic() < until:
-        workers = await _routed_workers(client, router)
-        if workers is not None and worker not in workers:
-            return
-        await asyncio.sleep(POLL_S)
+async def _get(client: Client, url: str, key: str | None) -> tuple[int, bytes]:
+    headers = [] if key is None else [("Authorization", f"Bearer {key}")]
+    response = await client.request(
+        "GET", url, headers=headers, first_byte_timeout_s=TIMEOUT_S, idle_timeout_s=TIMEOUT_S
+    )
+    return response.status, await response.read()

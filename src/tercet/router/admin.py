@@ -46,15 +46,16 @@ class Admin:
         await _json(responder, 200, {"status": "ok"})
 
     async def ready(self, request: Request, responder: Responder) -> None:
-        """GET /ready: 200 when a request would find a route, else 503 with the reason."""
+        """GET /ready: 200 when a request would find a route, else 503 with the reason. Where the workers are and what
+        they lack is for insiders."""
         reason = self._not_ready()
-        data: dict[str, object] = {
-            "ready": reason is None,
-            "mode": self._parts.fleet.mode,
-            "workers": list(self._parts.fleet.workers),
-        }
+        data: dict[str, object] = {"ready": reason is None, "mode": self._parts.fleet.mode}
         if reason is not None:
-            data |= {"reason": reason, "problems": self._problems()}
+            data["reason"] = reason
+        if self._parts.door.insider(request.headers):
+            data["workers"] = list(self._parts.fleet.workers)
+            if reason is not None:
+                data["problems"] = self._problems()
         await _json(responder, 200 if reason is None else 503, data)
 
     async def metrics(self, request: Request, responder: Responder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from hmac import compare_digest
 
 from tercet.core.api_keys import ApiKey
 from tercet.core.errors import RequestError
@@ -79,6 +80,12 @@ class Door:
             text = f"{method} {path} needs an admin's key: `tercet keys new --admin` makes one"
             raise RequestError(403, text, code="admin_key_needed")
         return key
+
+    def insider(self, headers: Mapping[str, str]) -> bool:
+        """True for who may hear where the workers are, unasked: everybody without keys; else who shows the key that the
+        workers are shown, as the launcher does."""
+        shown = headers.get("authorization", "")
+        return not self.guarded or (self._worker is not None and compare_digest(shown.encode(), self._worker.encode()))
 
     def enter(self, key: ApiKey | None) -> Quota | None:
         """Count a request in; None where nothing is limited. Raises RequestError 429."""

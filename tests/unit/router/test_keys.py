@@ -49,6 +49,14 @@ async def test_what_the_operator_may_do_needs_an_admins_key() -> None:
         assert (await setup.complete("a", headers=_bearer("user"))).status == 200
 
 
+async def test_who_shows_no_key_hears_whether_it_is_ready_and_not_where_the_workers_are() -> None:
+    async with routing("A", api_keys=(_line("user"),), worker_api_key="of-workers") as setup:
+        assert (await setup.get("/ready")).json == (await setup.get("/ready", _bearer("user"))).json
+        assert (await setup.get("/ready")).json == {"ready": True, "mode": "aggregated"}
+        told = await setup.get("/ready", {"authorization": "Bearer of-workers"})
+        assert told.json["workers"] == [setup.workers[0].url]
+
+
 async def test_what_only_routers_ask_is_for_nobody() -> None:
     async with routing("A") as setup:
         assert (await setup.post("/v1/encode", {"model": "m"})).status == 404

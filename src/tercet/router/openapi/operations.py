@@ -244,8 +244,9 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Mode": string(enum=[mode.value for mode in Mode]),
     "Ready": obj(
-        {"ready": boolean(), "mode": ref("Mode"), "workers": array(string())},
+        {"ready": boolean(), "mode": ref("Mode")},
         reason=string(),
+        workers=array(string()),
         problems={"type": "object"},
     ),
     "Status": obj(
