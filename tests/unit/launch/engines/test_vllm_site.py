@@ -46,16 +46,30 @@ def test_only_vllm_has_a_command(tmp_path: Path) -> None:
     assert got.returncode == 2 and "known is vllm" in got.stderr
 
 
+def stand_in(folder: Path, module: str, text: str) -> None:
+    """Write a module of vLLM's with nothing in it but `text`."""
+    path = folder.joinpath(*module.split("."))
+    path.parent.mkdir(parents=True)
+    path.with_suffix(".py").write_text(text)
+
+
 def test_readers_of_vllms_message_queue_sleep_at_once(tmp_path: Path) -> None:
-    package = tmp_path / "vllm" / "distributed" / "device_communicators"
-    package.mkdir(parents=True)
-    (package / "shm_broadcast.py").write_text(
-        "class SpinCondition:\n def __init__(self, is_reader, busy_loop_s=1):\n  self.busy_loop_s = busy_loop_s\n"
-    )
-    ask = (
-        "from vllm.distributed.device_communicators.shm_broadcast import SpinCondition as s; print(s(True).busy_loop_s)"
-    )
+    module = "vllm.distributed.device_communicators.shm_broadcast"
+    spins = "class SpinCondition:\n def __init__(self, is_reader, busy_loop_s=1):\n  self.busy_loop_s = busy_loop_s\n"
+    stand_in(tmp_path, module, spins)
+    ask = f"from {module} import SpinCondition; print(SpinCondition(True).busy_loop_s)"
     assert run(tmp_path, "-c", ask).stdout == "0.0\n"
+
+
+def test_the_nixl_connector_leaves_a_worker_on_its_core(tmp_path: Path) -> None:
+    """It would move all workers of a machine to the same one. What else it asks of the system is answered."""
+    module = "vllm.distributed.kv_transfer.kv_connector.v1.nixl.base_worker"
+    stand_in(tmp_path, module, "import os\ndef move(core):\n os.sched_setaffinity(0, [core])\n return os.getpid()\n")
+    ask = (
+        f"import os; from {module} import move; before = os.sched_getaffinity(0); "
+        "print(move(min(before)) == os.getpid(), os.sched_getaffinity(0) == before)"
+    )
+    assert run(tmp_path, "-c", ask).stdout == "True True\n"
 
 
 IDLE = """

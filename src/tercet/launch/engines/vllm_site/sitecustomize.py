@@ -7,15 +7,17 @@ The `vllm` command asks for the version of a package vllm, which this build call
 
 On a GPU a process that waits has a core to burn. Here it takes the core from who computes: vLLM's processes wait for
 each other in a loop for a second after every message, and NIXL's progress thread polls without a pause as long as it
-lives. Both have a way to sleep, which is chosen here.
+lives. Both have a way to sleep, which is chosen here. And the connector moves the thread that computes to the last core
+of its memory node: all workers of a machine to the same one. Here each stays where it was put.
 """
 
 from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import Distribution, DistributionFinder, PackageNotFoundError, distribution, version
 from types import ModuleType
 from typing import Any
@@ -75,8 +77,25 @@ def pause_progress(module: Any) -> None:
     bindings.nixlAgent = make_calm
 
 
+class StayingOs:
+    """The module os for who would move to other cores, and doesn't."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what os has."""
+        return getattr(os, name)
+
+    def sched_setaffinity(self, pid: int, cores: Iterable[int]) -> None:
+        """Stay."""
+
+
+def stay_on_core(module: Any) -> None:
+    """Have vLLM's NIXL connector leave its worker on the worker's own core."""
+    module.os = StayingOs()
+
+
 CHANGES: dict[str, Callable[[Any], None]] = {
     "vllm.distributed.device_communicators.shm_broadcast": wait_for_messages,
+    "vllm.distributed.kv_transfer.kv_connector.v1.nixl.base_worker": stay_on_core,
     "nixl_cu12._api": pause_progress,
     "nixl_cu13._api": pause_progress,
 }
