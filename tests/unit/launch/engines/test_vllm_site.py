@@ -73,16 +73,21 @@ def test_the_nixl_connector_leaves_a_worker_on_its_core(tmp_path: Path) -> None:
 
 
 IDLE = """
-import time
+import os, time
 from nixl._api import nixl_agent, nixl_agent_config
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 agent = nixl_agent("a", nixl_agent_config(True, False, backends=["UCX"]))
 begin = time.process_time()
 time.sleep(0.5)
-print(time.process_time() - begin)
+took = time.process_time() - begin
+others = [len(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")]
+print(took, len(os.sched_getaffinity(0)), max(others))
 """
 
 
-def test_an_idle_nixl_agent_burns_no_core(tmp_path: Path) -> None:
+def test_an_idle_nixl_agent_burns_no_core_and_progresses_on_another_than_its_workers(tmp_path: Path) -> None:
     pytest.importorskip("nixl")
     got = run(tmp_path, "-c", IDLE)
-    assert float(got.stdout.splitlines()[-1]) < 0.1, got.stderr
+    took, own, others = got.stdout.splitlines()[-1].split()
+    assert float(took) < 0.1, got.stderr
+    assert int(own) == 1 and int(others) == len(os.sched_getaffinity(0))

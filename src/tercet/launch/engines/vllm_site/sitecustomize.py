@@ -66,15 +66,24 @@ def wait_for_messages(module: Any) -> None:
 
 
 def pause_progress(module: Any) -> None:
-    """Have the progress thread of NIXL's agents pause; its Python interface fixes the pause at none."""
-    bindings = module.nixlBind
-    make = bindings.nixlAgent
+    """Have the progress thread of NIXL's agents pause; its Python interface fixes the pause at none. It may use all
+    cores of the process before it, not only the one that computes: there the two would spin for each other's lock."""
+    bindings, agent = module.nixlBind, module.nixl_agent
+    make, begin = bindings.nixlAgent, agent.create_backend
 
     def make_calm(name: str, config: Any) -> Any:
         config.pthrDelay = PROGRESS_PAUSE_US
         return make(name, config)
 
-    bindings.nixlAgent = make_calm
+    def begin_free(self: Any, *args: Any, **kwargs: Any) -> None:
+        own = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, os.sched_getaffinity(os.getppid()))  # the thread that begins here inherits it
+        try:
+            begin(self, *args, **kwargs)
+        finally:
+            os.sched_setaffinity(0, own)
+
+    bindings.nixlAgent, agent.create_backend = make_calm, begin_free
 
 
 class StayingOs:
