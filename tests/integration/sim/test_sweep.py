@@ -12,7 +12,7 @@ from tercet.latency.registry import oracle_for
 from tercet.sim.fleet import fleet_of
 from tercet.sim.result import SimulationResult
 from tercet.sim.simulate import WorkerLoss
-from tercet.sim.sweep import Case, sweep
+from tercet.sim.sweep import Case, _got, sweep
 from tercet.traffic.spec import TrafficSpec
 from tercet.traffic.workload import workload_from_name
 
@@ -34,11 +34,20 @@ def test_results_do_not_depend_on_where_they_were_made(where: dict[str, object])
     assert len({result.duration_s for result in here}) == 3, "three fleets, three results"
 
 
-@pytest.mark.slow
 def test_a_case_that_cannot_be_is_refused_through_ray_as_it_is_here() -> None:
+    """Ray raises an error of its own, which holds the task's as `cause`."""
     wrong = replace(CASES[0], losses=(WorkerLoss("A9", 1.0),))
+
+    def get(reference: object) -> tuple[int, SimulationResult]:
+        try:
+            return 0, wrong.run()
+        except UsageError as error:
+            wrapped = RuntimeError("a task failed")
+            wrapped.cause = error  # type: ignore[attr-defined]
+            raise wrapped from error
+
     with pytest.raises(UsageError, match="no worker is called 'A9'"):
-        ordered(sweep([wrong], ray="local"))
+        _got(get, "task 0")
 
 
 def test_a_cluster_that_is_not_there_is_said() -> None:
