@@ -18,6 +18,7 @@ import argparse
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -71,6 +72,14 @@ def commands(base: int, peers: Path | None) -> dict[str, list[str]]:
             "sglang-router": [*sglang, "--policy", "round_robin", *metrics, "29104", "--worker-urls", *urls],
         }
     return found
+
+
+def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes: all are told before any is waited for."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait(30)
 
 
 def start(command: list[str], port: int) -> subprocess.Popen[bytes]:
@@ -145,10 +154,7 @@ def main() -> int:
                         del costs[name]
             show(load, costs)
     finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait(30)
+        stop(processes)
     return 0
 
 

@@ -21,7 +21,7 @@ from time import perf_counter_ns
 import psutil
 import uvloop
 from benchmarks.router.backend import PATH
-from benchmarks.router.router_cost import commands, start
+from benchmarks.router.router_cost import commands, start, stop
 
 from tercet.http.client import Client
 
@@ -90,10 +90,7 @@ def main() -> int:
                     flush=True,
                 )
     finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait(30)
+        stop(processes)
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.worker.processes import TINY, Worker, launch, topology, wait_ready
+from tests.integration.worker.processes import TINY, Worker, launch, stop_all, topology, wait_ready
 
 API_KEY = "sk-integration"
 VIRTUAL = ("--engine", "virtual", "--gpu", "h100")
@@ -35,10 +35,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             workers[name] = launch(logs / f"{name}.log", "--name", name, "--topology-id", topology("fleet"), *arguments)
         yield workers
     finally:
-        for worker in workers.values():
-            worker.process.terminate()
-        for worker in workers.values():
-            worker.stop()
+        stop_all(workers.values())
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,15 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+
+
+def stop_all(workers: Iterable[Worker]) -> None:
+    """End workers: all are told before any is waited for."""
+    each = list(workers)
+    for worker in each:
+        worker.process.terminate()
+    for worker in each:
+        worker.stop()
 
 
 def launch(log: Path, *arguments: str, command: tuple[str, ...] = ("-m", "tercet", "worker")) -> Worker:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tercet.core.secret import key_of_workers
-from tests.integration.worker.processes import SECRET, Worker, launch, topology, wait_ready
+from tests.integration.worker.processes import SECRET, Worker, launch, stop_all, topology, wait_ready
 from tests.unit.media.files import data_uri, picture
 from tests.unit.media.site import site
 
@@ -55,10 +55,7 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
             wait_ready(worker)
         yield started
     finally:
-        for worker in started.values():
-            worker.process.terminate()
-        for worker in started.values():
-            worker.stop()
+        stop_all(started.values())
 
 
 def test_nothing_of_a_request_is_in_a_log(fleet: Fleet) -> None:

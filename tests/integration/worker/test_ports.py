@@ -13,7 +13,7 @@ import zmq
 from tercet.core.secret import key_of_workers
 from tercet.transfer.messages import derive_key, new_nonce, seal_request
 from tercet.worker.endpoints import METHODS
-from tests.integration.worker.processes import SECRET, TINY, Worker, launch, topology, wait_ready
+from tests.integration.worker.processes import SECRET, TINY, Worker, launch, stop_all, topology, wait_ready
 from tests.unit.transfer.transports import usable
 
 OPEN = {"/health", "/ready", "/metrics"}
@@ -38,10 +38,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             started[name] = launch(log, "--name", name, *arguments, *TINY, "--engine", "virtual", "--gpu", "h100")
         yield started
     finally:
-        for worker in started.values():
-            worker.process.terminate()
-        for worker in started.values():
-            worker.stop()
+        stop_all(started.values())
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tercet.core.image import image_key
-from tests.integration.worker.processes import Answer, Worker, launch, topology, wait_ready, wait_until
+from tests.integration.worker.processes import Answer, Worker, launch, stop_all, topology, wait_ready, wait_until
 from tests.unit.media.files import claims, data_uri, picture
 from tests.unit.media.site import Site, site
 
@@ -46,10 +46,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             wait_ready(worker)
         yield started
     finally:
-        for worker in started.values():
-            worker.process.terminate()
-        for worker in started.values():
-            worker.stop()
+        stop_all(started.values())
 
 
 def url(source: str) -> dict[str, Any]:
