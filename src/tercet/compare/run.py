@@ -112,13 +112,20 @@ class Comparison:
         endpoint = await self._fleet.serve(architecture)
         if self._fleet.unprepared(architecture):
             await self._prepare(architecture, endpoint)
+        late: RunRecord | None = None
         for attempt in range(1 + RETRIES):
-            record = await self._measure(step, endpoint, total)
+            try:
+                record = await self._measure(step, endpoint, total)
+            except BaseException:  # an interrupt, too: what was measured late is kept, and measured anew when continued
+                if late is not None:
+                    self._unfinished.append(late)
+                raise
             again = endpoint.ours and attempt < RETRIES and record is not None and record.client.saturated
             if record is not None and not again:
                 self.journal.run(record)
             if not again:
                 return
+            late = record
             self._narrator.say(f"the client was late: {architecture.label} meets the same conversations again")
 
     async def _measure(self, step: Step, endpoint: Endpoint, total: int) -> RunRecord | None:

@@ -153,6 +153,30 @@ async def test_a_late_client_measures_again_and_at_last_says_so(tmp_path: Path) 
     assert len(first.requests) == len(second.requests) == 4
 
 
+async def test_an_interrupt_while_measuring_again_keeps_what_was_late(tmp_path: Path) -> None:
+    again = asyncio.Event()
+    measured: list[str] = []
+
+    async def drive(url: str, conversations: Iterable[Talk], **options: Any) -> ClientHealth:
+        if "warm" in str(options["cache_salt"]):
+            return await punctual_drive(url, conversations, **options)
+        if measured:
+            again.set()
+            await asyncio.Event().wait()
+        measured.append(url)
+        return replace(await punctual_drive(url, conversations, **options), saturated=True, reasons=("late",))
+
+    lab = Lab(spec(Mode.PD, blocks=2), folder=tmp_path, drive=drive)
+    task = asyncio.create_task(lab.comparison.run())
+    await asyncio.wait_for(again.wait(), 20)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (late,) = lab.comparison.runs
+    assert (late.invalid, len(late.requests)) == (True, 4)
+    assert not lab.comparison.journal.kept.runs, "a continuation measures it anew"
+
+
 async def test_a_closed_loop_keeps_so_many_under_way(tmp_path: Path) -> None:
     lab = Lab(spec(Mode.PD, Mode.PPD, load_kind=LoadKind.CONCURRENCY, loads=(2.0,)), folder=tmp_path)
     await lab.comparison.run()
