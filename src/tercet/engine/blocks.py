@@ -18,16 +18,18 @@ class BlockPool:
         self.num_blocks = num_blocks
         self.frees = 0
         """How often blocks were given back: whoever waits for room need not look again before this changes."""
-        self._references = [0] * num_blocks
-        self._hash_of: list[bytes | None] = [None] * num_blocks
+        self._references: list[int] = []
+        self._hash_of: list[bytes | None] = []
         self._by_hash: dict[bytes, int] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
-        self._free = list(range(num_blocks - 1, -1, -1))
+        self._free: list[int] = []
+        """Blocks that were given back. Those that nobody had yet come after, in order: a pool costs what it was used
+        for, not what it could hold."""
 
     @property
     def available(self) -> int:
         """Blocks that `allocate` can hand out: free and idle ones."""
-        return len(self._free) + len(self._idle)
+        return self.num_blocks - len(self._references) + len(self._free) + len(self._idle)
 
     @property
     def in_use(self) -> int:
@@ -41,16 +43,24 @@ class BlockPool:
 
     def references(self, block: int) -> int:
         """Return how many owners a block has."""
-        return self._references[block]
+        return self._references[block] if block < len(self._references) else 0
 
     def allocate(self, count: int) -> list[int]:
         """Return `count` blocks with one reference each; the caller has checked `available`."""
         if count > self.available:
             raise RuntimeError(f"{count} blocks wanted, {self.available} available")
+        free, references = self._free, self._references
         blocks = []
         for _ in range(count):
-            block = self._free.pop() if self._free else self._evict()
-            self._references[block] = 1
+            if free:
+                block = free.pop()
+                references[block] = 1
+            elif (block := len(references)) < self.num_blocks:
+                references.append(1)
+                self._hash_of.append(None)
+            else:
+                block = self._evict()
+                references[block] = 1
             blocks.append(block)
         return blocks
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 from tercet.core.errors import UsageError
 from tercet.core.route import Rank
-from tercet.routing.affinity import affinity
+from tercet.routing.affinity import affinity, mean_requests
 from tercet.routing.conversations import Continuation
 from tercet.routing.facts import RequestFacts
 from tercet.routing.fleet import FleetState
-from tercet.routing.load import REQUEST_TOKENS
 
 Balancer = Callable[[Sequence[Rank], RequestFacts, FleetState, Continuation | None, int], Rank]
 """(ranks, not empty; facts; fleet; the conversation continued, if known; seed) -> one of the ranks."""
@@ -36,7 +34,7 @@ def least_loaded(
     ranks: Sequence[Rank], facts: RequestFacts, fleet: FleetState, known: Continuation | None, seed: int
 ) -> Rank:
     """The rank with the least work in flight."""
-    return min(ranks, key=lambda rank: _work_order(fleet, rank))
+    return min(ranks, key=lambda rank: fleet.load(rank).order)
 
 
 def power_of_two(
@@ -48,7 +46,7 @@ def power_of_two(
     letter = ranks[0].letter
     first = _draw(seed, fleet.routed, letter) % len(ranks)
     second = (first + 1 + _draw(seed, fleet.routed, letter + "2") % (len(ranks) - 1)) % len(ranks)
-    return min(ranks[first], ranks[second], key=lambda rank: _work_order(fleet, rank))
+    return min(ranks[first], ranks[second], key=lambda rank: fleet.load(rank).order)
 
 
 def consistent_hash(
@@ -67,21 +65,15 @@ def prefix_aware(
     """The rank that would begin to answer soonest: the fewest tokens to compute first, its own work and what it
     lacks of the prompt. What it holds counts for less the busier it is than the others: each answer under way slows
     all of its steps, and one prefix that everybody asks for must not draw everybody to one rank."""
-    loads = fleet.loads(ranks)
-    mean = sum([load.requests for load in loads]) / len(loads)
-    holders = fleet.holders(facts, ranks, known)
-    whole = facts.prompt_tokens
-    best, least, longest = ranks[0], math.inf, 0
-    for rank, load in zip(ranks, loads, strict=True):  # a plain loop: it may be hundreds of ranks, for every request
-        holding = holders.get(rank.address) if holders else None
-        cost: float = load.tokens + REQUEST_TOKENS * load.requests
-        if holding is None:
-            cost += whole
-        else:
-            cost += holding.uncached + holding.held * (1.0 - affinity(load.requests, mean))
-        if cost < least or (cost == least and load.last_routed < longest):
-            best, least, longest = rank, cost, load.last_routed
-    return best
+    orders: list[tuple[float, int]] = [*fleet.orders(ranks)]
+    if holders := fleet.holders(facts, ranks[0].letter, known):
+        mean = mean_requests(fleet, ranks)
+        for i, rank in enumerate(ranks):
+            if holding := holders.get(rank.address):
+                load = fleet.load(rank)
+                lacking = holding.uncached + holding.held * (1.0 - affinity(load.requests, mean))
+                orders[i] = (load.work + lacking - facts.prompt_tokens, load.last_routed)
+    return ranks[orders.index(min(orders))]
 
 
 BALANCERS: dict[str, Balancer] = {
@@ -100,11 +92,6 @@ def balancer_named(name: str) -> Balancer:
         return BALANCERS[name]
     except KeyError:
         raise UsageError(f"unknown balancer {name!r}: choose one of {', '.join(BALANCERS)}") from None
-
-
-def _work_order(fleet: FleetState, rank: Rank) -> tuple[int, int]:
-    load = fleet.load(rank)
-    return load.work, load.last_routed
 
 
 def _draw(seed: int, count: int, salt: str) -> int:

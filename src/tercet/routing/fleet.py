@@ -15,6 +15,7 @@ from tercet.routing.in_flight import InFlight
 from tercet.routing.kv_events import BlocksCleared, TokenBlocks
 from tercet.routing.load import Load
 from tercet.routing.picture_index import PictureIndex, PictureTokens
+from tercet.routing.prefix_heads import PrefixHeads
 from tercet.routing.prefix_index import PrefixIndex
 from tercet.routing.text_density import TextDensity
 
@@ -44,6 +45,7 @@ class FleetState:
         self._ready: set[str] = set()
         self._sources: dict[str, set[str]] = {}  # by the address of D: the ranks of P it was proved with
         self._indexes: dict[str, PrefixIndex] = {}
+        self._heads = PrefixHeads()
         self._blocks: dict[str, TokenBlocks] = {}
         self._max_pictures = max_pictures
         self._pictures: dict[str, PictureIndex] = {}
@@ -87,9 +89,13 @@ class FleetState:
         """Return the rank's load."""
         return self._in_flight.load(rank.address)
 
-    def loads(self, ranks: Iterable[Rank]) -> list[Load]:
-        """Return the load of each."""
-        return self._in_flight.loads_of(ranks)
+    def orders(self, ranks: Iterable[Rank]) -> list[tuple[int, int]]:
+        """Return each rank's `Load.order`."""
+        return self._in_flight.orders(ranks)
+
+    def requests(self, ranks: Iterable[Rank]) -> list[int]:
+        """Return the number of requests under way on each rank."""
+        return self._in_flight.requests(ranks)
 
     def index(self, address: str) -> PrefixIndex:
         """Return the rank's prefix index."""
@@ -140,19 +146,21 @@ class FleetState:
         units = count * facts.chunk_size
         return Holding(held, facts.tokens_after(units), units)
 
-    def holders(self, facts: RequestFacts, ranks: Iterable[Rank], known: Continuation | None) -> dict[str, Holding]:
-        """Return, by address, what those of `ranks` hold that hold any of the prompt; all others lack all of it.
+    def holders(self, facts: RequestFacts, letter: str, known: Continuation | None) -> dict[str, Holding]:
+        """Return, by address, what those ranks of a role hold that hold any of the prompt; all others lack all of it.
 
-        For a new prompt that is a look for its first chunk at each rank: a decision among hundreds stays cheap.
+        For a new prompt that is one look for its first chunk: a decision among hundreds of ranks stays cheap.
         """
-        home = known.conversation.address if known is not None else None
-        first = facts.chunks[0] if facts.chunks else b""
-        told = self._blocks if facts.ids else {}
-        indexes = self._indexes
+        addresses = self._heads.holding(facts.chunks[0], self._indexes) if facts.chunks else frozenset()
+        if known is not None:
+            addresses = addresses | {known.conversation.address}
+        if facts.ids:
+            addresses = addresses | self._blocks.keys()
+        ranks = self.ranks
         return {
             address: self.holding(facts, rank, known)
-            for rank in ranks
-            if first in indexes[address := rank.address].entries or address == home or address in told
+            for address in addresses
+            if (rank := ranks.get(address)) is not None and rank.letter == letter
         }
 
     # --- the fold ---
@@ -330,6 +338,7 @@ class FleetState:
             if again and not pictures and index.holds(facts.chunks[-1], round(len(facts.chunks) * density)):
                 return
             index.store(facts.chunks, density, pictures)
+            self._heads.add(facts.chunks[0], address, self._indexes)
 
     def _learn(self, facts: RequestFacts, prompt_tokens: int) -> None:
         # Names come from clients, and must not fill the memory.

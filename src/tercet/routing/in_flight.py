@@ -46,10 +46,15 @@ class InFlight:
         """Return a rank's load."""
         return self._loads[address]
 
-    def loads_of(self, ranks: Iterable[Rank]) -> list[Load]:
-        """Return the load of each."""
+    def orders(self, ranks: Iterable[Rank]) -> list[tuple[int, int]]:
+        """Return the `order` of each rank's load."""
         loads = self._loads
-        return [loads[rank.address] for rank in ranks]
+        return [loads[rank.address].order for rank in ranks]
+
+    def requests(self, ranks: Iterable[Rank]) -> list[int]:
+        """Return the requests of each rank's load."""
+        loads = self._loads
+        return [loads[rank.address].requests for rank in ranks]
 
     def find(self, request_id: str) -> Flight | None:
         """Return a request that is under way."""
@@ -102,14 +107,9 @@ class InFlight:
     def _take(self, rank: Rank, tokens: int) -> None:
         load = self._loads.get(rank.address)
         if load is not None:
-            load.requests += 1
-            load.tokens += tokens
-            load.routed += 1
-            load.last_routed = self.routed
+            load.take(tokens, self.routed)
 
     def _give_back(self, address: str, requests: int, tokens: int) -> None:
         load = self._loads.get(address)
         if load is not None:
-            # Never below zero: a worker may have left and come back under the same address meanwhile.
-            load.requests = max(0, load.requests - requests)
-            load.tokens = max(0, load.tokens - tokens)
+            load.give_back(requests, tokens)

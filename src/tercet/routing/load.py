@@ -12,14 +12,30 @@ lasts."""
 @dataclass(slots=True)
 class Load:
     """Work in flight on one rank. `tokens` are prompt tokens still to be computed; `last_routed` orders the ranks by
-    their last request; `routed` counts all of them."""
+    their last request; `routed` counts all of them. `order` is (requests and tokens in one number, last_routed), kept
+    ready: it changes a few times in a request, and is read for every rank."""
 
     requests: int = 0
     tokens: int = 0
     last_routed: int = 0
     routed: int = 0
+    order: tuple[int, int] = (0, 0)
 
     @property
     def work(self) -> int:
         """Requests and tokens in one number."""
-        return self.tokens + REQUEST_TOKENS * self.requests
+        return self.order[0]
+
+    def take(self, tokens: int, routed: int) -> None:
+        """A request with so many tokens to compute was routed here, the `routed`-th of all."""
+        self.requests += 1
+        self.tokens += tokens
+        self.routed += 1
+        self.last_routed = routed
+        self.order = (self.tokens + REQUEST_TOKENS * self.requests, routed)
+
+    def give_back(self, requests: int, tokens: int) -> None:
+        """So much is done. Never below zero: a worker may have left and come back under the same address meanwhile."""
+        self.requests = max(0, self.requests - requests)
+        self.tokens = max(0, self.tokens - tokens)
+        self.order = (self.tokens + REQUEST_TOKENS * self.requests, self.last_routed)

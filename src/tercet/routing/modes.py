@@ -98,7 +98,7 @@ def _apart(
 
 def prefix_holder(question: Question, ranks: Sequence[Rank]) -> Rank | None:
     """Return the rank that holds most of the prompt, if any that is not crowded holds at least half of it."""
-    holders = question.fleet.holders(question.facts, ranks, None)
+    holders = question.fleet.holders(question.facts, ranks[0].letter, None)
     mean = mean_requests(question.fleet, ranks)
     free = [r for r in ranks if r.address in holders and affinity(question.fleet.load(r).requests, mean) > 0.0]
     if not free:

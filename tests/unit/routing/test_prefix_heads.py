@@ -1,0 +1,46 @@
+"""Who may hold the beginning of a prompt."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tercet.routing.prefix_heads import FEWEST, PrefixHeads
+from tercet.routing.prefix_index import PrefixIndex
+
+STORES = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("PQR"), st.booleans()), max_size=60)
+
+
+@given(STORES)
+def test_it_names_those_whose_index_holds_the_chunk_and_no_others(stores: list[tuple[str, str, bool]]) -> None:
+    indexes = {address: PrefixIndex(2) for address in "PQR"}
+    heads = PrefixHeads()
+    for name, address, clear in stores:
+        chunk = name.encode()
+        if clear:
+            indexes[address].clear()
+        indexes[address].store([chunk], 16.0)
+        heads.add(chunk, address, indexes)
+        for each in (letter.encode() for letter in "abcdef"):
+            assert heads.holding(each, indexes) == {at for at, index in indexes.items() if each in index.entries}
+
+
+def test_a_rank_that_left_holds_nothing() -> None:
+    indexes = {"P": PrefixIndex(2)}
+    indexes["P"].store([b"a"], 16.0)
+    heads = PrefixHeads()
+    heads.add(b"a", "P", indexes)
+    del indexes["P"]
+    assert heads.holding(b"a", indexes) == set()
+    assert len(heads) == 0
+
+
+def test_beginnings_that_no_index_holds_any_more_do_not_pile_up() -> None:
+    indexes = {"P": PrefixIndex(10)}
+    heads = PrefixHeads()
+    for i in range(5 * FEWEST):
+        chunk = i.to_bytes(4, "little")
+        indexes["P"].store([chunk], 16.0)
+        heads.add(chunk, "P", indexes)
+        assert len(heads) <= FEWEST + 1
+    assert heads.holding((5 * FEWEST - 1).to_bytes(4, "little"), indexes) == {"P"}
