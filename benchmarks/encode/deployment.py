@@ -114,7 +114,7 @@ async def look(client: Client, url: str, pictures: list[str], question: str, max
         raise RuntimeError(f"{response.status}: {answer[:300]!r}")
     found = re.findall(r"([\w-]+);dur=([0-9.]+)", response.headers.get("server-timing", ""))
     text = json.loads(answer)["choices"][0]["message"]["content"]
-    return Seen(perf_counter() - began, {name: float(ms) for name, ms in found}, response.headers, text)
+    return Seen(perf_counter() - began, {name: float(ms) for name, ms in found}, dict(response.headers), text)
 
 
 async def until_ready(client: Client, url: str) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from time import perf_counter_ns
-from urllib.parse import urlsplit
 
+from tercet.http.address import Address
 from tercet.http.deadlines import Deadlines
 from tercet.http.errors import ClientError
+from tercet.http.plain import PlainHeads
 from tercet.http.relay import OnFirst, Relayed
 from tercet.http.response import Response
 from tercet.http.tls import client_context
 from tercet.http.upstream import Key, Upstream
-from tercet.http.wire import request_head
 
 __all__ = ["Client", "ClientError", "OnFirst", "Relayed", "Response"]
 
@@ -44,16 +45,17 @@ class Client:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._open: Deadlines[Upstream] = Deadlines(deadline_resolution_s)
+        self.heads = PlainHeads()
         self.keep_alive_ns = int(keep_alive_s * 1e9)
         self.connect_timeout_s = connect_timeout_s
         self._max_per_host = max_connections_per_host
         self._max_header_bytes = max_header_bytes
         self._resend = resend
         self._tls = tls
-        self._idle: dict[Key, list[Upstream]] = {}
+        self._idle: defaultdict[Key, list[Upstream]] = defaultdict(list)
         self._count: dict[Key, int] = {}
         self._connecting: dict[Key, int] = {}
-        self._urls: dict[str, tuple[Key, str, str]] = {}
+        self._addresses: dict[str, Address] = {}
         self._closed = False
 
     async def request(
@@ -74,34 +76,35 @@ class Client:
         `first_byte_timeout_s` runs until the first byte of the answer's *body*, `idle_timeout_s` between its later
         bytes. Raises ClientError, and ValueError for an URL or header that is none.
         """
-        key, target, authority = self._split(url)
-        lines = [("Host", authority), *headers]
-        ready = [body() if callable(body) else body]
-        if ready[0] or method in ("POST", "PUT", "PATCH"):
-            lines.append(("Content-Length", str(len(ready[0]))))
-        head = request_head(method, target, lines)
-        upstream = self._take_idle(key)
+        address = self._addresses.get(url) or self._address(url)
+        content = body() if callable(body) else body
+        head = address.head(method, headers, len(content))
+        upstream = self._take_idle(address.key)
         if upstream is not None:
             response = Response(upstream, method, self._max_header_bytes)
             if on_begin is not None:
                 on_begin(response)
+            response.send(head, content, first_byte_timeout_s, idle_timeout_s)
+            del content  # it may be large, and the wait long
             try:
-                await response.begin(head, ready.pop(), first_byte_timeout_s, idle_timeout_s)
+                await response.begun()
                 return response
             except ClientError as error:
                 stale = error.reason == "closed" and response.untouched and not response.abandoned
                 if not self._resend or not stale or perf_counter_ns() - response.started_ns > _STALE_WITHIN_NS:
                     raise
-            ready.append(body() if callable(body) else body)
-        response = Response(await self._connect(key), method, self._max_header_bytes)
+            content = body() if callable(body) else body
+        response = Response(await self._connect(address.key), method, self._max_header_bytes)
         if on_begin is not None:
             on_begin(response)
-        await response.begin(head, ready.pop(), first_byte_timeout_s, idle_timeout_s)
+        response.send(head, content, first_byte_timeout_s, idle_timeout_s)
+        del content
+        await response.begun()
         return response
 
     def disconnect(self, url: str) -> None:
         """Cut every connection to the URL's host and port; answers under way from there fail with a ClientError."""
-        key = self._split(url)[0]
+        key = (self._addresses.get(url) or self._address(url)).key
         for upstream in [upstream for upstream in self._open.members if upstream.key == key]:
             upstream.lost()
 
@@ -126,7 +129,7 @@ class Client:
         if self._closed or not upstream.usable:
             upstream.abort()
         else:
-            self._idle.setdefault(upstream.key, []).append(upstream)
+            self._idle[upstream.key].append(upstream)
 
     def forget(self, upstream: Upstream) -> None:
         """A connection is gone."""
@@ -180,18 +183,8 @@ class Client:
             self._tls = client_context()
         return self._tls
 
-    def _split(self, url: str) -> tuple[Key, str, str]:
-        known = self._urls.get(url)
-        if known is not None:
-            return known
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"not an http URL: {url!r}")
-        secure = parts.scheme == "https"
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        authority = parts.netloc.rpartition("@")[2]
-        split = ((parts.hostname, parts.port or (443 if secure else 80), secure), target, authority)
-        if len(self._urls) >= _MAX_URLS:
-            self._urls.clear()
-        self._urls[url] = split
-        return split
+    def _address(self, url: str) -> Address:
+        if len(self._addresses) >= _MAX_URLS:
+            self._addresses.clear()
+        address = self._addresses[url] = Address(url)
+        return address

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from time import perf_counter_ns
 from typing import Protocol
 
-import httptools
-
+from tercet.http.answer_reader import BROKEN, AnswerReader
 from tercet.http.errors import ClientError, Reason
-from tercet.http.plain import CHUNKED, SIZES, plain_chunks, plain_head
+from tercet.http.plain import CHUNKED, PlainHead, plain_chunks
 from tercet.http.upstream import Upstream
-from tercet.http.wire import LAST_CHUNK, has_body
 
 _HELD_BYTES = 256 * 1024
-_BROKEN = (httptools.HttpParserError, httptools.HttpParserUpgrade)
-"""What the parser raises: for bad HTTP, and for a switch to another protocol that nobody asked for."""
-_CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+_NONE: Mapping[str, str] = {}
 
 
 class Sink(Protocol):
@@ -30,38 +27,34 @@ class Sink(Protocol):
 
 
 class Exchange:
-    """Parses one answer. Until a sink is set the body's bytes are held as they came; reading pauses at 256 KiB.
+    """Reads one answer. Until a sink is set the body's bytes are held as they came; reading pauses at 256 KiB.
 
-    A plain answer is read without a parser, one that turns out not to be plain is given to it where that shows.
+    A plain answer is read without a parser, one that turns out not to be plain is given to it where that shows. A plain
+    one that came whole in one read gives its connection back at once, and is held as `_whole`.
     """
 
     __slots__ = (
-        "_bounded",
         "_complete",
-        "_extra",
         "_gone",
         "_gone_why",
         "_head",
         "_held",
         "_held_size",
-        "_interim_bytes",
-        "_keep_alive",
         "_left",
-        "_loop",
         "_max_header_bytes",
         "_method",
-        "_parser",
-        "_pieces",
+        "_reader",
         "_sink",
+        "_taken",
         "_upstream",
         "_waiter",
+        "_whole",
         "abandoned",
         "body_began",
         "chunked",
         "error",
         "head_ns",
         "headers",
-        "on_body",
         "started_ns",
         "status",
     )
@@ -70,29 +63,21 @@ class Exchange:
         self._upstream: Upstream | None = upstream
         self._method = method
         self._max_header_bytes = max_header_bytes
-        self._pieces: list[bytes] = []
-        self.on_body = self._pieces.append  # called by the parser: no Python frame for a piece
-        self._parser: httptools.HttpResponseParser | None = None
-        self._left = 0
+        self._reader: AnswerReader | None = None
         self._head = b""
-        self._held: list[tuple[bytes, int]] = []
-        self._held_size = 0
-        self._interim_bytes = 0
+        self._whole: bytes | None = None
+        self._held: list[tuple[bytes, int]] | None = None
         self._sink: Sink | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._taken = False
         self._waiter: asyncio.Future[None] | None = None
         self._complete = False
-        self._extra = False
         self._gone = False
-        self._gone_why: Exception | None = None
-        self._bounded = True
-        self._keep_alive = False
         self.abandoned = False
         self.body_began = False
         self.chunked = False
         self.error: ClientError | None = None
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self.headers: Mapping[str, str] = _NONE
         self.started_ns = 0
         self.head_ns = 0
 
@@ -101,22 +86,27 @@ class Exchange:
         """True when not a byte of an answer came."""
         return not self.head_ns and not self._head
 
-    async def begin(self, head: bytes, body: bytes, first_byte_timeout_s: float, idle_timeout_s: float) -> None:
-        """Send the request and wait for the answer's head. Raises ClientError."""
+    def send(self, request: bytes, body: bytes, first_byte_timeout_s: float, idle_timeout_s: float) -> None:
+        """Send the request, whose head is `request`."""
         upstream = self._upstream
         assert upstream is not None
-        self.started_ns = perf_counter_ns()
-        self._loop = upstream.loop
+        self.started_ns = now_ns = perf_counter_ns()
         upstream.exchange = self
+        upstream.take = self.received
         upstream.idle_ns = int(idle_timeout_s * 1e9)
-        upstream.deadline_ns = self.started_ns + int(first_byte_timeout_s * 1e9)
-        upstream.send(head, body)
-        del body  # it may be large, and the wait long
+        upstream.deadline_ns = now_ns + int(first_byte_timeout_s * 1e9)
+        upstream.send(request, body)
+
+    async def begun(self) -> None:
+        """Wait for the answer's head. Raises ClientError."""
+        self._waiter = asyncio.get_running_loop().create_future()
         try:
-            await self._wait()
+            await self._waiter
         except BaseException:
             self.close()
             raise
+        finally:
+            self._waiter = None
         if not self.head_ns and self.error is not None:
             raise self.error
 
@@ -128,33 +118,16 @@ class Exchange:
 
     # --- driven by the connection ---
 
-    def received(self, data: bytes, now_ns: int) -> None:
+    def received(self, data: bytes) -> None:
         """Take bytes from the socket."""
-        if not self.head_ns:
-            try:
-                self._head_received(self._head + data if self._head else data, now_ns)
-            except _BROKEN as error:
-                self._malformed(error)
+        now_ns = perf_counter_ns()
+        if self.head_ns:
+            self._body_received(data, now_ns)
             return
-        upstream = self._upstream
-        if upstream is None:
-            return
-        self.body_began = True
-        upstream.deadline_ns = now_ns + upstream.idle_ns
-        sink = self._sink
-        if sink is not None:
-            if self._parser is None and self.chunked:
-                end = data.find(b"\r\n", 0, 6)
-                size = SIZES.get(data[:end])
-                if size and len(data) == end + size + 4 and data[-2:] == b"\r\n":
-                    sink.read(data, [data[end + 2 : -2]], now_ns)  # one whole chunk, as most reads are
-                    return
-            self._parse(sink, data, now_ns)
-            return
-        self._held.append((data, now_ns))
-        self._held_size += len(data)
-        if self._held_size > _HELD_BYTES:
-            upstream.pause()
+        try:
+            self._head_received(self._head + data if self._head else data, now_ns)
+        except BROKEN as error:
+            self._malformed(error)
 
     def lost(self, error: Exception | None) -> None:
         """The connection ended: right for a body without a length, else a failure, unless held bytes complete it."""
@@ -173,159 +146,168 @@ class Exchange:
             waited = (perf_counter_ns() - self.started_ns) / 1e9
             self._fail("first_byte_timeout", f"no answer came within {waited:.1f} s")
 
+    # --- the head ---
+
     def _head_received(self, data: bytes, now_ns: int) -> None:
+        reader = self._reader
         while True:
-            end = data.find(b"\r\n\r\n")
-            if end < 0 or end + self._interim_bytes > self._max_header_bytes:
+            end = data.find(b"\r\n\r\n") + 4
+            before = 0 if reader is None else reader.interim_bytes
+            if end < 4 or end - 4 + before > self._max_header_bytes:
                 self._head = data
-                if len(data) + self._interim_bytes > self._max_header_bytes:
+                if len(data) + before > self._max_header_bytes:
                     self._fail("protocol", f"the answer's headers are larger than {self._max_header_bytes} bytes")
                 return
-            rest = data[end + 4 :]
-            if self._parser is None:
-                plain = plain_head(data[: end + 4])
-                if plain is not None and has_body(self._method, plain[0]):
-                    self._plain_head_received(plain, rest, now_ns)
+            head = data[:end]
+            if reader is None:
+                assert self._upstream is not None
+                plain = self._upstream.heads.read(head) if self._method != "HEAD" else None
+                if plain is not None:
+                    self._plain_head_received(plain, data, end, now_ns)
                     return
-                self._parser = httptools.HttpResponseParser(self)
-            self._parser.feed_data(data[: end + 4])
-            if self.status >= 200:
+                reader = self._reader = AnswerReader(self._method)
+            if reader.read_head(head):
                 break
-            # An interim answer: the real one follows.
-            self._complete = False
-            self.headers.clear()
-            self._interim_bytes += end + 4
-            data = rest
+            data = data[end:]
+        self.status, self.headers, self.chunked = reader.status, reader.headers, reader.chunked
         self._head = b""
         self.head_ns = now_ns
-        if problem := self._framed():
+        if problem := reader.misframed():
             self._malformed(problem)
             return
-        self._keep_alive = self._parser.should_keep_alive()
-        if not self._complete and not has_body(self._method, self.status):
+        if reader.complete:
             self._complete = True
-            self._keep_alive = False  # the parser would wait for a body that never comes
-        if self._complete:
-            self._settle(reusable=self._keep_alive and not rest)
-        elif rest:
-            self.received(rest, now_ns)
+            self._settle(reusable=reader.keep_alive and len(data) == end)
+        elif len(data) > end:
+            self._body_received(data[end:], now_ns)
         self._wake()
 
-    def _plain_head_received(self, plain: tuple[int, dict[str, str], int], rest: bytes, now_ns: int) -> None:
-        self.status, self.headers, self._left = plain
+    def _plain_head_received(self, plain: PlainHead, data: bytes, end: int, now_ns: int) -> None:
+        self.status, self.headers, left = plain
         self._head = b""
         self.head_ns = now_ns
-        self.chunked = self._left == CHUNKED
-        self._keep_alive = True
-        if not self._left:
+        rest = len(data) - end
+        if rest == left or not left:
+            self._whole = data[end : end + left]
+            self.body_began = rest > 0
             self._complete = True
-            self._settle(reusable=not rest)
-        elif rest:
-            self.received(rest, now_ns)
+            self._settle(reusable=rest == left)
+        else:
+            self._left = left
+            self.chunked = left == CHUNKED
+            if rest:
+                self._body_received(data[end:], now_ns)
         self._wake()
 
-    def _framed(self) -> str | None:
-        """Note how the body is framed; return what is wrong with that: passed on, it must read the same everywhere."""
-        length, coding = self.headers.get("content-length"), self.headers.get("transfer-encoding")
-        self.chunked = coding is not None
-        self._bounded = self.chunked or length is not None
-        if coding is not None and coding.strip(" \t").lower() != "chunked":
-            return f"its transfer coding is {coding!r}"
-        assert self._parser is not None
-        version = self._parser.get_http_version()
-        if version != "1.1" and (version != "1.0" or coding is not None):
-            return f"HTTP/{version}" + (" with Transfer-Encoding" if coding else "")
-        if length is not None and len(length) > 19:
-            return "its Content-Length is endless"
-        return None
+    # --- the body ---
 
-    def _parse(self, sink: Sink, data: bytes, now_ns: int) -> None:
-        pieces = self._pieces
-        if self._parser is None and not self._read_plainly(data, pieces):
-            if not self.chunked:
-                self._extra = True
-                self._fail("protocol", "bytes follow the answer's end")
-                return
-            pieces.clear()
-            self._parser = httptools.HttpResponseParser(self)
-            self._parser.feed_data(_CHUNKED_HEAD)  # all before ended with a whole chunk
-        if self._parser is not None and not self._read_by_parser(data):
+    def _body_received(self, data: bytes, now_ns: int) -> None:
+        upstream = self._upstream
+        if upstream is None:
+            return
+        self.body_began = True
+        upstream.deadline_ns = now_ns + upstream.idle_ns
+        if self._sink is not None:
+            self._read(self._sink, data, now_ns)
+            return
+        if self._held is None:
+            self._held, self._held_size = [], 0
+        self._held.append((data, now_ns))
+        self._held_size += len(data)
+        if self._held_size > _HELD_BYTES:
+            upstream.pause()
+
+    def _read(self, sink: Sink, data: bytes, now_ns: int) -> None:
+        pieces = self._read_plainly(data) if self._reader is None else None
+        if pieces is None and (pieces := self._read_by_parser(data)) is None:
             return
         sink.read(data, pieces, now_ns)
-        pieces.clear()
         if self._complete:
             sink.ended(None)
-            self._settle(reusable=self._keep_alive)
+            self._settle(reusable=self._reader is None or self._reader.keep_alive)
 
-    def _read_plainly(self, data: bytes, pieces: list[bytes]) -> bool:
-        """Read on without a parser. False when that can't be done."""
+    def _read_plainly(self, data: bytes) -> list[bytes] | None:
+        """Read on without a parser. None when that can't be done."""
         if self.chunked:
+            pieces: list[bytes] = []
             last = plain_chunks(data, pieces)
             if last is None:
-                return False
+                return None
             self._complete = last
-            return True
+            return pieces
+        if len(data) > self._left:
+            return None
         self._left -= len(data)
-        pieces.append(data)
         self._complete = not self._left
-        return self._left >= 0
+        return [data]
 
-    def _read_by_parser(self, data: bytes) -> bool:
-        """Read on by the parser. False when that failed."""
-        assert self._parser is not None
+    def _read_by_parser(self, data: bytes) -> list[bytes] | None:
+        """Read on by the parser. None when that failed."""
+        reader = self._reader
+        if reader is None:
+            if not self.chunked:
+                self._fail_after_end()
+                return None
+            reader = self._reader = AnswerReader.amid_chunks()  # all before ended with a whole chunk
+            if self._upstream is not None:
+                self._upstream.take = self.received  # nothing else may read on from here
         try:
-            self._parser.feed_data(data)
-        except _BROKEN as error:
+            pieces = reader.read(data)
+        except BROKEN as error:
             self._malformed(error)
-            return False
-        if self._extra or (self._complete and self.chunked and _surplus(data)):
-            self._extra = True
-            self._fail("protocol", "bytes follow the answer's end")
-            return False
-        return True
+            return None
+        if reader.extra:
+            self._fail_after_end()
+            return None
+        self._complete = reader.complete
+        return pieces
 
     # --- for the taker of the body ---
 
+    def _take(self) -> bytes | None:
+        """Take the body if it is here as a whole; else it is still to be taken."""
+        whole = self._whole
+        if whole is not None:
+            self._whole = None
+            self._taken = True
+        return whole
+
     def _flow_to(self, sink: Sink) -> None:
         """Send the body to `sink`: what was held at once, the rest as it comes."""
-        if self._sink is not None:
+        if self._taken:
             raise RuntimeError("the answer's body was already taken")
+        whole = self._take()
+        self._taken = True
+        if whole is not None:
+            if whole:
+                sink.read(whole, [whole], self.head_ns)
+            sink.ended(None)
+            return
         self._sink = sink
-        held, self._held = self._held, []
+        held, self._held = self._held, None
         if self.error is not None:
             sink.ended(self.error)
         elif self._complete:
             sink.ended(None)
-        for data, now_ns in held:
+        for data, now_ns in held or ():
             if self.error is None:
-                self._parse(sink, data, now_ns)
+                self._read(sink, data, now_ns)
         if self._gone:
             self._after_loss()
         elif self._upstream is not None:
             self._upstream.resume()
 
     async def _wait(self) -> None:
-        assert self._loop is not None
-        self._waiter = self._loop.create_future()
+        self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
         finally:
             self._waiter = None
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _whole_chunks(self) -> bool:
-        """True when what came so far ends with a whole chunk. Asks the parser whether a last chunk would end the body
-        here; it is of no further use then. Without a parser only whole chunks were read."""
-        if self._parser is None:
-            return True
-        try:
-            self._parser.feed_data(LAST_CHUNK)
-        except _BROKEN:
-            return False
-        return self._complete
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     # --- ends ---
 
@@ -334,7 +316,7 @@ class Exchange:
             return
         if self._gone_why is not None:
             self._fail("closed", f"the connection broke before the answer was complete: {self._gone_why}")
-        elif not self.head_ns or self._bounded:
+        elif not self.head_ns or self._reader is None or self._reader.bounded:
             self._fail("closed", "the server closed the connection before its answer was complete")
         else:
             self._complete = True
@@ -342,22 +324,24 @@ class Exchange:
                 self._sink.ended(None)
 
     def _fail(self, reason: Reason, message: str) -> None:
-        if self.error is None and not self._finished():
+        if self.error is None and not self._complete:
             self.error = ClientError(message, before_first_byte=not self.body_began, reason=reason)
             self.close()
             if self._sink is not None:
                 self._sink.ended(self.error)
         self._wake()
 
+    def _fail_after_end(self) -> None:
+        self._complete = False
+        self._fail("protocol", "bytes follow the answer's end")
+
     def _malformed(self, error: Exception | str) -> None:
         self._complete = False  # it may be, with bytes after its end
         self._fail("protocol", f"malformed answer: {error}")
 
-    def _finished(self) -> bool:
-        return self._complete and not self._extra
-
     def _settle(self, *, reusable: bool) -> None:
-        self._parser = None  # it refers back to this exchange
+        if self._reader is not None:
+            self._reader.close()
         upstream, self._upstream = self._upstream, None
         if upstream is None:
             return
@@ -365,36 +349,3 @@ class Exchange:
             upstream.release()
         else:
             upstream.abort()
-
-    # --- the parser's callbacks ---
-
-    def on_message_begin(self) -> None:
-        """A second answer on one request is one too many."""
-        if self._complete:
-            self._extra = True
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one header; trailers are dropped."""
-        if self.head_ns:
-            return
-        key = name.decode("latin-1").lower()
-        text = value.decode("latin-1")
-        known = self.headers.get(key)
-        self.headers[key] = text if known is None else f"{known}, {text}"
-
-    def on_headers_complete(self) -> None:
-        """Take the status."""
-        if not self.head_ns:
-            assert self._parser is not None
-            self.status = self._parser.get_status_code()
-
-    def on_message_complete(self) -> None:
-        """The answer is whole."""
-        self._complete = True
-
-
-def _surplus(data: bytes) -> bool:
-    """True when line ends follow those that end a chunked body: the parser skips them, a client need not."""
-    rest = data.rstrip(b"\r\n")
-    ends = data[len(rest) :]
-    return ends != b"\r\n\r\n" if rest else not b"\r\n\r\n".endswith(ends)

@@ -6,11 +6,14 @@ Whatever is taken here the parser would take too, and to mean the same.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-_HEAD = re.compile(
-    rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: [\t -~\x80-\xff]*)?\r\n"
-    rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*\r\n)*)\r\n"
-)
+_FIRST = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: [\t -~\x80-\xff]*)?")
+_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t ]*([\t -~\x80-\xff]*)")
+_BLANK = (9, 32)
+_MAX_KNOWN = 1024
+_MAX_HEAD_BYTES = 2048
+_MAX_LINE_BYTES = 256
 _HEX = re.compile(rb"[0-9A-Fa-f]{1,7}")
 _LONGEST_SIZE = 9  # seven digits and the line's end
 SIZES = {b"%x" % size: size for size in range(4096)}
@@ -19,25 +22,71 @@ CHUNKED = -1
 """In place of a length."""
 
 
-def plain_head(head: bytes) -> tuple[int, dict[str, str], int] | None:
-    """Read an answer's head, up to its empty line: (status, headers, length of the body or CHUNKED). None when it is
-    anything but HTTP/1.1 with one framing, no header twice, and the connection kept."""
-    match = _HEAD.fullmatch(head)
-    if match is None or b" \r\n" in head or b"\t\r\n" in head:
-        return None
-    headers: dict[str, str] = {}
-    lines = match[2].decode("latin-1").split("\r\n")
-    for line in lines[:-1]:
-        name, _, value = line.partition(":")
-        headers[name.lower()] = value.lstrip(" \t")
-    if len(headers) != len(lines) - 1 or "connection" in headers or "upgrade" in headers:
-        return None
-    length, coding = headers.get("content-length"), headers.get("transfer-encoding")
-    if coding is not None:
-        return (int(match[1]), headers, CHUNKED) if coding.lower() == "chunked" and length is None else None
-    if length is None or len(length) > 18 or not (length.isascii() and length.isdigit()):
-        return None
-    return int(match[1]), headers, int(length)
+PlainHead = tuple[int, Mapping[str, str], int]
+"""An answer's status, its headers by lower-case name, and the length of its body or CHUNKED."""
+
+
+class PlainHeads:
+    """Reads the heads of answers, and remembers heads and lines as they came, byte for byte: servers send the same ones
+    over and over, and looking one up costs a tenth of reading it. Bounded; only what was found plain is remembered."""
+
+    __slots__ = ("_firsts", "_heads", "_lines")
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, PlainHead] = {}
+        self._firsts: dict[bytes, int] = {}
+        self._lines: dict[bytes, tuple[str, str]] = {}
+
+    def read(self, head: bytes) -> PlainHead | None:
+        """Read a head, up to its empty line. None when it is anything but HTTP/1.1 with one framing, no header twice,
+        the connection kept, and a body that may follow. The headers are shared: not to be changed."""
+        found = self._heads.get(head)
+        if found is None:
+            found = self._read(head)
+            if found is not None and len(head) <= _MAX_HEAD_BYTES:
+                if len(self._heads) >= _MAX_KNOWN:
+                    self._heads.clear()
+                self._heads[head] = found
+        return found
+
+    def _read(self, head: bytes) -> PlainHead | None:
+        first, *lines = head.split(b"\r\n")
+        status = self._firsts.get(first) or self._first(first)
+        if not status or lines[-2:] != [b"", b""]:
+            return None
+        known, headers = self._lines, dict[str, str]()
+        for line in lines[:-2]:
+            pair = known.get(line) or self._line(line)
+            if pair is None:
+                return None
+            headers[pair[0]] = pair[1]
+        if len(headers) != len(lines) - 2 or "connection" in headers or "upgrade" in headers:
+            return None
+        length, coding = headers.get("content-length"), headers.get("transfer-encoding")
+        if coding is not None:
+            return (status, headers, CHUNKED) if coding.lower() == "chunked" and length is None else None
+        if length is None or len(length) > 18 or not (length.isascii() and length.isdigit()):
+            return None
+        return status, headers, int(length)
+
+    def _first(self, line: bytes) -> int:
+        match = _FIRST.fullmatch(line)
+        if match is None or line[-1] in _BLANK or (status := int(match[1])) in (204, 304):
+            return 0
+        if len(self._firsts) < _MAX_KNOWN and len(line) <= _MAX_LINE_BYTES:
+            self._firsts[line] = status
+        return status
+
+    def _line(self, line: bytes) -> tuple[str, str] | None:
+        match = _LINE.fullmatch(line)
+        if match is None or line[-1] in _BLANK:
+            return None
+        pair = match[1].decode("latin-1").lower(), match[2].decode("latin-1")
+        if len(line) <= _MAX_LINE_BYTES:
+            if len(self._lines) >= _MAX_KNOWN:
+                self._lines.clear()
+            self._lines[line] = pair
+        return pair
 
 
 def plain_chunks(data: bytes, pieces: list[bytes]) -> bool | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from tercet.http.wire import JOIN_LIMIT, LAST_CHUNK, Headers, chunk, has_body, response_head
+from tercet.http.wire import JOIN_LIMIT, LAST_CHUNK, Headers, chunk, fields, first_line, has_body, response_head
 
 
 class Source(Protocol):
@@ -100,13 +100,30 @@ class Responder:
         self, status: int, body: bytes, *, headers: Headers = (), content_type: str = "application/json"
     ) -> None:
         """Send a whole answer. Waits only when the client reads too slowly."""
-        self.start(status, headers=headers, content_type=content_type, content_length=len(body))
-        if not self._mute:
-            self._left = 0
-            self._emit(body)
-        self.finish()
+        self.send_now(status, body, headers=headers, content_type=content_type)
         if self._channel.writing_paused:
             await self._channel.wait_writable()
+
+    def send_now(
+        self, status: int, body: bytes, *, headers: Headers = (), content_type: str = "application/json"
+    ) -> None:
+        """Send a whole answer, also when the client reads too slowly."""
+        if self.started:
+            raise RuntimeError("the answer was already started")
+        if self._http10 or not self._keep_alive or not has_body(self._method, status):
+            self.start(status, headers=headers, content_type=content_type, content_length=len(body))
+            self._left = 0
+            if not self._mute:
+                self._emit(body)
+            self.finish()
+            return
+        lines = [*headers, ("Content-Type", content_type)] if content_type else headers
+        text = f"{first_line(status)}{fields(lines)}Content-Length: {len(body)}\r\n\r\n"
+        self._head = text.encode("latin-1")
+        self.status = status
+        self.started = self.finished = True
+        self._emit(body)
+        self._channel.answered(self, keep_alive=True)
 
     def start(
         self,

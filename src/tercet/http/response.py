@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from tercet.http.errors import ClientError
 from tercet.http.exchange import Exchange
-from tercet.http.relay import OnFirst, Relay, Relayed, Rewriter
+from tercet.http.relay import OnFirst, Relay, Relayed, Rewriter, pass_whole
 from tercet.http.responder import Responder
+from tercet.http.upstream import Upstream
 
 _HIGH_WATER = 256 * 1024
 _LOW_WATER = 64 * 1024
@@ -26,6 +27,16 @@ class Response(Exchange):
 
     async def read(self, *, max_bytes: int = 256 * 1024 * 1024) -> bytes:
         """Return the whole body. Raises ClientError, also when it is larger than `max_bytes`."""
+        whole = self._take()
+        if whole is None:
+            whole = await self._gather(max_bytes)
+        if len(whole) > max_bytes:
+            raise ClientError(
+                f"the answer is larger than {max_bytes} bytes", before_first_byte=False, reason="too_large"
+            )
+        return whole
+
+    async def _gather(self, max_bytes: int) -> bytes:
         whole = _Whole(self, max_bytes)
         try:
             self._flow_to(whole)
@@ -35,10 +46,6 @@ class Response(Exchange):
             self.close()
         if self.error is not None:
             raise self.error
-        if whole.size > max_bytes:
-            raise ClientError(
-                f"the answer is larger than {max_bytes} bytes", before_first_byte=False, reason="too_large"
-            )
         pieces = whole.pieces
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -79,6 +86,9 @@ class Response(Exchange):
         decoded body are in the result. When the server fails half-way a ClientError is raised; `responder` can then
         still be written to and finished, unless the failure left a chunk half sent: then it is aborted.
         """
+        whole = self._take() if rewriter is None else None
+        if whole is not None:
+            return pass_whole(self, whole, responder, headers, on_first, tail_bytes)
         relay = Relay(self, responder, headers, on_first, tail_bytes, rewriter)
         try:
             if self._upstream is not None:
@@ -102,7 +112,16 @@ class Response(Exchange):
 
     def whole_chunks(self) -> bool:
         """True when what came of a failed answer ends with a whole chunk."""
-        return self._whole_chunks()
+        return self._reader is None or self._reader.whole_chunks()
+
+    def shortcut(self, take: Callable[[bytes], None]) -> Upstream | None:
+        """Have the connection hand what it reads straight to `take`, which gives back to `received` whatever is not one
+        whole chunk. None when what comes is not read plainly."""
+        upstream = self._upstream
+        if upstream is None or self._reader is not None:
+            return None
+        upstream.take = take
+        return upstream
 
     def pause(self) -> None:
         """Stop reading from the socket."""

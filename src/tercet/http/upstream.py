@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Protocol, cast
 
 from tercet.http.deadlines import NEVER
+from tercet.http.plain import PlainHeads
+from tercet.http.wire import JOIN_LIMIT
 
 Key = tuple[str, int, bool]
 """Host, port, and whether the connection is encrypted."""
@@ -17,9 +20,6 @@ class Exchange(Protocol):
 
     abandoned: bool
 
-    def received(self, data: bytes, now_ns: int) -> None:
-        """Bytes were read from the socket at `now_ns`."""
-
     def lost(self, error: Exception | None) -> None:
         """The connection is gone."""
 
@@ -28,8 +28,9 @@ class Exchange(Protocol):
 
 
 class Pool(Protocol):
-    """Who keeps idle connections."""
+    """Who keeps idle connections. `heads` are those that servers sent before."""
 
+    heads: PlainHeads
     keep_alive_ns: int
 
     def opened(self, upstream: Upstream) -> None:
@@ -43,7 +44,8 @@ class Pool(Protocol):
 
 
 class Upstream(asyncio.Protocol):
-    """A pooled connection. `deadline_ns` is moved by the exchange; `idle_ns` is the longest silence within a body."""
+    """A pooled connection. `take` gets what is read, `exchange` hears of everything else. `deadline_ns` is moved by the
+    exchange; `idle_ns` is the longest silence within a body."""
 
     __slots__ = (
         "_half_closed",
@@ -51,9 +53,10 @@ class Upstream(asyncio.Protocol):
         "_reading_paused",
         "deadline_ns",
         "exchange",
+        "heads",
         "idle_ns",
         "key",
-        "loop",
+        "take",
         "transport",
     )
 
@@ -62,9 +65,10 @@ class Upstream(asyncio.Protocol):
         self._half_closed = False
         self._reading_paused = False
         self.key = key
+        self.heads = pool.heads
+        self.take: Callable[[bytes], None] | None = None
         self.exchange: Exchange | None = None
         self.transport: asyncio.Transport | None = None
-        self.loop: asyncio.AbstractEventLoop | None = None
         self.deadline_ns = NEVER
         self.idle_ns = NEVER
 
@@ -76,22 +80,22 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
         self.transport = cast(asyncio.Transport, transport)
-        self.loop = asyncio.get_running_loop()
         self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        """Hand the bytes on, with the time of their arrival."""
-        exchange = self.exchange
-        if exchange is None:
+        """Hand the bytes on."""
+        take = self.take
+        if take is None:
             self.abort()  # a server may not speak unasked
         else:
-            exchange.received(data, perf_counter_ns())
+            take(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the exchange."""
         self._pool.forget(self)
         self.deadline_ns = NEVER
         self.transport = None
+        self.take = None
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.lost(exc)
@@ -109,7 +113,7 @@ class Upstream(asyncio.Protocol):
         assert self.transport is not None
         if not body:
             self.transport.write(head)
-        elif len(body) <= 65536:
+        elif len(body) <= JOIN_LIMIT:
             self.transport.write(head + body)
         else:
             self.transport.writelines((head, body))
@@ -145,6 +149,7 @@ class Upstream(asyncio.Protocol):
         if self._reading_paused:
             self.resume()
         self.exchange = None
+        self.take = None
         self.deadline_ns = perf_counter_ns() + self._pool.keep_alive_ns
         self._pool.release(self)
 
@@ -159,5 +164,6 @@ class Upstream(asyncio.Protocol):
     def abort(self) -> None:
         """Cut the connection."""
         self.exchange = None
+        self.take = None
         if self.transport is not None:
             self.transport.abort()

@@ -25,28 +25,35 @@ LAST_CHUNK = b"0\r\n\r\n"
 JOIN_LIMIT = 64 * 1024
 """Pieces up to this size are joined before they are written: one copy is cheaper than one more buffer."""
 
-_REASONS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
+_FIRST_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
 def response_head(status: int, headers: Headers) -> bytes:
     """Return status line and headers with the empty line. Raises ValueError when a header could split the message."""
-    return _head(_REASONS.get(status) or f"HTTP/1.1 {status} Status", headers)
+    return f"{first_line(status)}{fields(headers)}\r\n".encode("latin-1")
 
 
 def request_head(method: str, target: str, headers: Headers) -> bytes:
     """Return request line and headers with the empty line. Raises ValueError when a part could split the message."""
-    if " " in target or " " in method:
-        raise ValueError(f"a space in the request line: {method!r} {target!r}")
-    return _head(f"{method} {target} HTTP/1.1", headers)
+    if any(c in method or c in target for c in " \r\n\0"):
+        raise ValueError(f"a space, a line break or a NUL in the request line: {method!r} {target!r}")
+    return f"{method} {target} HTTP/1.1\r\n{fields(headers)}\r\n".encode("latin-1")
 
 
-def _head(first: str, headers: Headers) -> bytes:
-    lines = [f"{name}: {value}" for name, value in headers]
-    text = "\r\n".join([first, *lines, "\r\n"])
-    breaks = len(lines) + 2
+def first_line(status: int) -> str:
+    """Return an answer's first line."""
+    return _FIRST_LINES.get(status) or f"HTTP/1.1 {status} Status\r\n"
+
+
+def fields(headers: Headers) -> str:
+    """Return headers as lines. Raises ValueError when one could split the message."""
+    lines = [f"{name}: {value}\r\n" for name, value in headers]
+    if not lines:
+        return ""
+    text, breaks = "".join(lines), len(lines)
     if text.count("\n") != breaks or text.count("\r") != breaks or "\0" in text:
         raise ValueError("a header holds a line break or a NUL")
-    return text.encode("latin-1")
+    return text
 
 
 def chunk(data: bytes) -> bytes:

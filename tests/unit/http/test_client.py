@@ -78,9 +78,13 @@ async def test_connections_are_reused() -> None:
         for _ in range(5):
             await (await http.request("GET", url(server))).read()
         assert len(server.connections.members) == 1
-        both = [await http.request("GET", url(server)) for _ in range(2)]
-        for response in both:
-            await response.read()
+        untaken = [await http.request("GET", url(server)) for _ in range(2)]
+        assert len(server.connections.members) == 1, "an answer that is here needs its connection no more"
+        both = await asyncio.gather(*(http.request("GET", url(server)) for _ in range(2)))
+        for response in (*untaken, *both):
+            assert b'"method": "GET"' in await response.read()
+            with pytest.raises(RuntimeError, match="already taken"):
+                await response.read()
         assert len(server.connections.members) == 2
 
 

@@ -7,13 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tercet.http.plain import CHUNKED, plain_chunks, plain_head
+from tercet.http.plain import CHUNKED, PlainHead, PlainHeads, plain_chunks
 
 HEAD = (
     b"HTTP/1.1 200 OK\r\ndate: Sun, 29 Nov 2026 00:00:00 GMT\r\nServer:uvicorn\r\nX-Empty:\r\n"
     b"Content-Length: 12\r\nContent-Type: application/json\r\n\r\n"
 )
 ODD = [
+    b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK \r\nContent-Length: 1\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: \r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n: y\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nX: a\0b\r\n\r\n",
+    b"HTTP/1.1 200 OK\nContent-Length: 1\r\n\r\n",
     b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n",
     b"HTTP/1.1 100 Continue\r\n\r\n",
     b"HTTP/1.1 200 OK\r\n\r\n",
@@ -29,6 +35,14 @@ ODD = [
     b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nX: a\rb\r\n\r\n",
 ]
 STREAM = b"3\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n"
+
+
+def plain_head(head: bytes) -> PlainHead | None:
+    """Read a head as one that never came, and again as one that did."""
+    heads = PlainHeads()
+    found = heads.read(head)
+    assert heads.read(head) == found
+    return found
 
 
 class _Seen:
@@ -76,7 +90,19 @@ def test_a_plain_head_is_what_the_parser_reads(at: int, put: bytes, drop: int) -
     status, headers, length = found
     seen = _parsed(head)
     assert list(headers.items()) == seen.headers and head[9:12] == b"%d" % status
-    assert seen.whole == (length == 0 or status in (204, 304))
+    assert seen.whole == (length == 0)
+
+
+def test_what_is_remembered_of_heads_is_bounded_and_changes_nothing() -> None:
+    heads = PlainHeads()
+    for n in range(3000):
+        head = b"HTTP/1.1 200 OK %d\r\nX-%d: %d\r\nContent-Length: %d\r\n\r\n" % (n, n, n, n)
+        for _ in range(2):
+            assert heads.read(head) == (200, {f"x-{n}": str(n), "content-length": str(n)}, n)
+    assert max(len(heads._heads), len(heads._firsts), len(heads._lines)) <= 1024
+    long = b"HTTP/1.1 200 OK\r\nX: %b\r\nContent-Length: 1\r\n\r\n" % (b"y" * 4096)
+    fresh = PlainHeads()
+    assert fresh.read(long) is not None and not fresh._heads and len(fresh._lines) == 1
 
 
 @given(st.integers(0, len(STREAM)), st.binary(max_size=6), st.integers(0, 8))

@@ -219,6 +219,90 @@ async def test_on_first_comes_before_anything_is_written_and_adds_headers() -> N
         raw.close()
 
 
+@pytest.mark.parametrize("shift", range(12))
+async def test_chunks_that_cease_to_be_whole_and_what_looks_like_one_amid_another(shift: int) -> None:
+    """Each piece is a read of its own. `inner` is a whole chunk by itself, yet part of a chunk's content here."""
+    whole, inner = b"5\r\nhello\r\n", b"3\r\nabc\r\n"
+    outer = b"%x\r\n%b\r\n" % (3 * len(inner), inner * 3)
+    cut = len(b"1b\r\n") if shift == 0 else len(outer) * shift // 12
+    pieces = [whole, whole, outer[:cut]]
+    pieces += [inner, inner, inner, b"\r\n"] if shift == 0 else [outer[cut:]]
+    pieces += [whole, inner, whole[:4], whole[4:], b"0\r\n", b"\r\n"]
+
+    async def talk(reader: Reader, writer: Writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for piece in pieces:
+            await asyncio.sleep(0.003)
+            writer.write(piece)
+            await writer.drain()
+
+    async with raw_serving(talk) as base, proxied(base) as (server, proxy):
+        raw = await connect(server)
+        await raw.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        await raw.head()
+        assert await raw.reader.readexactly(sum(map(len, pieces))) == b"".join(pieces)
+        await until(lambda: bool(proxy.relayed))
+        content = b"hello" * 2 + inner * 3 + b"helloabchello"
+        assert (proxy.relayed[0].body_bytes, proxy.relayed[0].tail) == (len(content), content[-64:])
+        raw.close()
+
+
+async def test_a_stream_of_whole_chunks_that_stands_still_is_given_up() -> None:
+    async def talk(reader: Reader, writer: Writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(12):
+            writer.write(b"5\r\nhello\r\n")
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(60)
+
+    async with raw_serving(talk) as base, client(deadline_resolution_s=0.02) as http:
+
+        async def handler(request: Request, responder: Responder) -> None:
+            response = await http.request("GET", base, idle_timeout_s=0.3)
+            with pytest.raises(ClientError, match="stood still") as caught:
+                await response.relay(responder)
+            assert caught.value.reason == "idle_timeout" and not caught.value.before_first_byte
+            responder.write(b"broken")
+
+        async with serving(handler) as server:
+            answer = await http.request("GET", url(server))
+            assert await answer.read() == b"hello" * 12 + b"broken"
+
+
+@pytest.mark.parametrize("tail_bytes", [0, 1, 3, 5, 9])
+async def test_a_whole_answer_is_passed_on_with_its_type_and_more_headers(tail_bytes: int) -> None:
+    async def handler(request: Request, responder: Responder) -> None:
+        await responder.send(418, b"hello", headers=[("X-Worker", "d1")], content_type="text/plain")
+
+    def on_first(now_ns: int) -> list[tuple[str, str]]:
+        return [("X-Tercet-Route", "P0>D1")]
+
+    async with serving(handler) as backend, proxied(url(backend)[:-1], on_first, tail_bytes) as (server, proxy):
+        raw = await connect(server)
+        for _ in range(2):
+            await raw.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert await raw.answer() == (
+                418,
+                {"x-worker": "d1", "x-tercet-route": "P0>D1", "content-type": "text/plain", "content-length": "5"},
+                b"hello",
+            )
+        assert {relayed.tail for relayed in proxy.relayed} == {b"hello"[-tail_bytes:] if tail_bytes else b""}
+        raw.close()
+
+
+async def test_a_whole_answer_can_be_refused_too() -> None:
+    async def handler(request: Request, responder: Responder) -> None:
+        await responder.send(200, b"hello")
+
+    def refuse(now_ns: int) -> None:
+        raise RequestError(409, "not this one")
+
+    async with proxied_handler(handler, refuse) as (server, _), client() as http:
+        assert (await http.request("GET", url(server))).status == 409
+
+
 async def test_on_first_may_refuse() -> None:
     cancelled = asyncio.Event()
 

@@ -79,7 +79,7 @@ class Setup:
         data = json.dumps(body).encode() if isinstance(body, dict) else body
         sent = {"Content-Type": "application/json", **(headers or {})}
         response = await self.client.request(method, self.url + path, headers=sent.items(), body=data)
-        return Got(response.status, response.headers, await response.read())
+        return Got(response.status, dict(response.headers), await response.read())
 
     async def get(self, path: str, headers: dict[str, str] | None = None) -> Got:
         return await self.send("GET", path, headers=headers)
