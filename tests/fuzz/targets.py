@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 from tercet.core.errors import RequestError
 from tercet.http.exchange import Exchange
+from tercet.http.known_heads import KnownHeads
 from tercet.http.limits import ServerLimits
 from tercet.http.plain import PlainHeads
 from tercet.http.request import Request
-from tercet.http.request_reader import KnownHeads, RequestReader
+from tercet.http.request_reader import RequestReader
 from tercet.http.upstream import Upstream
 
 LIMITS = ServerLimits(max_header_bytes=2048, max_body_bytes=4096, max_headers=16)

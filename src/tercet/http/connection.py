@@ -13,9 +13,10 @@ from typing import Protocol, cast
 from tercet.core.errors import RequestError
 from tercet.core.faults import whence
 from tercet.http.deadlines import NEVER, Deadlines
+from tercet.http.known_heads import KnownHeads
 from tercet.http.limits import ServerLimits
 from tercet.http.request import Request
-from tercet.http.request_reader import KnownHeads, RequestReader
+from tercet.http.request_reader import RequestReader
 from tercet.http.responder import Responder, Source
 
 Handler = Callable[[Request, Responder], Awaitable[None]]
@@ -44,23 +45,27 @@ class ServerConnection(asyncio.Protocol):
     __slots__ = (
         "_discarding",
         "_host",
+        "_keep_alive_ns",
         "_loop",
         "_queue",
         "_reader",
         "_reading_paused",
         "_responder",
         "_task",
-        "_transport",
         "_writable",
         "deadline_ns",
         "source",
+        "transport",
         "writing_paused",
     )
 
+    transport: asyncio.Transport
+    """Where bytes are written; set once connected, as `_loop` is."""
+    _loop: asyncio.AbstractEventLoop
+
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._transport: asyncio.Transport | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._keep_alive_ns = int(host.limits.keep_alive_s * 1e9)
         self._reader = RequestReader(host.limits, self, "", host.heads)
         self._queue: deque[tuple[Request | RequestError, Responder]] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -75,20 +80,13 @@ class ServerConnection(asyncio.Protocol):
     # --- the transport's callbacks ---
 
     @property
-    def transport(self) -> asyncio.Transport:
-        """The connection's transport."""
-        if self._transport is None:
-            raise RuntimeError("not connected")
-        return self._transport
-
-    @property
     def busy(self) -> bool:
         """True while an answer is under way."""
         return self._responder is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or refuse it when there are too many."""
-        self._transport = cast(asyncio.Transport, transport)
+        self.transport = cast(asyncio.Transport, transport)
         self._loop = asyncio.get_running_loop()
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
@@ -155,6 +153,11 @@ class ServerConnection(asyncio.Protocol):
         """Read what came, and start the first request of it."""
         if self._discarding:
             return
+        if self._responder is None and not self._queue:
+            request = self._reader.known(data)
+            if request is not None:
+                self._start(request, Responder(self, request.method, http10=False, keep_alive=not self._host.closing))
+                return
         begins = self._responder is None and not self._reader.begun
         try:
             self._reader.feed(data)
@@ -187,23 +190,27 @@ class ServerConnection(asyncio.Protocol):
             if not self._discarding:
                 self._send_continue()
             return
-        item, self._responder = self._queue.popleft()
+        item, responder = self._queue.popleft()
         if isinstance(item, RequestError):
-            self._send_refusal(item, self._responder)
-            return
+            self._responder = responder
+            self._send_refusal(item, responder)
+        else:
+            self._start(item, responder)
+
+    def _start(self, request: Request, responder: Responder) -> None:
+        self._responder = responder
         self.deadline_ns = NEVER
-        assert self._loop is not None
-        task = self._loop.create_task(self._handle(item, self._responder))
-        self._task = task
+        self._task = task = self._loop.create_task(self._handle(request, responder))
         self._host.tasks.add(task)
 
     async def _handle(self, request: Request, responder: Responder) -> None:
         task = self._task
         try:
             await self._host.handler(request, responder)
-            if not responder.started:
-                raise RuntimeError("the handler ended without an answer")
-            responder.finish()
+            if not responder.finished:
+                if not responder.started:
+                    raise RuntimeError("the handler ended without an answer")
+                responder.finish()
         except RequestError as error:
             await self._fail(error, request, responder)
         except asyncio.CancelledError:
@@ -228,24 +235,22 @@ class ServerConnection(asyncio.Protocol):
 
     def answered(self, responder: Responder, *, keep_alive: bool) -> None:
         """The answer is complete: close, or go on with the next request."""
-        if responder is not self._responder or self._transport is None:
+        if responder is not self._responder:
             return
-        self._responder = None
-        self._task = None
-        self.source = None
+        self._responder = self._task = self.source = None
         if not keep_alive or self._host.closing:
             self._queue.clear()
             self._discarding = True
             self._set_deadline(self._host.limits.write_timeout_s)
-            self._transport.close()
+            self.transport.close()
             return
         if not self.writing_paused:
             self._await_request()
         if self._reading_paused and len(self._queue) < _MAX_PIPELINED // 2:
             self._reading_paused = False
-            self._transport.resume_reading()
+            self.transport.resume_reading()
         if self._queue or self._reader.wants_continue:
-            asyncio.get_running_loop().call_soon(self._next_if_free)
+            self._loop.call_soon(self._next_if_free)
 
     def _next_if_free(self) -> None:
         if self._responder is None and not self.transport.is_closing():
@@ -302,8 +307,10 @@ class ServerConnection(asyncio.Protocol):
             self._responder.close_after()
 
     def _await_request(self) -> None:
-        limits = self._host.limits
-        self._set_deadline(limits.header_timeout_s if self._reader.begun else limits.keep_alive_s)
+        if self._reader.begun:
+            self._set_deadline(self._host.limits.header_timeout_s)
+        else:
+            self.deadline_ns = perf_counter_ns() + self._keep_alive_ns
 
     def _set_deadline(self, seconds: float) -> None:
         self.deadline_ns = perf_counter_ns() + int(seconds * 1e9)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Protocol
 
 import httptools
 
 from tercet.core.errors import RequestError
+from tercet.http.known_heads import KnownHeads
 from tercet.http.limits import ServerLimits
 from tercet.http.request import Request, origin_form, split_target
 from tercet.http.wire import request_head
 
 _HOST = re.compile(r"[A-Za-z0-9._~%!$&'()*+;=-]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
-_MAX_KNOWN = 1024
-_MAX_KNOWN_BYTES = 2048
-_UNREPEATABLE = frozenset({"transfer-encoding", "expect", "upgrade", "connection"})
 _OVERHEAD = 16
 """What framing may cost for each byte of a chunked body, beyond what headers may: chunks of one byte cost five."""
 
@@ -30,47 +27,6 @@ class Taker(Protocol):
 
     def request_read(self, request: Request, *, http10: bool, keep_alive: bool) -> None:
         """A request is whole."""
-
-
-@dataclass(slots=True)
-class _Head:
-    """A head that was parsed before, and how long the body is that follows it."""
-
-    method: str
-    target: str
-    path: str
-    query: str
-    headers: dict[str, str]
-    length: int
-
-
-class KnownHeads:
-    """Heads as they came, byte for byte, and what they mean: clients send the same ones over and over, and looking one
-    up costs a tenth of parsing it. Bounded; only heads that the parser accepted, of which nothing was left open."""
-
-    __slots__ = ("_heads",)
-
-    def __init__(self) -> None:
-        self._heads: dict[bytes, _Head] = {}
-
-    def find(self, head: bytes) -> _Head | None:
-        """Return what these bytes, up to the empty line, mean; None when they are new."""
-        return self._heads.get(head)
-
-    def learn(self, head: bytes, request: Request) -> None:
-        """Remember a head and the request that it began."""
-        if len(head) <= _MAX_KNOWN_BYTES:
-            if len(self._heads) >= _MAX_KNOWN:
-                self._heads.clear()
-            headers, length = dict(request.headers), len(request.body)
-            self._heads[head] = _Head(request.method, request.target, request.path, request.query, headers, length)
-
-
-def _learn(known: KnownHeads, data: bytes, request: Request) -> None:
-    """Remember the head of a request if `data` is it and nothing else, and has nothing that must be asked each time."""
-    end = len(data) - len(request.body)
-    if data.find(b"\r\n\r\n") + 4 == end and _UNREPEATABLE.isdisjoint(request.headers):
-        known.learn(data[:end], request)
 
 
 class RequestReader:
@@ -125,32 +81,34 @@ class RequestReader:
         """True while part of a request has come."""
         return self._raw_size > 0
 
+    def known(self, data: bytes) -> Request | None:
+        """Return the request that `data` is, if it is one whole request with a head that is known. Nothing is read when
+        it is not."""
+        if self._raw_size or self._known is None:
+            return None
+        found = self._known.find(data, self._limits.max_body_bytes)
+        if found is None:
+            return None
+        head, body = found
+        self.http10 = False
+        return Request(
+            head.method, head.target, head.path, head.query, head.headers, body, self.client, perf_counter_ns()
+        )
+
     def feed(self, data: bytes) -> None:
         """Read on. Raises RequestError for bad HTTP and whatever exceeds a bound."""
-        fresh, known = not self._raw_size, self._known
-        if fresh and known is not None:
-            end = data.find(b"\r\n\r\n") + 4
-            if end > 4 and (head := known.find(data[:end])) is not None and len(data) - end == head.length:
-                request = Request(
-                    head.method,
-                    head.target,
-                    head.path,
-                    head.query,
-                    head.headers,
-                    data[end:],
-                    self.client,
-                    perf_counter_ns(),
-                )
-                self.http10 = False
-                self._taker.request_read(request, http10=False, keep_alive=True)
-                return
+        request = self.known(data)
+        if request is not None:
+            self._taker.request_read(request, http10=False, keep_alive=True)
+            return
+        fresh = not self._raw_size
         self._raw_size += len(data)
         self._complete = False
         self._parse(data)
         if self._complete:
             last, self._request = self._request, None
             if fresh and last is not None and self._known is not None and not self._target:
-                _learn(self._known, data, last)
+                self._known.learn(data, last)
             # How much of `data` belongs to the next request isn't known: all of it is counted, and allowed for.
             self._raw_size = self._raw_slack = len(data) if self._target else 0
             return

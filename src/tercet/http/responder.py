@@ -24,10 +24,7 @@ class Source(Protocol):
 class Channel(Protocol):
     """The connection under a responder."""
 
-    @property
-    def transport(self) -> asyncio.Transport:
-        """Where bytes are written."""
-
+    transport: asyncio.Transport
     source: Source | None
     writing_paused: bool
 

@@ -8,9 +8,9 @@ from time import monotonic
 
 from tercet.http.connection import Handler, ServerConnection
 from tercet.http.deadlines import Deadlines
+from tercet.http.known_heads import KnownHeads
 from tercet.http.limits import ServerLimits
 from tercet.http.request import Request
-from tercet.http.request_reader import KnownHeads
 from tercet.http.responder import Responder
 
 __all__ = ["Handler", "Request", "Responder", "Server", "ServerLimits"]

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tercet.core.errors import RequestError
+from tercet.http.known_heads import KnownHeads
 from tercet.http.limits import ServerLimits
 from tercet.http.request import Request
-from tercet.http.request_reader import KnownHeads, RequestReader
+from tercet.http.request_reader import RequestReader
 
 STREAM = (
     b"POST /a?x=%20 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
@@ -38,7 +39,7 @@ class _Taker:
         pass
 
     def request_read(self, request: Request, *, http10: bool, keep_alive: bool) -> None:
-        assert http10 != keep_alive
+        assert (not http10 and "close" not in request.headers.get("connection", "")) == keep_alive
         self.requests.append(request)
         self.seen.append((request.method, request.path, request.query, request.body, keep_alive))
 
@@ -99,10 +100,73 @@ def test_a_known_head_is_read_as_before_and_another_length_is_not_taken_for_it()
     reader = RequestReader(ServerLimits(), taker, "c", known)
     for body in (b"hello", b"again", b"cut"):
         reader.feed(head + body)
-    assert known.find(head) is not None and reader.begun
+    assert reader.begun
     reader.feed(b"s!" + head + b"two" + b"23" + head + b"three")
     assert [seen[3] for seen in taker.seen] == [b"hello", b"again", b"cuts!", b"two23", b"three"]
     assert len({tuple(request.headers.items()) for request in taker.requests}) == 1
+
+
+LENGTHS = [
+    b"0",
+    b"5",
+    b"05",
+    b"5 ",
+    b" 5",
+    b"+5",
+    b"-5",
+    b"0x5",
+    b"5,5",
+    b"5, 5",
+    b"",
+    b"\xb2",
+    b"9" * 18,
+    b"9" * 30,
+    b"5\r\nX: 1",
+]
+LIKE_EACH_OTHER = [
+    b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: %b\r\nX-One: 1\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\ncontent-length: %b\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: h\r\nX-Content-Length: %b\r\nContent-Length: 5\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: %b\r\nContent-Length: 5\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: %b\r\nConnection: close\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: %b\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"POST /a HTTP/1.0\r\nHost: h\r\nContent-Length: %b\r\n\r\n",
+    b"POST /a?Content-Length:%b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("head", LIKE_EACH_OTHER)
+@pytest.mark.parametrize("first", LENGTHS)
+def test_heads_that_differ_by_a_length_are_read_as_if_none_had_come_before(head: bytes, first: bytes) -> None:
+    def read(heads: KnownHeads, data: bytes) -> tuple[list[tuple[str, dict[str, str], bytes]], int]:
+        taker, status = _Taker(), 0
+        try:
+            RequestReader(ServerLimits(max_body_bytes=999), taker, "c", heads).feed(data)
+        except RequestError as error:
+            status = error.status
+        return [(seen.target, dict(seen.headers), seen.body) for seen in taker.requests], status
+
+    known = KnownHeads()
+    read(known, head % first + b"hello")
+    for second in LENGTHS:
+        for body in (b"hello", b"", b"hell", b"hello!"):
+            data = head % second + body
+            assert read(known, data) == read(KnownHeads(), data)
+
+
+def test_a_length_makes_no_head_unknown() -> None:
+    known = KnownHeads()
+    reader = RequestReader(ServerLimits(), _Taker(), "c", known)
+    head = b"POST /a HTTP/1.1\r\nHost: h\r\nConnection: Keep-Alive\r\nContent-Length: %d\r\n\r\n%b"
+    reader.feed(head % (5, b"hello"))
+    for size in (0, 1, 7000):
+        request = reader.known(head % (size, b"x" * size))
+        assert request is not None and request.body == b"x" * size and request.headers["content-length"] == str(size)
+    assert reader.known(head % (5, b"hell")) is None and reader.known(head % (3, b"hell")) is None
+    for n in range(5000):
+        reader.feed(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % n)
+        reader.feed(b"POST /%d HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n1" % n)
+    assert max(len(known._heads), len(known._templates)) <= 1024
 
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
