@@ -49,6 +49,7 @@ from tercet.routing.fleet import FleetState
 
 log = logging.getLogger(__name__)
 
+GENERATION = frozenset({CHAT_PATH, COMPLETIONS_PATH})
 PROBED = frozenset({"/health", "/ready"})
 """What is answered without a client certificate: a kubelet has none."""
 TRACES_GRACE_S = 2.0
@@ -174,12 +175,14 @@ class Router:
 
     async def handle(self, request: Request, responder: Responder) -> None:
         """Answer one HTTP request; a RequestError becomes an OpenAI error object with the request's id."""
-        headers = [("X-Request-Id", self.parts.door.request_id(request.headers))]
+        door = self.parts.door
+        headers = [("X-Request-Id", door.request_id(request.headers))]
         key: ApiKey | None = None
-        generation = False
+        asks, generation = request.path in GENERATION and request.method == "POST", False
         try:
-            key = self._enter(request, responder)
-            generation = request.method == "POST" and request.path in (CHAT_PATH, COMPLETIONS_PATH)
+            if not asks or not door.open or self._asks_certificate:
+                key = self._enter(request, responder)
+            generation = asks
             if generation:
                 await generate(self.parts, request, responder, headers, self.prober.suspect, key)
             else:
@@ -198,8 +201,7 @@ class Router:
 
     def _enter(self, request: Request, responder: Responder) -> ApiKey | None:
         """Return the key that a request came with, None where none is needed. Raises RequestError."""
-        shown = responder.transport.get_extra_info
-        if self._asks_certificate and request.path not in PROBED and not shown("peercert"):
+        if self._asks_certificate and request.path not in PROBED and not responder.transport.get_extra_info("peercert"):
             raise RequestError(403, "a client certificate is needed", code="client_certificate_needed")
         return self.parts.door.check(request.method, request.path, request.headers)
 
@@ -207,7 +209,7 @@ class Router:
         self, request: Request, responder: Responder, headers: list[tuple[str, str]], key: ApiKey | None
     ) -> None:
         path, door = request.path, self.parts.door
-        if path in (CHAT_PATH, COMPLETIONS_PATH):
+        if path in GENERATION:
             raise _no_method(request, ("POST",), headers)
         methods = self._endpoints.get(path)
         if methods is None:

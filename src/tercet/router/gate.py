@@ -19,22 +19,28 @@ class Gate:
         self._queue: FairQueue[asyncio.Future[None]] = FairQueue(bound)
         self._pace = Pace()
         self._running = 0
+        self._limit, self._limit_of = 0, -1  # as of how many changes of the fleet
 
     @property
     def waiting(self) -> int:
         """Number of requests that wait."""
-        return len(self._queue)
+        return self._queue.size
 
     @property
     def empty(self) -> bool:
         """True when nobody is in or waits."""
-        return not self._running and not self._queue
+        return not self._running and not self._queue.size
+
+    def admit(self) -> bool:
+        """Take a place, if there is one and nobody waits for it."""
+        if self._queue.size or not self._room():
+            return False
+        self._running += 1
+        return True
 
     async def enter(self, tenant: str, priority: int, timeout_s: float) -> None:
-        """Wait for a place. Raises RequestError 429 when too many wait, 503 when the wait was too long."""
-        if not self._queue and self._room():
-            self._running += 1
-            return
+        """Wait for a place, where `admit` said that there is none. Raises RequestError 429 when too many wait, 503 when
+        the wait was too long."""
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         sent_away = self._queue.push(tenant, priority, place)
         if sent_away is not None:
@@ -54,7 +60,7 @@ class Gate:
                     503,
                     f"no worker had room within {timeout_s:g} s",
                     code="queue_timeout",
-                    retry_after_s=self._pace.wait_s(len(self._queue)),
+                    retry_after_s=self._pace.wait_s(self._queue.size),
                 ) from None
             raise
         self._metrics.admissions.add("waited")
@@ -63,18 +69,20 @@ class Gate:
         """Give a place back, and to whom it is due."""
         self._running -= 1
         self._pace.freed(monotonic())
-        while self._queue and self._room():
+        while self._queue.size and self._room():
             place = self._queue.pop()
             if place is not None and not place.done():
                 self._running += 1
                 place.set_result(None)
 
     def _room(self) -> bool:
-        limit = places(self._fleet, self._fleet.mode, self._model, self._each)
-        return not limit or self._running < limit  # without a worker it is refused further on, at once
+        fleet = self._fleet
+        if self._limit_of != fleet.changes:
+            self._limit, self._limit_of = places(fleet, fleet.mode, self._model, self._each), fleet.changes
+        return not self._limit or self._running < self._limit  # without a worker it is refused further on, at once
 
     def _full(self) -> RequestError:
-        wait_s = self._pace.wait_s(len(self._queue))
+        wait_s = self._pace.wait_s(self._queue.size)
         return RequestError(
             429, "too many requests wait already: try again later", code="queue_full", retry_after_s=wait_s
         )

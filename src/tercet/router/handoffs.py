@@ -40,11 +40,17 @@ class Handoffs:
         """Return how many handoffs to this decode rank are under way."""
         return self._taken.get(address, 0)
 
+    def admit(self, address: str) -> bool:
+        """Take a place at a decode rank, if there is a free one."""
+        taken = self._taken.get(address, 0)
+        if taken >= self._limit:
+            return False
+        self._taken[address] = taken + 1
+        return True
+
     async def enter(self, address: str, timeout_s: float) -> None:
         """Wait for a free place at a decode rank, first come, first served. Raises RequestError 503."""
-        taken = self._taken.get(address, 0)
-        if taken < self._limit:
-            self._taken[address] = taken + 1
+        if self.admit(address):
             return
         waiting = self._waiting.setdefault(address, deque())
         if len(waiting) >= WAITING_PER_SLOT * self._limit:

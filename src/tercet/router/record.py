@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from tercet.core.route import Rank, Route
 from tercet.router.span import Span
@@ -91,19 +91,27 @@ class RequestRecord(NamedTuple):
         return data if span.error is None else data | {"error": span.error}
 
 
+class Recorded(Protocol):
+    """A request that is over, of which a record can be made."""
+
+    def record(self) -> RequestRecord:
+        """Return it."""
+        ...
+
+
 class Recent:
-    """The latest requests."""
+    """The latest requests. A record is made for who asks: few do."""
+
+    __slots__ = ("_ended", "add")
 
     def __init__(self, kept: int = KEPT) -> None:
-        self._records: deque[RequestRecord] = deque(maxlen=kept)
-
-    def add(self, record: RequestRecord) -> None:
+        self._ended: deque[Recorded] = deque(maxlen=kept)
+        self.add = self._ended.append
         """Remember a request; the oldest is forgotten for it."""
-        self._records.append(record)
 
     def latest(self, limit: int) -> Iterator[RequestRecord]:
-        """Yield up to `limit` requests, the latest to end first."""
-        return islice(reversed(self._records), limit)
+        """Yield the records of up to `limit` requests, the latest to end first."""
+        return (ended.record() for ended in islice(reversed(self._ended), limit))
 
 
 def _rank(rank: Rank) -> dict[str, object]:

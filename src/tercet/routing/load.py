@@ -36,6 +36,6 @@ class Load:
 
     def give_back(self, requests: int, tokens: int) -> None:
         """So much is done. Never below zero: a worker may have left and come back under the same address meanwhile."""
-        self.requests = max(0, self.requests - requests)
-        self.tokens = max(0, self.tokens - tokens)
+        self.requests = self.requests - requests if self.requests > requests else 0
+        self.tokens = self.tokens - tokens if self.tokens > tokens else 0
         self.order = (self.tokens + REQUEST_TOKENS * self.requests, self.last_routed)
