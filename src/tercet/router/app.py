@@ -7,6 +7,7 @@ import errno
 import gc
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Collection
@@ -21,6 +22,7 @@ from tercet.dialects.request import CHAT_PATH, COMPLETIONS_PATH
 from tercet.http.client import Client
 from tercet.http.server import Request, Responder, Server
 from tercet.router.admin import Admin
+from tercet.router.call import Suspect
 from tercet.router.checks import OPEN_PATHS, Door
 from tercet.router.config import RouterConfig
 from tercet.router.dashboard.pages import HOME, page
@@ -66,12 +68,12 @@ class Router:
     """One router. `start` listens and begins to watch the workers; `close` ends both."""
 
     def __init__(self, config: RouterConfig) -> None:
-        fleet = FleetState(index_chunks=config.index_chunks, max_conversations=config.max_conversations)
+        fleet = self._make_fleet(config)
         for event in config.worker_events():
             fleet.apply(event)
         fleet.apply(ModeChanged(config.start_mode))
         live = Live.of(config)
-        client = Client(connect_timeout_s=config.connect_timeout_s, tls=config.worker_tls())
+        client = self._make_client(config)
         sender, metrics = Sender(client, live, config.max_answer_bytes), RouterMetrics()
         ports = config.bootstrap_ports()
         self.parts = Parts(
@@ -85,26 +87,28 @@ class Router:
             Handoffs(config.max_unaccepted_handoffs, sender.control, metrics),
             metrics,
             Door(KeyFile(config.api_keys, config.api_key_file), config.worker_api_key),
-            Breakers(config.breaker_failures, config.breaker_pause_s, config.breaker_max_pause_s),
-            Gates(fleet, metrics, config.max_concurrent, config.max_queue),
+            self._make_breakers(config),
+            Gates(fleet, metrics, config.max_concurrent, config.max_queue, config.processes),
             RetryPauses(config.seed),
             ports,
             RequestLog(config.log_format) if config.log_requests else None,
             None if config.otlp_endpoint is None else Tracing(provider_to(config.otlp_endpoint)),
         )
         self.prober = Prober(self.parts)
+        self.suspect: Suspect = self.prober.suspect
         self._kv = KvSubscriber(fleet, config.event_ports())
-        self.roster = Roster(self.parts, self.prober, self._kv)
+        self.roster = Roster(self.parts, self.prober, self._kv, self._settle)
         self._server = Server(
             self.handle,
             host=config.host,
             port=config.port,
             max_body_bytes=config.max_body_bytes,
             tls=config.server_tls(),
+            reuse_port=config.processes > 1,
         )
         self._asks_certificate = config.tls_client_ca is not None
         self._kv_use = KvUse(self.parts)
-        admin = Admin(self.parts, self.prober, self.roster, self._kv_use)
+        admin = Admin(self.parts, self.prober, self.roster, self._kv_use, self._processes)
         members = Members(self.parts, self.roster)
         self._discovery = Discovery(config.sources(), self.parts, self.roster, admin.change_mode)
         self._endpoints: dict[str, dict[str, Endpoint]] = {
@@ -148,16 +152,34 @@ class Router:
 
     async def start(self) -> None:
         """Listen, then watch the workers. Raises UsageError when the port is taken or the address isn't ours."""
-        config = self.parts.config
         try:
             await self._server.start()
         except OSError as error:
-            busy = error.errno == errno.EADDRINUSE
-            why = "the port is in use" if busy else error.strerror or str(error)
-            raise UsageError(f"can't listen on {config.host}:{config.port}: {why}; choose another --port") from error
+            raise no_port(self.parts.config, error) from error
+        self._watch()
+
+    def _watch(self) -> None:
+        """Begin to watch the workers."""
         self.prober.start()
         self._kv.start()
         self._discovery.start()
+
+    def _make_fleet(self, config: RouterConfig) -> FleetState:
+        return FleetState(index_chunks=config.index_chunks, max_conversations=config.max_conversations)
+
+    def _make_client(self, config: RouterConfig) -> Client:
+        return Client(connect_timeout_s=config.connect_timeout_s, tls=config.worker_tls())
+
+    def _make_breakers(self, config: RouterConfig) -> Breakers:
+        return Breakers(config.breaker_failures, config.breaker_pause_s, config.breaker_max_pause_s)
+
+    async def _settle(self) -> None:
+        """Return when every process knows what this one does."""
+
+    def _processes(self) -> list[dict[str, object]]:
+        """Return what there is to say of the processes that serve requests."""
+        fleet, gates = self.parts.fleet, self.parts.gates
+        return [{"process": 0, "pid": os.getpid(), "in_flight": fleet.in_flight, "waiting": gates.waiting, "starts": 1}]
 
     async def close(self, grace_s: float) -> None:
         """Stop listening, let answers under way end for up to `grace_s` seconds, release what is left, close
@@ -184,7 +206,7 @@ class Router:
                 key = self._enter(request, responder)
             generation = asks
             if generation:
-                await generate(self.parts, request, responder, headers, self.prober.suspect, key)
+                await generate(self.parts, request, responder, headers, self.suspect, key)
             else:
                 await self._dispatch(request, responder, headers, key)
         except RequestError as error:
@@ -205,15 +227,18 @@ class Router:
             raise RequestError(403, "a client certificate is needed", code="client_certificate_needed")
         return self.parts.door.check(request.method, request.path, request.headers)
 
+    def _methods(self, path: str) -> dict[str, Endpoint] | None:
+        """Return what answers at a path of the router's own, None for others."""
+        methods = self._endpoints.get(path)
+        return methods or next((found for start, found in self._prefixes if path.startswith(start)), None)
+
     async def _dispatch(
         self, request: Request, responder: Responder, headers: list[tuple[str, str]], key: ApiKey | None
     ) -> None:
         path, door = request.path, self.parts.door
         if path in GENERATION:
             raise _no_method(request, ("POST",), headers)
-        methods = self._endpoints.get(path)
-        if methods is None:
-            methods = next((found for start, found in self._prefixes if path.startswith(start)), None)
+        methods = self._methods(path)
         if methods is not None:
             endpoint = methods.get("GET" if request.method == "HEAD" else request.method)
             if endpoint is None:
@@ -224,12 +249,18 @@ class Router:
                 raise _no_method(request, METHODS, headers)
             quota = door.enter(key)
             try:
-                await pass_through(self.parts, request, responder, headers, self.prober.suspect)
+                await pass_through(self.parts, request, responder, headers, self.suspect)
             finally:
                 if quota is not None:
                     quota.leave(len(request.body) // BYTES_PER_TOKEN)
         else:
             raise RequestError(404, f"no such path: {path}")
+
+
+def no_port(config: RouterConfig, error: OSError) -> UsageError:
+    """Return why the router can't listen."""
+    why = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+    return UsageError(f"can't listen on {config.host}:{config.port}: {why}; choose another --port")
 
 
 def _no_method(request: Request, methods: Collection[str], headers: list[tuple[str, str]]) -> RequestError:
@@ -252,7 +283,7 @@ async def serve(config: RouterConfig) -> int:
     router = Router(config)
     try:
         await router.start()
-        _collect_less()
+        collect_less()
         log.info("router listens on %s://%s:%d, mode %s", config.scheme, config.host, router.port, config.start_mode)
         await stop.wait()
         log.info("stopping")
@@ -268,7 +299,7 @@ async def serve(config: RouterConfig) -> int:
     return 0
 
 
-def _collect_less() -> None:
+def collect_less() -> None:
     """Have the garbage collector look less often, and not at what was made for good: next to nothing of a request
     refers to itself, and looking for it took a tenth of the router's time."""
     gc.collect()
@@ -277,10 +308,14 @@ def _collect_less() -> None:
 
 
 def run(config: RouterConfig) -> int:
-    """Run a router in this process; return its exit code."""
+    """Run a router, in this process or with several; return its exit code."""
     setproctitle("tercet router")
     set_up_logs(config.log_format)
     try:
+        if config.processes > 1:
+            from tercet.router.processes.family import serve_many
+
+            return int(uvloop.run(serve_many(config)))
         code: int = uvloop.run(serve(config))
         return code
     except TercetError as error:

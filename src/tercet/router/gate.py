@@ -14,8 +14,11 @@ from tercet.routing.fleet import FleetState
 class Gate:
     """Lets requests for one model in, as many as its ready ranks may have; the others wait, up to a deadline."""
 
-    def __init__(self, fleet: FleetState, metrics: RouterMetrics, model: str, each: int, bound: int) -> None:
+    def __init__(
+        self, fleet: FleetState, metrics: RouterMetrics, model: str, each: int, bound: int, processes: int
+    ) -> None:
         self._fleet, self._metrics, self._model, self._each = fleet, metrics, model, each
+        self._processes = processes
         self._queue: FairQueue[asyncio.Future[None]] = FairQueue(bound)
         self._pace = Pace()
         self._running = 0
@@ -78,7 +81,8 @@ class Gate:
     def _room(self) -> bool:
         fleet = self._fleet
         if self._limit_of != fleet.changes:
-            self._limit, self._limit_of = places(fleet, fleet.mode, self._model, self._each), fleet.changes
+            limit = places(fleet, fleet.mode, self._model, self._each)
+            self._limit, self._limit_of = _share(limit, self._processes), fleet.changes
         return not self._limit or self._running < self._limit  # without a worker it is refused further on, at once
 
     def _full(self) -> RequestError:
@@ -89,16 +93,19 @@ class Gate:
 
 
 class Gates:
-    """A gate for each model: who waits for one keeps nobody from another."""
+    """A gate for each model: who waits for one keeps nobody from another. Of several `processes` each has its share of
+    the places and of the queue, rounded up. `elsewhere` counts those that wait in others."""
 
-    def __init__(self, fleet: FleetState, metrics: RouterMetrics, each: int, bound: int) -> None:
-        self._fleet, self._metrics, self._each, self._bound = fleet, metrics, each, bound
+    def __init__(self, fleet: FleetState, metrics: RouterMetrics, each: int, bound: int, processes: int = 1) -> None:
+        self._fleet, self._metrics, self._each, self._bound = fleet, metrics, each, _share(bound, processes)
+        self._processes = processes
         self._gates: dict[str, Gate] = {}
+        self.elsewhere = 0
 
     @property
     def waiting(self) -> int:
         """Number of requests that wait."""
-        return sum(gate.waiting for gate in self._gates.values())
+        return self.elsewhere + sum(gate.waiting for gate in self._gates.values())
 
     def of(self, model: str) -> Gate:
         """Return the gate of a model; names that nobody serves share one."""
@@ -106,5 +113,9 @@ class Gates:
         gate = self._gates.get(name)
         if gate is None:
             self._gates = {old: gate for old, gate in self._gates.items() if not gate.empty}
-            gate = self._gates[name] = Gate(self._fleet, self._metrics, name, self._each, self._bound)
+            gate = self._gates[name] = Gate(self._fleet, self._metrics, name, self._each, self._bound, self._processes)
         return gate
+
+
+def _share(places: int, processes: int) -> int:
+    return -(-places // processes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
@@ -28,6 +28,10 @@ class Count:
     def add(self, *values: str) -> None:
         """Count one."""
         self.values[values] += 1
+
+    def absorb(self, labels: tuple[str, ...], count: int) -> None:
+        """Add what another counted."""
+        self.values[labels] += count
 
     def keep(self, workers: Container[str]) -> None:
         """Forget what is said of other workers than these."""
@@ -59,6 +63,10 @@ class Spread:
             row = self.values[labels] = self._zero.copy()
         row[bisect_left(self._bounds, seconds)] += 1
         row[-1] += seconds
+
+    def absorb(self, labels: tuple[str, ...], row: Sequence[float]) -> None:
+        """Add what another noted."""
+        self.values[labels] = [mine + more for mine, more in zip(self.values.get(labels, self._zero), row, strict=True)]
 
     def keep(self, workers: Container[str]) -> None:
         """Forget what is said of other workers than these."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -26,6 +26,9 @@ ROUNDING_TOKENS = 32
 the tenth of a prompt whose tokens were estimated."""
 
 
+Counts = dict[str, Sequence[tuple[tuple[str, ...], Any]]]
+"""Counts by instrument, each with its labels."""
+_PATHS = "paths"
 _WHERE = ("mode", WORKER, "turn")
 
 
@@ -157,16 +160,34 @@ class RouterMetrics(Collector):
             tally["routes"] = dict(sorted(self._paths[mode].items()))
         return result
 
+    def moved(self) -> Counts:
+        """Return everything counted, to be added to another's counts; here it starts again from zero."""
+        named = {name: list(metric.values.items()) for name, metric in self._named() if metric.values}
+        paths = [((mode, path), count) for mode, tally in self._paths.items() for path, count in tally.items()]
+        self.clear()
+        return {**named, _PATHS: paths}
+
+    def absorb(self, counts: Counts) -> None:
+        """Add what another counted."""
+        for name, metric in self._named():
+            for labels, value in counts.get(name, ()):
+                metric.absorb(labels, value)
+        for (mode, path), count in counts.get(_PATHS, ()):
+            self._paths[mode][path] += count
+
     def collect(self) -> Iterator[Metric]:
         """Yield everything counted, for Prometheus."""
         for metric in self._all():
             yield metric.family()
 
     def _all(self) -> Iterator[Count | Spread]:
-        for metric in vars(self).values():
+        return (metric for _, metric in self._named())
+
+    def _named(self) -> Iterator[tuple[str, Count | Spread]]:
+        for name, metric in vars(self).items():
             if isinstance(metric, Count | Spread):
-                yield metric
-        yield from self.phases.values()
+                yield name, metric
+        yield from self.phases.items()
 
     def render(self, *others: Collector) -> bytes:
         """Return everything, and what `others` collect, in Prometheus' text format."""

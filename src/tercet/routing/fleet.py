@@ -186,10 +186,11 @@ class FleetState:
         for address in [address for address, rank in self.ranks.items() if rank.url == event.url]:
             self._remove_rank(address)
         taken = [rank.index for rank in self.ranks.values() if rank.letter == letter]
+        first = max(taken, default=-1) + 1 if event.first is None else event.first
         self.workers[event.url] = event
         self.models.setdefault(event.url, ())
         for i in range(event.ranks):
-            rank = Rank(letter, max(taken, default=-1) + 1 + i, event.url, i if event.ranks > 1 else None)
+            rank = Rank(letter, first + i, event.url, i if event.ranks > 1 else None)
             self.ranks[rank.address] = rank
             self._in_flight.add_rank(rank.address)
             self._indexes[rank.address] = PrefixIndex(self._index_chunks)

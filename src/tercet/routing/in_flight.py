@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tercet.core.route import Route
@@ -21,26 +22,93 @@ class Flight:
     encoding: dict[str, int]
 
 
+Part = tuple[int, int, int]
+"""What one process adds to a rank's load: requests, tokens, and requests routed so far."""
+NOTHING: Part = (0, 0, 0)
+ANEW: Part = (-1, -1, -1)
+"""Equals no part: what was told of a rank that left and may come back is told again, be it nothing."""
+MAX_GONE = 4096
+
+
 class InFlight:
     """What is taken from a rank is given back: as a request gets on, and all of it at its end. `loads` are by address,
-    to be looked at."""
+    to be looked at.
+
+    Where several processes share a fleet each tells the others its part of every load, as it is: nothing has to be
+    added up in order, and the part of one that died is taken out whole.
+    """
 
     def __init__(self) -> None:
         self.loads: dict[str, Load] = {}
         self._flights: dict[str, Flight] = {}
         self.routed = 0
+        self._parts: dict[int, dict[str, Part]] = {}
+        self._counts: dict[int, int] = {}
+        self._elsewhere: dict[str, Part] = {}  # the sum of others' parts
+        self._told: dict[str, Part] = {}
 
     def __len__(self) -> int:
         """Return how many requests are under way."""
+        return len(self._flights) + sum(self._counts.values()) if self._counts else len(self._flights)
+
+    @property
+    def own_count(self) -> int:
+        """How many requests are under way in this process."""
         return len(self._flights)
 
     def add_rank(self, address: str) -> None:
-        """A rank joined, with nothing to do."""
+        """A rank joined, with nothing to do but what others have told already."""
         self.loads[address] = Load()
+        for part in [parts[address] for parts in self._parts.values() if address in parts]:
+            self._add_elsewhere(address, NOTHING, part)
 
     def remove_rank(self, address: str) -> None:
         """A rank left; what it had to do is nobody's."""
         del self.loads[address]
+        self._elsewhere.pop(address, None)
+        if self._told.pop(address, NOTHING) != NOTHING:
+            self._told[address] = ANEW
+        if len(self._told) > len(self.loads) + MAX_GONE:
+            self._told = {known: part for known, part in self._told.items() if part != ANEW}
+        for parts in self._parts.values():
+            parts.pop(address, None)
+
+    def changes(self) -> dict[str, Part]:
+        """Return this process's part of every load that changed since this was asked last."""
+        changed: dict[str, Part] = {}
+        for address, load in self.loads.items():
+            requests, tokens, routed = self._elsewhere.get(address, NOTHING)
+            own = (load.requests - requests, load.tokens - tokens, load.routed - routed)
+            if self._told.get(address, NOTHING) != own:
+                changed[address] = self._told[address] = own
+        return changed
+
+    def told(self, process: int, parts: Mapping[str, Part], count: int) -> None:
+        """Another process said its part of some loads, and how many requests it has under way."""
+        known = self._parts.setdefault(process, {})
+        self._counts[process] = count
+        for address, part in parts.items():
+            before, known[address] = known.get(address, NOTHING), part
+            self._add_elsewhere(address, before, part)
+
+    def parts_of(self, process: int) -> tuple[dict[str, Part], int]:
+        """Return what a process has told, all of it."""
+        return dict(self._parts.get(process, {})), self._counts.get(process, 0)
+
+    def withdraw(self, process: int) -> None:
+        """A process is gone, and its requests with it."""
+        self._counts.pop(process, None)
+        for address, (requests, tokens, routed) in self._parts.pop(process, {}).items():
+            self._add_elsewhere(address, (requests, tokens, routed), (0, 0, routed))  # what was routed, was
+
+    def _add_elsewhere(self, address: str, before: Part, part: Part) -> None:
+        load = self.loads.get(address)
+        if load is None:
+            return  # told of a rank that is not known here yet: see add_rank
+        requests, tokens, routed = (new - old for new, old in zip(part, before, strict=True))
+        load.add(requests, tokens, routed)
+        known = self._elsewhere.get(address, NOTHING)
+        self._elsewhere[address] = (known[0] + requests, known[1] + tokens, known[2] + routed)
 
     def find(self, request_id: str) -> Flight | None:
         """Return a request that is under way."""
@@ -102,4 +170,8 @@ class InFlight:
     def _give_back(self, address: str, requests: int, tokens: int) -> None:
         load = self.loads.get(address)
         if load is not None:
-            load.give_back(requests, tokens)
+            others = self._elsewhere.get(address) if self._elsewhere else None
+            if others is None:
+                load.give_back(requests, tokens)
+            else:
+                load.give_back_down_to(requests, tokens, others[0], others[1])
