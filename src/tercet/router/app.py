@@ -79,7 +79,6 @@ class Router:
         self.parts = Parts(
             config,
             live,
-            config.policy(),
             config.make_dialect(ports),
             fleet,
             client,
@@ -88,7 +87,7 @@ class Router:
             metrics,
             Door(KeyFile(config.api_keys, config.api_key_file), config.worker_api_key),
             self._make_breakers(config),
-            Gates(fleet, metrics, config.max_concurrent, config.max_queue, config.processes),
+            Gates(fleet, metrics, live, config.processes),
             RetryPauses(config.seed),
             ports,
             RequestLog(config.log_format) if config.log_requests else None,

@@ -6,6 +6,7 @@ import asyncio
 from time import monotonic
 
 from tercet.core.errors import RequestError
+from tercet.router.live import Live
 from tercet.router.metrics import RouterMetrics
 from tercet.routing.admission import FairQueue, Pace, places
 from tercet.routing.fleet import FleetState
@@ -14,12 +15,10 @@ from tercet.routing.fleet import FleetState
 class Gate:
     """Lets requests for one model in, as many as its ready ranks may have; the others wait, up to a deadline."""
 
-    def __init__(
-        self, fleet: FleetState, metrics: RouterMetrics, model: str, each: int, bound: int, processes: int
-    ) -> None:
-        self._fleet, self._metrics, self._model, self._each = fleet, metrics, model, each
+    def __init__(self, fleet: FleetState, metrics: RouterMetrics, model: str, live: Live, processes: int) -> None:
+        self._fleet, self._metrics, self._model, self._live = fleet, metrics, model, live
         self._processes = processes
-        self._queue: FairQueue[asyncio.Future[None]] = FairQueue(bound)
+        self._queue: FairQueue[asyncio.Future[None]] = FairQueue(_share(live.max_queue, processes))
         self._pace = Pace()
         self._running = 0
         self._limit, self._limit_of = 0, -1  # as of how many changes of the fleet
@@ -72,6 +71,15 @@ class Gate:
         """Give a place back, and to whom it is due."""
         self._running -= 1
         self._pace.freed(monotonic())
+        self._fill()
+
+    def follow_live(self) -> None:
+        """Let in and have wait as many as may from now on. Who waits already goes on waiting."""
+        self._queue.bound = _share(self._live.max_queue, self._processes)
+        self._limit_of = -1
+        self._fill()
+
+    def _fill(self) -> None:
         while self._queue.size and self._room():
             place = self._queue.pop()
             if place is not None and not place.done():
@@ -81,7 +89,7 @@ class Gate:
     def _room(self) -> bool:
         fleet = self._fleet
         if self._limit_of != fleet.changes:
-            limit = places(fleet, fleet.mode, self._model, self._each)
+            limit = places(fleet, fleet.mode, self._model, self._live.max_concurrent)
             self._limit, self._limit_of = _share(limit, self._processes), fleet.changes
         return not self._limit or self._running < self._limit  # without a worker it is refused further on, at once
 
@@ -96,9 +104,8 @@ class Gates:
     """A gate for each model: who waits for one keeps nobody from another. Of several `processes` each has its share of
     the places and of the queue, rounded up. `elsewhere` counts those that wait in others."""
 
-    def __init__(self, fleet: FleetState, metrics: RouterMetrics, each: int, bound: int, processes: int = 1) -> None:
-        self._fleet, self._metrics, self._each, self._bound = fleet, metrics, each, _share(bound, processes)
-        self._processes = processes
+    def __init__(self, fleet: FleetState, metrics: RouterMetrics, live: Live, processes: int) -> None:
+        self._fleet, self._metrics, self._live, self._processes = fleet, metrics, live, processes
         self._gates: dict[str, Gate] = {}
         self.elsewhere = 0
 
@@ -107,13 +114,18 @@ class Gates:
         """Number of requests that wait."""
         return self.elsewhere + sum(gate.waiting for gate in self._gates.values())
 
+    def follow_live(self) -> None:
+        """Let in and have wait as many as may from now on."""
+        for gate in self._gates.values():
+            gate.follow_live()
+
     def of(self, model: str) -> Gate:
         """Return the gate of a model; names that nobody serves share one."""
         name = model if model in self._fleet.known_models else ""
         gate = self._gates.get(name)
         if gate is None:
             self._gates = {old: gate for old, gate in self._gates.items() if not gate.empty}
-            gate = self._gates[name] = Gate(self._fleet, self._metrics, name, self._each, self._bound, self._processes)
+            gate = self._gates[name] = Gate(self._fleet, self._metrics, name, self._live, self._processes)
         return gate
 
 

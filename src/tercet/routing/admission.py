@@ -21,10 +21,10 @@ class FairQueue(Generic[T]):
     must not keep others out of it. `size` is how many wait.
     """
 
-    __slots__ = ("_bound", "_classes", "size")
+    __slots__ = ("_classes", "bound", "size")
 
     def __init__(self, bound: int) -> None:
-        self._bound = bound
+        self.bound = bound
         self.size = 0
         self._classes: dict[int, OrderedDict[str, deque[T]]] = {}
 
@@ -35,7 +35,7 @@ class FairQueue(Generic[T]):
         """Take an item in. Return the one that has to go for it, which may be itself; None while there is room."""
         self._classes.setdefault(priority, OrderedDict()).setdefault(tenant, deque()).append(item)
         self.size += 1
-        if self.size <= self._bound:
+        if self.size <= self.bound:
             return None
         lowest = min(self._classes)
         tenants = self._classes[lowest]

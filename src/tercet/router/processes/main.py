@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
@@ -98,7 +98,7 @@ class MainRouter(Router):
         self._report_number = 0
         self._heard_more = asyncio.Event()
         self._told_ports: dict[str, int] = dict(self.parts.ports)
-        self._told_live = asdict(self.parts.live)
+        self._told_live = self.parts.live.values()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticks: asyncio.Task[None] | None = None
         self._fleet.tell = self._tell_event
@@ -157,7 +157,7 @@ class MainRouter(Router):
     def joined(self, peer: Peer) -> None:
         """Tell a new process all there is to know; from now on it is told the rest."""
         self._flush()
-        orders = [("ports", self.parts.ports), ("live", asdict(self.parts.live)), ("anew", self._fleet.picture())]
+        orders = [("ports", self.parts.ports), ("live", self.parts.live.values()), ("anew", self._fleet.picture())]
         peer.pipe.send(Kind.ORDERS, encode((self._number, orders)))
         for other in self.peers:
             parts, count = self._fleet.parts_of(other)
@@ -275,7 +275,7 @@ class MainRouter(Router):
     def _flush(self) -> None:
         """Send every process what it was not told yet."""
         self._flushing = False
-        live = asdict(self.parts.live)
+        live = self.parts.live.values()
         if live != self._told_live:
             self._told_live = live
             self._orders.insert(0, ("live", live))

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -132,10 +133,9 @@ class MemberRouter(Router):
         self.parts.ports.update(ports)
 
     def _set_live(self, values: dict[str, Any]) -> None:
-        live = self.parts.live
-        for name, value in values.items():
-            setattr(live, name, value)
-        self.parts.client.connect_timeout_s = live.connect_timeout_s
+        parts = self.parts
+        if parts.live.become(replace(parts.config, **values)):
+            parts.follow_live()
 
     def _disconnect(self, url: str) -> None:
         self.parts.client.disconnect(url)

@@ -313,12 +313,19 @@ def test_news_that_can_not_be_told_cost_only_themselves() -> None:
 
 def test_settings_and_ports_reach_all() -> None:
     family = Family()
-    family.main.parts.live.idle_timeout_s = 77.0
+    wanted: dict[str, float | str | None] = {
+        "idle_timeout": 77.0,
+        "connect_timeout": 9,
+        "balancer": "round_robin",
+        "breaker_failures": 1,
+    }
+    family.main.parts.live.take(family.config, wanted)
     family.main.parts.ports["http://x:1"] = 99
     family.settle()
     for member in family.members.values():
         assert member.parts.live.idle_timeout_s == 77.0 and member.parts.ports["http://x:1"] == 99
-        assert member.parts.client.connect_timeout_s == member.parts.live.connect_timeout_s
+        assert member.parts.client.connect_timeout_s == 9 and member.parts.policy.balancer == "round_robin"
+        assert member.parts.breakers.failed("x", 0.0), "the first failure opens it"
 
 
 def test_counts_are_summed_once() -> None:
