@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from time import monotonic
 
 from tercet.core.route import Rank, Route
@@ -26,20 +27,26 @@ from tercet.routing.events import (
 from tercet.routing.facts import RequestFacts
 
 
+@dataclass(slots=True)
 class Observation:
-    """One route taken, under `name`. `choices` answers were wanted; `exchange` knows what workers said of pictures.
-    `expected` of the prompt's tokens the rank that computes it was believed to hold; None for several prompts."""
+    """One route taken, under `name`. `choices` answers were wanted; `exchange` knows what workers said of pictures."""
 
-    __slots__ = ("cached_tokens", "choices", "exchange", "expected", "facts", "name", "prompt_tokens", "route")
+    name: str
+    route: Route
+    facts: RequestFacts
+    choices: int
+    exchange: Exchange
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
 
-    def __init__(self, name: str, route: Route, facts: RequestFacts, choices: int, exchange: Exchange) -> None:
-        self.name, self.route, self.facts, self.choices, self.exchange = name, route, facts, choices, exchange
-        self.prompt_tokens: int | None = None
-        self.cached_tokens: int | None = None
-        self.expected: int | None = None
-        if facts.prompts == 1:
-            lacks = facts.prompt_tokens - route.prefill_uncached
-            self.expected = route.held if route.prefill is None else lacks if lacks > 0 else 0
+    @property
+    def expected(self) -> int | None:
+        """How many of the prompt's tokens the rank that computes it was believed to hold; None for several prompts."""
+        if self.facts.prompts != 1:
+            return None
+        if self.route.prefill is None:
+            return self.route.held
+        return max(0, self.facts.prompt_tokens - self.route.prefill_uncached)
 
     def encoded(self, parts: Parts, rank: Rank) -> None:
         """An encode rank has encoded its share."""
@@ -56,8 +63,7 @@ class Observation:
         if self.route.prefill is not None:
             parts.breakers.served(self.route.prefill.address)
         parts.fleet.apply(Prefilled(self.name, None if usage is None else usage.prompt_tokens))
-        if self.facts.pictures:
-            self._holds_pictures(parts)
+        self._holds_pictures(parts)
 
     def lacks(self, parts: Parts, needed: PicturesNeeded) -> None:
         """A rank lacks pictures: whatever was believed of it."""
@@ -66,6 +72,8 @@ class Observation:
         parts.fleet.apply(PicturesLost(needed.rank.address, tuple(key for key in keys if key is not None)))
 
     def _holds_pictures(self, parts: Parts) -> None:
+        if not self.facts.pictures:
+            return
         address = self.route.prefills.address
         held = parts.fleet.pictures(address) if address in parts.fleet.ranks else ()
         # What was only named may lie in its prefix alone, without embeddings.
@@ -75,20 +83,19 @@ class Observation:
 
     def first_token(self, parts: Parts, headers: Mapping[str, str], usage: Usage | None) -> None:
         """D has the prompt: its counts are in its headers, or in the usage of a whole answer."""
-        told, cached = headers.get("x-tercet-prompt-tokens"), _number(headers.get("x-tercet-cached-tokens"))
-        if told is not None and told.isdigit():
-            self.prompt_tokens = int(told)
+        told = _number(headers.get("x-tercet-prompt-tokens"))
+        self.prompt_tokens = self.prompt_tokens if told is None else told
+        cached = _number(headers.get("x-tercet-cached-tokens"))
         if usage is not None:
             self.prompt_tokens = usage.prompt_tokens if self.prompt_tokens is None else self.prompt_tokens
             cached = usage.cached_tokens if cached is None else cached
-        whole = self.route.prefill is None
-        if whole:
+        if self.route.prefill is None:
             self.cached_tokens = cached
-            if cached is not None and self._wrong(cached):
-                parts.metrics.wrong_index.add(self.route.mode)
-                parts.fleet.apply(PrefixLost(self.facts, self.route.decode.address))
+        if self._wrong(cached):
+            parts.metrics.wrong_index.add(self.route.mode)
+            parts.fleet.apply(PrefixLost(self.facts, self.route.decode.address))
         parts.fleet.apply(FirstToken(self.name, self.prompt_tokens, cached))
-        if whole and self.facts.pictures:
+        if self.route.prefill is None:
             self._holds_pictures(parts)
 
     def finished(self, parts: Parts, usage: Usage | None, relayed: Relayed | None) -> tuple[int, int]:
@@ -103,7 +110,8 @@ class Observation:
         if prefill is not None:
             parts.breakers.served((prefill.address, decode))
         if self.facts.prompts == 1:
-            parts.fleet.apply(ConversationRecorded(self.facts, decode, prompt, answers // self.choices))
+            answer = answers // self.choices
+            parts.fleet.apply(ConversationRecorded(self.facts, self.route.decode.address, prompt, answer))
         return prompt, answers
 
     def failed(self, parts: Parts, failure: Failure) -> None:
@@ -130,9 +138,11 @@ class Observation:
             parts.metrics.breakers.add(f"{prefill.label}>{decode.label}")
             parts.fleet.apply(PairHealth(prefill.address, decode.address, False))
 
-    def _wrong(self, cached: int) -> bool:
+    def _wrong(self, cached: int | None) -> bool:
+        if cached is None or self.route.prefill is not None or self.facts.prompts != 1:
+            return False
         held = self.route.held
-        return self.facts.prompts == 1 and cached < held // 2 and held - cached > ROUNDING_TOKENS
+        return cached < held // 2 and held - cached > ROUNDING_TOKENS
 
 
 def _number(text: str | None) -> int | None:

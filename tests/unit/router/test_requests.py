@@ -197,9 +197,7 @@ def test_finish_reasons(text: bytes, reason: str | None) -> None:
 def test_the_oldest_is_forgotten() -> None:
     recent = Recent(kept=3)
     for i in range(5):
-        account = Account(str(i), Mode.PD, 0, {})
-        account.end(200)
-        recent.add(account)
+        recent.add(Account(str(i), Mode.PD, 0, {}).record(200))
     assert [record.id for record in recent.latest(9)] == ["4", "3", "2"]
 
 

@@ -89,8 +89,7 @@ class Discovery:
         except UsageError as error:
             problems.append(str(error))
             return False
-        if changed:
-            parts.follow_live()
+        parts.client.connect_timeout_s = parts.live.connect_timeout_s
         return changed
 
     def _adopted(self, text: str, letter: str) -> str | None:

@@ -1,1 +1,0 @@
-"""Several router processes on one port, that share what they know of the fleet."""
