@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from tercet.compare.admin import CAPITAL_QUESTION
 from tests.e2e.conftest import Serve, metric, start_serve, stop_serve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
+QUESTION = {"messages": [{"role": "user", "content": CAPITAL_QUESTION}], "temperature": 0, "max_tokens": 16}
 TURNS = [
     "My name is Ada and I like rivers. Name one river.",
     "In which country does it begin?",

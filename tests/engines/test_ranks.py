@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
+from tercet.compare.admin import CAPITAL_QUESTION
 from tests.e2e.conftest import Serve, call, free_port, metric, wait_until
 from tests.engines.asking import (
     BLOCK,
@@ -31,7 +32,7 @@ from tests.engines.asking import (
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1500)]
 
-CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
+CAPITAL = [{"role": "user", "content": CAPITAL_QUESTION}]
 
 
 @contextmanager

@@ -16,7 +16,9 @@ RESET_WAIT_S = 10.0
 RESET_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 120.0
 JSON = (("Content-Type", "application/json"),)
-CAPITAL_QUESTION = "What is the capital of France?"
+CAPITAL_QUESTION = "Complete the sentence: The capital of France is"
+"""Put so that the bundled model prefers each token of its answer by 1.7 or more to any other (fp32). Asked plainly it
+begins with "The" by a margin of 0.1, which another CPU's bf16 turns round."""
 
 
 async def switch_mode(client: Client, url: str, mode: str) -> None:

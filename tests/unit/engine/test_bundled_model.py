@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tercet.compare.admin import CAPITAL_QUESTION
 from tercet.core.sampling import SamplingParams
 from tercet.engine.models.store import resolve
 from tercet.engine.torch_executor import TorchExecutor
@@ -16,7 +17,7 @@ from tests.unit.engine.model_lab import Driver, build, greedy, new_sequence
 pytestmark = pytest.mark.slow
 
 STEPS = 23
-QUESTION = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+QUESTION = f"<|im_start|>user\n{CAPITAL_QUESTION}<|im_end|>\n<|im_start|>assistant\n"
 STORY = "Once upon a time, in a village by the sea, there lived a clockmaker who had never seen the sun rise. " * 4
 
 
