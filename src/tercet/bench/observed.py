@@ -25,7 +25,8 @@ _LABEL = re.compile(r"[A-Z][0-9]+")
 @dataclass(frozen=True, slots=True)
 class _Timeline:
     """Requests of one run as columns: seconds, tokens, and the workers that prefilled and decoded. `busy` are the
-    times, one after the other, at which a worker had something to do."""
+    times, one after the other, at which a worker had something to do. `moved` are the tokens whose KV was handed
+    over."""
 
     requests: tuple[RequestRecord, ...]
     sent: Array
@@ -34,6 +35,7 @@ class _Timeline:
     new: Array
     prefix: Array
     context: Array
+    moved: Array
     prefilled: npt.NDArray[np.str_]
     decoded: npt.NDArray[np.str_]
     busy: Mapping[str, Sequence[tuple[float, float]]]
@@ -90,6 +92,14 @@ def _timeline(requests: Sequence[RequestRecord]) -> _Timeline:
     first = _column(request.chunk_s[0] for request in requests)
     last = _column(request.chunk_s[-1] for request in requests)
     spans: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    moved = _column(
+        0
+        if prefilled == decoded
+        else request.prompt_tokens
+        if request.external_tokens is None
+        else request.external_tokens
+        for request, (prefilled, decoded, _) in zip(requests, routes, strict=True)
+    )
     for (prefilled, decoded, _), asked, begun, ended in zip(routes, sent, first, last, strict=True):
         spans[prefilled].append((asked, begun))
         spans[decoded].append((begun, ended))
@@ -101,6 +111,7 @@ def _timeline(requests: Sequence[RequestRecord]) -> _Timeline:
         new=np.maximum(prompt - cached, 1),
         prefix=np.minimum(cached, np.maximum(prompt - 1, 0)),
         context=prompt + _column(request.output_tokens / 2 for request in requests),
+        moved=moved,
         prefilled=np.array([prefilled for prefilled, _, _ in routes]),
         decoded=np.array([decoded for _, decoded, _ in routes]),
         busy={worker: _joined(each) for worker, each in spans.items()},
@@ -154,6 +165,7 @@ def _first_token(line: _Timeline, i: int, budget: int) -> FirstToken | None:
         context=context,
         busy=min(decodes, 1.0),
         handoff=handoff,
+        moved=float(line.moved[i]),
         handoff_busy=min(busy, 1.0),
         images=request.images,
         remote_images=remote and request.images > 0,
@@ -183,6 +195,7 @@ def _stretch(line: _Timeline, i: int) -> Stretch | None:
         float(new.sum()),
         pairs,
         float(came.sum()),
+        float(line.moved[came].sum()),
         _others(line, worker, start, end),
     )
 

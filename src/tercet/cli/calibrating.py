@@ -59,6 +59,7 @@ def this_machine(
         hop_ms=round(values["hop"], 4),
         hop_busy_ms=round(values["hop_busy"], 4),
         hop_stall_ms=round(values["hop_stall"], 4),
+        hop_token_ms=round(values["hop_token"], 6),
         embedding_hop_ms=round(values["image_hop"], 4),
         neighbour=round(values["neighbour"], 4),
         source=f"{source}, {model or 'model unknown'}",
@@ -132,6 +133,7 @@ def _constants(calibration: Calibration) -> list[tuple[str, str]]:
     stack = calibration.stack
     rows = [(f"{name} (ms)", f"{getattr(stack, f'{name}_ms'):.2f}") for name in ("per_request", "idle", "hop")]
     rows += [(f"{name} (ms)", f"{getattr(stack, f'{name}_ms'):.2f}") for name in ("hop_busy", "hop_stall")]
+    rows.append(("100 tokens handed over (ms)", f"{stack.hop_token_ms * 100:.2f}"))
     rows += [(f"{name} (ms)", f"{getattr(stack, f'{name}_ms'):.2f}") for name in ("image_host", "embedding_hop")]
     oracle = calibration.oracle
     if oracle is None:

@@ -9,7 +9,7 @@ from tercet.latency.oracle import LatencyOracle
 from tercet.latency.samples import FirstToken, Sample, Stretch
 from tercet.latency.stack import StackConstants
 
-NAMES = ("per_request", "idle", "scale", "hop", "hop_busy", "hop_stall", "image_host", "embedding_hop")
+NAMES = ("per_request", "idle", "scale", "hop", "hop_busy", "hop_stall", "hop_token", "image_host", "embedding_hop")
 
 
 def fit_stack(oracle: LatencyOracle, samples: Sequence[Sample]) -> Fit:
@@ -28,6 +28,7 @@ def stack_from(fit: Fit, base: StackConstants, source: str) -> StackConstants:
         ("hop", "hop_ms"),
         ("hop_busy", "hop_busy_ms"),
         ("hop_stall", "hop_stall_ms"),
+        ("hop_token", "hop_token_ms"),
         ("image_host", "image_host_ms"),
         ("embedding_hop", "embedding_hop_ms"),
     ):
@@ -82,7 +83,8 @@ def _features(oracle: LatencyOracle, sample: Sample) -> tuple[float, ...]:
             float(sample.handoff),
             sample.handoff_busy,
             0.0,
+            sample.moved,
             float(sample.images),
             float(sample.remote_images),
         )
-    return (0.0, 0.0, device, 0.0, 0.0, sample.handoffs, 0.0, 0.0)
+    return (0.0, 0.0, device, 0.0, 0.0, sample.handoffs, sample.moved, 0.0, 0.0)

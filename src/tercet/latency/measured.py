@@ -20,6 +20,7 @@ NAMES = (
     "hop",
     "hop_busy",
     "hop_stall",
+    "hop_token",
     "image",
     "image_hop",
 )
@@ -28,10 +29,10 @@ NEIGHBOUR_STEP, NEIGHBOUR_STEPS = 0.05, 20
 """What a neighbour may add is sought from nothing to as much again."""
 NEIGHBOUR_GAIN = 0.05
 """By so much of the mean error a neighbour must improve the fit to be believed."""
-STEADY = ("per_request", "hop", "hop_busy", "hop_stall", "image_hop")
+STEADY = ("per_request", "hop", "hop_busy", "hop_stall", "hop_token", "image_hop")
 """What no neighbour lengthens: it is no step."""
 
-DOUBTED = ("pair", "sequence", "context", "hop_busy", "hop_stall", "image_hop")
+DOUBTED = ("pair", "sequence", "context", "hop_busy", "hop_stall", "hop_token", "image_hop")
 """What only timings of several batches, lengths or loads can tell."""
 
 
@@ -130,6 +131,7 @@ def _features(sample: Sample) -> tuple[float, ...]:
             float(sample.handoff),
             sample.handoff_busy,
             0.0,
+            sample.moved,
             float(sample.images),
             float(sample.remote_images),
         )
@@ -144,6 +146,7 @@ def _features(sample: Sample) -> tuple[float, ...]:
         0.0,
         0.0,
         sample.handoffs,
+        sample.moved,
         0.0,
         0.0,
     )

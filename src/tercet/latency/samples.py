@@ -10,9 +10,9 @@ class FirstToken:
     """A TTFT of a request that waited for no other: `tokens` computed after `prefix` cached ones, in `steps` steps.
 
     `decodes` sequences of `context` tokens on average decoded in the same steps; `busy` is the share of such requests
-    that found the engine in the middle of a step. `handoff`: its KV crossed from one
-    engine to another; `handoff_busy` is the share of them whose receiver was decoding. `images` were fetched and
-    encoded one after the other, `remote_images`: by another worker. `others` workers computed meanwhile, in the mean.
+    that found the engine in the middle of a step. `handoff`: the KV of `moved` tokens crossed from one engine to
+    another; `handoff_busy` is the share of those whose receiver was decoding. `images` were fetched and encoded one
+    after the other, `remote_images`: by another worker. `others` workers computed meanwhile, in the mean.
     """
 
     observed_ms: float
@@ -22,6 +22,7 @@ class FirstToken:
     decodes: float = 0.0
     context: float = 0.0
     handoff: bool = False
+    moved: float = 0.0
     handoff_busy: float = 0.0
     busy: float = 0.0
     images: int = 0
@@ -34,7 +35,7 @@ class Stretch:
     """A stretch of decoding of one request: `steps` steps with `batch` sequences of `context` tokens on average.
 
     Meanwhile `prompt_tokens` of prompts were computed in the same engine, which attended to `prompt_pairs` pairs, and
-    the KV of `handoffs` others came in. `others` workers computed meanwhile, in the mean.
+    the KV of `handoffs` others came in, that of `moved` tokens. `others` workers computed meanwhile, in the mean.
     """
 
     observed_ms: float
@@ -44,6 +45,7 @@ class Stretch:
     prompt_tokens: float = 0.0
     prompt_pairs: float = 0.0
     handoffs: float = 0.0
+    moved: float = 0.0
     others: float = 0.0
 
 

@@ -14,9 +14,9 @@ class StackConstants:
 
     `scale` multiplies every time of the oracle. `per_request_ms` passes once in a request before its first token
     (HTTP, tokenising, the way to the engine and back), `idle_ms` on top when it finds the engine idle (clocks and
-    threads that must wake up). `hop_ms` passes once in each handoff of KV, beside its bytes,
-    and `hop_busy_ms` on top when the receiving engine is decoding others; for its last `hop_stall_ms` that engine
-    computes nothing. `embedding_hop_ms` once in each handoff of
+    threads that must wake up). `hop_ms` passes once in each handoff of KV, beside its bytes, and `hop_busy_ms` on top
+    when the receiving engine is decoding others; for its last `hop_stall_ms` that engine computes nothing, nor for the
+    `hop_token_ms` that each token handed over takes on top. `embedding_hop_ms` passes once in each handoff of
     pictures. `image_host_ms` is one picture's fetch, decode and preprocessing on the host of who encodes it, of which
     `image_host_workers` run side by side. `connections` is the client's pool: a request beyond it waits, and the wait
     counts (0: no bound). `neighbour`: each other worker that computes makes a step so much longer, where all share a
@@ -29,6 +29,7 @@ class StackConstants:
     hop_ms: float = 0.0
     hop_busy_ms: float = 0.0
     hop_stall_ms: float = 0.0
+    hop_token_ms: float = 0.0
     embedding_hop_ms: float = 0.0
     image_host_ms: float = 0.0
     image_host_workers: int = 1

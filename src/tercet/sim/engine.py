@@ -42,7 +42,7 @@ class Engine:
     """A rank: steps while there is something to do; decode steps without events in between are committed together.
 
     `fetch_s(sequence)` answers how long a ticket's KV is on its way, before the engine takes it in, which stalls it for
-    `stall_s`, and `reachable(sequence)` whether it could be read. `watch` sees every step, and has
+    `stall_s(sequence)`, and `reachable(sequence)` whether it could be read. `watch` sees every step, and has
     every step be a single one; so does `stretch()`, which answers how much longer a step takes that begins now.
     """
 
@@ -55,7 +55,7 @@ class Engine:
         fetch_s: Callable[[Sequence], float],
         reachable: Callable[[Sequence], bool],
         encoding: EncodeQueue | None = None,
-        stall_s: float = 0.0,
+        stall_s: Callable[[Sequence], float] = lambda _: 0.0,
         times: TokenTimes | None = None,
         watch: Watch | None = None,
         stretch: Callable[[], float] | None = None,
@@ -127,11 +127,13 @@ class Engine:
         """Begin whatever is next, unless something is under way."""
         if self._busy or self._telling or not self.alive:
             return
-        if self._arrived and self._stall_s:
-            self._busy = True
-            self._clock.after(self._stall_s, self._stalled)
-            return
-        self._take_in()
+        while self._arrived:
+            stall_s = self._stall_s(self._arrived[0].sequence)
+            if stall_s:
+                self._busy = True
+                self._clock.after(stall_s, self._stalled)
+                return
+            self._take(self._arrived.popleft())
         now = self._clock.now
         if self.encoding is not None and (batch := self.encoding.begin(bool(self._jobs))):
             seconds = self._stretched(self._oracle.encode(batch) / 1e3)
@@ -246,10 +248,6 @@ class Engine:
         self._busy = False
         self._take(self._arrived.popleft())
         self._kick()
-
-    def _take_in(self) -> None:
-        while self._arrived:
-            self._take(self._arrived.popleft())
 
     def _take(self, fetch: Fetch) -> None:
         sequence = fetch.sequence

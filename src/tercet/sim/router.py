@@ -108,7 +108,6 @@ class SimRouter:
         pool = self.pools[rank.url]
         oracle = pool.device.oracle.slowed(self.stack.scale)
         config = pool.caps.scheduler(oracle.kv_capacity())
-        receives = rank.letter == "D"
         address = rank.address
         self.engines[address] = Engine(
             self.clock,
@@ -117,7 +116,7 @@ class SimRouter:
             fetch_s=lambda sequence: self._hop_s(sequence, address),
             reachable=self._reachable,
             encoding=EncodeQueue(EmbeddingCache(pool.caps.embedding_tokens)) if Stage.ENCODE in pool.stages else None,
-            stall_s=self.stack.hop_stall_ms / 1e3 if receives else 0.0,
+            stall_s=self._stall_s,
             times=TokenTimes() if self._token_times else None,
             watch=self._watch(address) if self._watch is not None else None,
             stretch=self._beside_others if self.stack.neighbour else None,
@@ -134,6 +133,13 @@ class SimRouter:
     def _beside_others(self) -> float:
         """Return how much longer a step takes that begins now, beside all workers that compute."""
         return 1.0 + self.stack.neighbour * sum(engine.alive and engine.busy for engine in self.engines.values())
+
+    def _stall_s(self, sequence: Sequence) -> float:
+        """Return for how long the receiver computes nothing while it takes in the KV that a ticket names."""
+        stack = self.stack
+        if not stack.hop_stall_ms and not stack.hop_token_ms:
+            return 0.0
+        return (stack.hop_stall_ms + (sequence.prompt_len - sequence.computed) * stack.hop_token_ms) / 1e3
 
     def _hop_s(self, sequence: Sequence, receiver: str) -> float:
         """Return how long the KV that a ticket names is on its way, before it is taken in."""

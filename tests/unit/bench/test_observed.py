@@ -79,6 +79,17 @@ def test_a_handoff_is_seen_in_the_route() -> None:
     assert (busy.handoff_busy, busy.decodes, busy.images, busy.remote_images) == (1.0, 0.0, 2, True)
 
 
+def test_what_a_handoff_moved_is_what_the_server_says_else_the_prompt() -> None:
+    first, second = request(0.0, 1.0, 4.0, route="P0>D0"), request(1.2, 1.6, 3.0, route="P0>D0")
+    whole = observed_run(run(first, second), 512)
+    told = observed_run(run(first, replace(second, external_tokens=48)), 512)
+    for samples, moved in ((whole, second.prompt_tokens), (told, 48)):
+        firsts = [each for each in samples if isinstance(each, FirstToken)]
+        stretches = [each for each in samples if isinstance(each, Stretch)]
+        assert [each.moved for each in firsts] == [first.prompt_tokens, moved]
+        assert [(each.handoffs, each.moved) for each in stretches] == [(1.0, moved), (0.0, 0.0)]
+
+
 @pytest.mark.parametrize(
     ("route", "want"),
     [

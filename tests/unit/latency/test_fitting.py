@@ -25,11 +25,19 @@ def machine_samples(rng: random.Random) -> list[Sample]:
         tokens, prefix, decodes = rng.randint(20, 900), rng.choice((0, 300)), float(rng.randint(0, 4))
         steps = -(-tokens // 512)
         handoff, images = rng.random() < 0.3, rng.choice((0, 0, 2))
-        took = 5.0 + 30.0 * handoff + 40.0 * images + (steps - 1) * TRUE.base_ms
+        moved = tokens * handoff
+        took = 5.0 + 30.0 * handoff + 0.05 * moved + 40.0 * images + (steps - 1) * TRUE.base_ms
         took += TRUE.mixed(tokens, prefix, 0, 0.0) + steps * decodes * (0.6 + 500 * 3e-4)
-        samples.append(FirstToken(took, tokens, prefix, steps, decodes, 500.0, handoff=handoff, images=images))
+        samples.append(
+            FirstToken(took, tokens, prefix, steps, decodes, 500.0, handoff=handoff, moved=moved, images=images)
+        )
         batch, context = float(rng.randint(1, 16)), float(rng.randint(100, 2000))
-        samples.append(Stretch(50 * TRUE.decode(int(batch), context), 50, batch, context))
+        came = rng.choice((0, 0, 1, 2))
+        moved = came * rng.randint(20, 900)
+        stalled = 8.0 * came + 0.05 * moved
+        samples.append(
+            Stretch(50 * TRUE.decode(int(batch), context) + stalled, 50, batch, context, handoffs=came, moved=moved)
+        )
     return samples
 
 
@@ -37,7 +45,7 @@ def test_a_machine_is_found_again_from_its_timings() -> None:
     fit = fit_machine(machine_samples(random.Random(3)))
     for name, value in (
         ("base", 12.0), ("token", 0.8), ("pair", 2e-4), ("sequence", 0.6), ("context", 3e-4), ("hop", 30.0),
-        ("per_request", 5.0), ("image", 40.0),
+        ("per_request", 5.0), ("image", 40.0), ("hop_stall", 8.0), ("hop_token", 0.05),
     ):  # fmt: skip
         assert fit.values[name] == pytest.approx(value, rel=0.02), name
     assert max(map(abs, fit.errors)) < 0.01

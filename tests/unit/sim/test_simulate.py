@@ -52,6 +52,18 @@ def test_a_handoff_costs_its_bytes_and_its_hop() -> None:
     assert record.phases_ms["handoff"] == pytest.approx(165)
 
 
+def test_taking_kv_in_stops_the_receiver_for_longer_the_more_comes() -> None:
+    stack = StackConstants(hop_ms=25.0, hop_stall_ms=5.0, hop_token_ms=0.25)
+    fleet = fleet_of("1P1D", BLIND, stack=stack)
+    alone = simulate(fleet, one_by_one()).requests[0]
+    assert alone.ttft_ms == pytest.approx(10 + 16 + 25 + 160 + 0.25 * 160)
+    assert alone.tpot_ms == pytest.approx(10)
+    first, second = simulate(fleet, TrafficSpec(SHORT, 1.0, 2, concurrency=2, seed=1)).requests
+    # The later one's KV comes while the earlier one decodes, which waits for its 5 + 160 / 4 ms.
+    assert first.tpot_ms is not None and second.tpot_ms is not None
+    assert sorted((first.tpot_ms, second.tpot_ms)) == pytest.approx([10, 10 + 45 / 39])
+
+
 def test_transfers_wait_for_the_link() -> None:
     fleet = fleet_of("1P1D", BLIND)
     together = TrafficSpec(SHORT, 1.0, 4, concurrency=4)
