@@ -66,9 +66,19 @@ def test_workers_mode_and_deadlines_follow_the_file_and_no_request_is_lost(tmp_p
     serve = start_serve(tmp_path / "logs", str(path))
     try:
         with load(serve) as answers:
-            write(path, "p-0", "d-0", "d-1", "a-0", mode="ppd", router="{first_byte_timeout: 7, idle_timeout: 8}")
+            write(
+                path,
+                "p-0",
+                "d-0",
+                "d-1",
+                "a-0",
+                mode="ppd",
+                router="{first_byte_timeout: 7, ppd_threshold: 9, balancer: random, max_queue: 7}",
+            )
             wait_until(lambda: len([w for w in serve.workers() if w["ready"]]) == 4, 60, "the new workers")
             wait_until(lambda: call(f"{serve.url}/mode").body["mode"] == "ppd", 5, "the new mode")
+            status = call(f"{serve.url}/status").body
+            assert (status["ppd_threshold"], status["balancer"]) == (9, "random")
             assert names(serve) == {"p-0", "d-0", "d-1", "a-0"}
             write(path, "p-0", "d-1", "a-0", mode="pd")
             wait_until(lambda: names(serve) == {"p-0", "d-1", "a-0"}, 30, "d-0 to leave")

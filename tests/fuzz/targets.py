@@ -90,8 +90,6 @@ class _Pool:
 
 
 class _Sink:
-    last_ns = 0
-
     def __init__(self) -> None:
         self.raw = b""
         self.body = b""

@@ -18,6 +18,23 @@ AnswerTimeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="For an answer that is not streamed.  [default: 600]")
 ]
 IdleTimeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Silence within an answer.  [default: 30]")]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        "--workers",
+        metavar="N",
+        help="Router processes on one port, that share what they know of the fleet.  [default: 1]",
+    ),
+]
+RouterProcesses = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        help="Router processes on one port, that share what they know of the fleet.  [default: 1]",
+    ),
+]
 MaxRetries = Annotated[
     int | None, typer.Option(metavar="N", help="Other workers tried, as long as nothing was answered.  [default: 2]")
 ]

@@ -153,6 +153,7 @@ def router(
     ] = None,
     host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(metavar="N", help="Port to listen on.", min=0, max=65535)] = None,
+    processes: failing.Processes = None,
     api_key_file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Accept only requests with one of these keys: see `tercet keys`."),
@@ -252,6 +253,7 @@ def router(
         "mode": _mode(mode, pd_disaggregation),
         "host": host,
         "port": port,
+        "processes": processes,
         "data_parallel_size": data_parallel_size,
         "dialect": dialect,
         "balancer": None if balancer is None else BALANCER_ALIASES.get(balancer, balancer),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -31,6 +32,22 @@ def split_object(raw: bytes) -> dict[str, bytes]:
         if not isinstance(data, dict):
             raise ValueError("not an object") from None
         return {name: _ENCODER.encode(value).encode() for name, value in data.items()}
+
+
+def spliced(raw: bytes, changes: Mapping[str, bytes | None]) -> bytes | None:
+    """Return the JSON object in `raw` with other fields, given as JSON; a field that is None is left out. What is not
+    changed is copied as it stands: a long prompt is neither read nor written. None for what only the standard library
+    takes."""
+    try:
+        fields = _split(raw)
+        for name, value in changes.items():
+            if value is not None:
+                fields[name] = msgspec.Raw(value)
+            else:
+                fields.pop(name, None)
+        return _encode(fields)
+    except (msgspec.MsgspecError, ValueError):
+        return None
 
 
 def dumps(data: object) -> bytes:

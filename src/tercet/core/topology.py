@@ -72,10 +72,12 @@ class EngineSpec:
 class RouterSpec:
     """Settings of the router. `balancer` None leaves the choice to the mode, `rank_match` None to
     the engine's connector; `port` 0 lets the launcher choose. The deadlines are those of every leg.
+    So many `processes` share the port.
     `max_concurrent` None is twice what a worker computes at once (`max_num_seqs`)."""
 
     host: str = "127.0.0.1"
     port: int = 8000
+    processes: int = 1
     balancer: str | None = None
     ppd_threshold: int = 512
     rank_match: str | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from tercet.core.errors import RequestError
-from tercet.core.fast_json import loads, split_object
+from tercet.core.fast_json import loads, spliced, split_object
 from tercet.core.record import record
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
@@ -30,19 +30,21 @@ PREFILL_PARAMS: dict[str, object] = {
     "remote_port": None,
 }
 
+_JSON: Headers = (("Content-Type", "application/json"),)
+_ASKED = dump(PREFILL_PARAMS)
+
 Release = Callable[[ClientRequest, Route, dict[str, Any]], tuple[Leg, ...]]
 """(request, route, ticket) -> the leg that frees P's blocks, None when the ticket holds none."""
 
 
 def rank_headers(rank: Rank) -> Headers:
     """Return the headers of everything that is sent to `rank`."""
-    own: Headers = (("Content-Type", "application/json"),)
-    return own if rank.rank is None else (*own, (RANK_HEADER, str(rank.rank)))
+    return _JSON if rank.rank is None else (*_JSON, (RANK_HEADER, str(rank.rank)))
 
 
 def leg_headers(request: ClientRequest, rank: Rank) -> Headers:
     """Return the headers of a leg to `rank`."""
-    return rank_headers(rank) + request.headers
+    return _JSON + request.headers if rank.rank is None else rank_headers(rank) + request.headers
 
 
 def prefill_body(client: dict[str, Any]) -> dict[str, Any]:
@@ -55,6 +57,20 @@ def prefill_body(client: dict[str, Any]) -> dict[str, Any]:
         body["min_tokens"] = 1  # still: not to end at once
     body[TICKET_FIELD] = PREFILL_PARAMS
     return body
+
+
+def prefill_json(request: ClientRequest) -> bytes:
+    """Return the same as JSON, of a request without pictures: what stays as it is is copied, not written anew."""
+    body = request.body
+    changes: dict[str, bytes | None] = {"stream_options": None, "best_of": None}
+    changes |= {"max_tokens": b"1", "n": b"1", "stream": b"false"}
+    if "max_completion_tokens" in body:
+        changes["max_completion_tokens"] = b"1"
+    if isinstance(body.get("min_tokens"), int) and body["min_tokens"] > 1:
+        changes["min_tokens"] = b"1"
+    changes[TICKET_FIELD] = _ASKED
+    found = spliced(request.raw, changes)
+    return dump(prefill_body(body)) if found is None else found
 
 
 class Ticket:
@@ -79,18 +95,18 @@ class Ticket:
         return field.encode() in self.raw
 
 
-def split_ticket(body: bytes) -> tuple[dict[str, Any], Ticket | None]:
-    """Return P's answer without its ticket, and the ticket. Raises ValueError when the answer is no JSON object.
+def split_ticket(body: bytes) -> tuple[dict[str, bytes], Ticket | None]:
+    """Return P's answer without its ticket, each field still as JSON, and the ticket. Raises ValueError when the answer
+    is no JSON object.
 
     The ticket's own text is kept: reading and writing it would cost more than all else that the router does about a
     request.
     """
     fields = split_object(body)
     raw = fields.pop(TICKET_FIELD, None)
-    answer = {name: loads(value) for name, value in fields.items()}
     if raw is None or raw[:1] != b"{" or not raw[1:-1].strip():
-        return answer, None
-    return answer, Ticket(raw)
+        return fields, None
+    return fields, Ticket(raw)
 
 
 def ticket_pictures(params: dict[str, Any]) -> dict[int, tuple[str, int]]:
@@ -133,44 +149,28 @@ class Contents(Protocol):
         ...
 
 
-@record(frozen=True, slots=True)
-class TextContents:
-    """A request without pictures."""
-
-    request: ClientRequest
-
-    def whole(self) -> Content:
-        """Return the body as it came."""
-        return Content(self.request.raw)
-
-    def prefill(self) -> Content:
-        """Return the body for one token and a ticket."""
-        return Content(dump(prefill_body(self.request.body)))
-
-    def handed_on(self, ticket: Ticket) -> Content:
-        """Return the body as it came, with the ticket."""
-        return Content(with_ticket(self.request.raw, ticket))
-
-
 class HandoffExchange:
-    """One request on one route, with or without a prefill leg. `contents` is what its legs carry."""
+    """One request on one route, with or without a prefill leg. `contents` is what its legs carry; None for a request
+    without pictures: it goes as it came."""
+
+    __slots__ = ("_contents", "_details", "_pictures", "_release", "_request", "_route", "_ticket")
 
     def __init__(
         self, request: ClientRequest, route: Route, release: Release, contents: Contents | None = None
     ) -> None:
-        self._request, self._route, self._release = request, route, release
-        self._contents: Contents = contents or TextContents(request)
+        self._request, self._route, self._release, self._contents = request, route, release, contents
         self._ticket: Ticket | None = None
         self._details: dict[str, int] = {}
         self._pictures: dict[int, tuple[str, int]] = {}
 
     def start(self) -> Legs:
         """Return the prefill leg, or the only leg when D does it all."""
-        request, prefill = self._request, self._route.prefill
+        request, prefill, contents = self._request, self._route.prefill, self._contents
         if prefill is None:
-            return Legs((self._decode_leg(self._contents.whole()),))
-        headers, content = leg_headers(request, prefill), self._contents.prefill()
-        return Legs((Leg(Stage.PREFILL, prefill, request.path, headers, content.body, make=content.make),))
+            return self._whole()
+        content = Content(prefill_json(request)) if contents is None else contents.prefill()
+        headers = leg_headers(request, prefill)
+        return Legs((Leg(Stage.PREFILL, prefill, request.path, headers, content.body, False, content.make),))
 
     def pictures(self) -> Mapping[int, tuple[str, int]]:
         """Return the pictures that P's ticket names."""
@@ -196,33 +196,44 @@ class HandoffExchange:
     def _prefilled(self, leg: Leg, answer: Answer) -> Step:
         try:
             data, ticket = split_ticket(answer.body)
-            choice = data["choices"][0]
+            choice = loads(data["choices"])[0]
             finish = choice["finish_reason"]
+            usage = loads(data.get("usage", b"null"))
         except (ValueError, LookupError, TypeError):
             return broken(leg, "its answer to a prefill is no OpenAI answer")
         self._ticket = ticket
         told = ticket is not None and ticket.names(CACHED_FIELD) and isinstance(ticket.params.get(CACHED_FIELD), int)
-        self._details = prompt_details(data.get("usage"), (CACHED,) if told else ())
-        request = self._request
+        self._details = prompt_details(usage, (CACHED,) if told else ())
+        request, contents = self._request, self._contents
         if request.choices == 1 and (finish != "length" or request.max_tokens == 1):
             try:
-                return Reply(200, *early_answer(data, request), early=True)
+                whole = {name: loads(value) for name, value in data.items()}
+                return Reply(200, *early_answer(whole, request), early=True)
             except (ValueError, TypeError, AttributeError):
                 return broken(leg, "its answer to a prefill is no OpenAI answer")
-        if self._ticket is None:
+        if ticket is None:
             # Nothing to hand on, yet more is wanted (another choice): D computes the prompt itself.
-            return Legs((self._decode_leg(self._contents.whole()),))
-        if self._ticket.names("images"):
-            self._pictures = ticket_pictures(self._ticket.params)
-        return Legs((self._decode_leg(self._contents.handed_on(self._ticket)),))
+            return self._whole()
+        if ticket.names("images"):
+            self._pictures = ticket_pictures(ticket.params)
+        if contents is None:
+            return self._decode(with_ticket(request.raw, ticket))
+        content = contents.handed_on(ticket)
+        return self._decode(content.body, content.make)
 
-    def _decode_leg(self, content: Content) -> Leg:
+    def _whole(self) -> Legs:
+        """D does it all."""
+        if self._contents is None:
+            return self._decode(self._request.raw)
+        content = self._contents.whole()
+        return self._decode(content.body, content.make)
+
+    def _decode(self, body: bytes, make: Callable[[], bytes] | None = None) -> Legs:
         request, rank = self._request, self._route.decode
+        details = self._details if request.include_usage else None
         headers = leg_headers(request, rank)
-        details = self._details if request.include_usage else {}
-        return Leg(
-            Stage.DECODE, rank, request.path, headers, content.body, request.stream, content.make, usage_details=details
-        )
+        leg = Leg(Stage.DECODE, rank, request.path, headers, body, request.stream, make, "POST", None, details)
+        return Legs((leg,))
 
 
 def _not_ok(leg: Leg, answer: Answer) -> Step:

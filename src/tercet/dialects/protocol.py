@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from tercet.core.build import EngineBuild
@@ -32,7 +32,7 @@ class Leg:
     make: Callable[[], bytes] | None = None
     method: str = "POST"
     base: str | None = None
-    usage_details: Mapping[str, int] = field(default_factory=dict)
+    usage_details: Mapping[str, int] | None = None
 
     @property
     def url(self) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 
 from tercet.core.errors import RequestError
 from tercet.core.fast_json import dumps, loads
-from tercet.core.record import record
 from tercet.dialects.pictures import Pictures
 
 CHAT_PATH = "/v1/chat/completions"
@@ -25,16 +24,29 @@ PRIVATE_FIELDS = frozenset(
 PRIVATE_PREFIX = "bootstrap_"
 
 
-@record(frozen=True, slots=True)
 class ClientRequest:
     """One request for generation: `body` parsed and free of private fields, `raw` the same as bytes. `headers` go
-    to every worker. Where `pictures` were taken out of `body`, `raw` is empty."""
+    to every worker. Where `pictures` were taken out of `body`, `raw` is empty.
 
-    path: str
-    body: dict[str, Any]
-    raw: bytes
-    headers: tuple[tuple[str, str], ...] = ()
-    pictures: Pictures | None = None
+    `stream`: the client wants server-sent events, that end with their usage if it wants `include_usage`. `choices` are
+    how many answers to one prompt are wanted. These are read once: a request asks for each of them several times.
+    """
+
+    __slots__ = ("body", "choices", "headers", "include_usage", "path", "pictures", "raw", "stream")
+
+    def __init__(
+        self,
+        path: str,
+        body: dict[str, Any],
+        raw: bytes,
+        headers: tuple[tuple[str, str], ...] = (),
+        pictures: Pictures | None = None,
+    ) -> None:
+        self.path, self.body, self.raw, self.headers, self.pictures = path, body, raw, headers, pictures
+        self.stream = bool(body.get("stream"))
+        options, n = body.get("stream_options"), body.get("n")
+        self.include_usage = bool(options.get("include_usage")) if isinstance(options, dict) else False
+        self.choices: int = n if isinstance(n, int) and n > 0 else 1
 
     @property
     def chat(self) -> bool:
@@ -42,33 +54,15 @@ class ClientRequest:
         return self.path == CHAT_PATH
 
     @property
-    def stream(self) -> bool:
-        """True when the client wants server-sent events."""
-        return bool(self.body.get("stream"))
-
-    @property
-    def include_usage(self) -> bool:
-        """True when a streamed answer shall end with its usage."""
-        options = self.body.get("stream_options")
-        return isinstance(options, dict) and bool(options.get("include_usage"))
-
-    @property
     def continuous_usage(self) -> bool:
         """True when every event of a stream shall hold the usage so far."""
-        options = self.body.get("stream_options")
-        return self.include_usage and isinstance(options, dict) and bool(options.get("continuous_usage_stats"))
+        return self.include_usage and bool(self.body["stream_options"].get("continuous_usage_stats"))
 
     @property
     def max_tokens(self) -> object:
         """The limit that the client set, unchecked; None when there is none."""
         value = self.body.get("max_completion_tokens")
         return self.body.get("max_tokens") if value is None else value
-
-    @property
-    def choices(self) -> int:
-        """How many answers to one prompt are wanted."""
-        n = self.body.get("n")
-        return n if isinstance(n, int) and n > 0 else 1
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
@@ -88,15 +82,17 @@ def read_body(raw: bytes) -> tuple[dict[str, Any], bytes]:
     A client that could set them would make one worker read from any address it likes. Raises RequestError 400.
     """
     data = parse_object(raw)
-    extra = data.get("vllm_xargs")  # vLLM takes the same fields out of it
-    stripped = [_strip(data), isinstance(extra, dict) and _strip(extra)]
-    return (data, dump(data)) if any(stripped) else (data, raw)
+    # vLLM takes the same fields out of its own.
+    extra = data.get("vllm_xargs")
+    stripped = _strip(extra) if isinstance(extra, dict) else False
+    # Nearly always there are none, and a loop costs more.
+    if not PRIVATE_FIELDS.isdisjoint(data) or PRIVATE_PREFIX in "\n".join(data):
+        stripped = _strip(data) or stripped
+    return (data, dump(data)) if stripped else (data, raw)
 
 
 def _strip(data: dict[str, Any]) -> bool:
     """Delete the private fields; return whether there were any."""
-    if PRIVATE_FIELDS.isdisjoint(data) and PRIVATE_PREFIX not in "\n".join(data):
-        return False  # nearly always: a loop costs more
     private = [key for key in data if key in PRIVATE_FIELDS or key.startswith(PRIVATE_PREFIX)]
     for key in private:
         del data[key]

@@ -57,6 +57,11 @@ def find_usage(text: bytes) -> Usage | None:
 def _first_object(text: bytes) -> object:
     """Return the JSON object that `text` begins with; None when it is none."""
     end = 0
+    # To where as many braces are closed as were opened: what is tried in vain is dear.
+    while (end := text.find(b"}", end) + 1) and text.count(b"{", 0, end) > text.count(b"}", 0, end):
+        if end > MAX_USAGE_BYTES:
+            return None
+    end = max(0, end - 1)
     while end := text.find(b"}", end) + 1:
         try:
             return loads(text[:end])
@@ -82,6 +87,8 @@ def find_finish_reason(text: bytes) -> str | None:
 
 def failed(text: bytes) -> bool:
     """True when an answer, or the tail of a stream, says that the engine failed although HTTP said 200."""
+    if b'"error"' not in text:
+        return False  # nearly always, and one look instead of three
     return b'"finish_reason":"error"' in text or b'"finish_reason": "error"' in text or b'data: {"error"' in text
 
 

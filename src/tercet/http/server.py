@@ -21,7 +21,8 @@ class Server:
 
     A RequestError that the handler raises before it started its answer becomes an OpenAI error object, any other
     exception a 500 and a log entry; after the start, either cuts the connection. When the client leaves, the
-    handler's task is cancelled.
+    handler's task is cancelled. With `reuse_port` other processes of this user may listen on the port, too: the kernel
+    gives each new connection to one of them.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Server:
         keep_alive_s: float = 75.0,
         write_timeout_s: float = 60.0,
         tls: ssl.SSLContext | None = None,
+        reuse_port: bool = False,
     ) -> None:
         self.handler = handler
         self.limits = ServerLimits(
@@ -57,6 +59,7 @@ class Server:
         self._host = host
         self._port = port
         self._tls = tls
+        self._reuse_port = reuse_port
         self._server: asyncio.Server | None = None
 
     @property
@@ -72,6 +75,7 @@ class Server:
             self._host,
             self._port,
             backlog=2048,
+            reuse_port=self._reuse_port or None,
             ssl=self._tls,
             ssl_handshake_timeout=None if self._tls is None else self.limits.header_timeout_s,
         )

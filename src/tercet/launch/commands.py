@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -65,7 +66,7 @@ class TercetCommands:
 _PASSED_FIELDS = (
     *("connect_timeout_s", "first_byte_timeout_s", "answer_timeout_s", "idle_timeout_s"),
     *("max_retries", "breaker_failures", "max_queue", "queue_timeout_s", "priority_header"),
-    *("log_format", "log_requests", "otlp_endpoint"),
+    *("log_format", "log_requests", "otlp_endpoint", "processes"),
 )
 
 
@@ -78,6 +79,13 @@ def _own_choices(router: RouterSpec) -> Iterator[tuple[str, object]]:
 
 BATCHES_AHEAD = 2
 """Whole batches' worth of requests that a rank is sent: one that it computes, and one to choose the next from."""
+
+
+def max_concurrent(topology: Topology) -> int:
+    """Return how many requests may be under way for each rank that answers."""
+    return topology.router.max_concurrent or BATCHES_AHEAD * topology.engine.max_num_seqs
+
+
 ROUTER_GRACE_S = 3.0
 """What the router gives requests in flight when it is asked to end; less than the launcher's patience with it."""
 
@@ -115,14 +123,19 @@ LIVE = (
     "idle_timeout_s",
     "queue_timeout_s",
     "max_retries",
+    "breaker_failures",
+    "max_concurrent",
+    "max_queue",
+    "ppd_threshold",
+    "balancer",
 )
 """Of the router's settings, those that it may be told while it runs."""
 
 
 def workers_file(placement: Placement, refused: str = "") -> str:
-    """Return the file by which a running router is told of workers, mode and deadlines, and what could not be done."""
+    """Return the file by which a running router is told of workers, mode and settings, and what could not be done."""
     mode, workers = routed(placement)
-    router = placement.topology.router
+    router = replace(placement.topology.router, max_concurrent=max_concurrent(placement.topology))
     return json.dumps(
         {
             "mode": mode,
@@ -154,7 +167,7 @@ def router_arguments(placement: Placement, grace_s: float = ROUTER_GRACE_S) -> l
         "--prefill-fallback": router.prefill_fallback,
         "--encode-fallback": router.encode_fallback,
         "--max-images": topology.engine.max_images,
-        "--max-concurrent": router.max_concurrent or BATCHES_AHEAD * topology.engine.max_num_seqs,
+        "--max-concurrent": max_concurrent(topology),
         **{f"--{flag}": value for flag, value in _own_choices(router)},
         "--api-key-file": router.api_key_file,
         "--tls-cert": router.tls_cert,

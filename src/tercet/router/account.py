@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from time import perf_counter_ns, time
 
+from tercet.core.route import Route
 from tercet.core.stage import Mode
 from tercet.dialects.usage import Usage, find_finish_reason, find_usage
 from tercet.http.client import Relayed
@@ -24,10 +25,17 @@ FIRST, LATER = "first", "later"
 
 class Account:
     """Filled in as the request gets on: `facts` once it is read, `observation` with each route taken. `timeline`: the
-    client asked for its stream's timeline."""
+    client asked for its stream's timeline. `turn` says whether it continues a conversation: `first` or `later`.
+
+    Once it has ended it holds what its record is made of, when somebody asks for that.
+    """
 
     __slots__ = (
+        "cached_tokens",
+        "ended_at",
+        "ended_ns",
         "error",
+        "expected_cached_tokens",
         "facts",
         "finish_reason",
         "id",
@@ -36,16 +44,23 @@ class Account:
         "model",
         "observation",
         "output_tokens",
+        "prompt_tokens",
+        "received_ns",
         "retries",
+        "route",
+        "spans",
+        "status",
         "stream",
         "timeline",
         "timing",
+        "turn",
         "usage",
     )
 
     def __init__(self, request_id: str, mode: Mode, received_ns: int, headers: Mapping[str, str]) -> None:
-        self.id, self.mode, self.model, self.stream = request_id, mode, "", False
-        self.timing = Timing(received_ns)
+        self.id, self.mode, self.model, self.stream, self.turn = request_id, mode, "", False, FIRST
+        self.timing, self.received_ns = Timing(received_ns), received_ns
+        self.spans = self.timing.spans
         self.timeline = headers.get(TIMELINE_HEADER) == "1"
         self.facts: RequestFacts | None = None
         self.observation: Observation | None = None
@@ -55,18 +70,16 @@ class Account:
         self.error: str | None = None
         self.key: str | None = None
         self.retries = 0
+        self.route: Route | None = None
+        self.prompt_tokens: int | None = None
+        self.cached_tokens: int | None = None
+        self.expected_cached_tokens: int | None = None
 
-    @property
-    def turn(self) -> str:
-        """Whether the request continues a conversation: `first` or `later`."""
-        facts, observation = self.facts, self.observation
-        later = facts is not None and facts.later_turn
-        return LATER if later or (observation is not None and observation.route.known) else FIRST
-
-    @property
-    def answerer(self) -> str:
-        """The label of the rank that answers."""
-        return "" if self.observation is None else self.observation.route.decode.label
+    def taken(self, observation: Observation) -> None:
+        """A route was taken."""
+        self.observation, route = observation, observation.route
+        self.route = route
+        self.turn = LATER if route.known or observation.facts.later_turn else FIRST
 
     def answered(self, text: bytes) -> None:
         """A whole answer came, or (`text` is its end) a stream."""
@@ -76,42 +89,50 @@ class Account:
         """The stream ended, well or with the engine's word of an `error`."""
         self.answered(relayed.tail)
         self.error = error
-        self.timing.spans.append(Span(STREAM, worker, relayed.first_ns, relayed.last_ns, error))
+        self.spans.append(Span(STREAM, worker, relayed.first_ns, relayed.last_ns, error))
 
     def broke(self, worker: str, error: str) -> None:
         """The stream broke off after its first byte."""
-        self.error, spans = error, self.timing.spans
+        self.error, spans = error, self.spans
         spans.append(Span(STREAM, worker, spans[-1].end_ns, perf_counter_ns(), error))
 
-    def record(self, status: int) -> RequestRecord:
-        """Return the record of the request as it ended, or as it is now."""
-        now_ns, timing, observation, usage = perf_counter_ns(), self.timing, self.observation, self.usage
-        prompt = cached = expected = None
-        if usage is not None:
-            prompt, cached = usage.prompt_tokens, usage.cached_tokens
+    def end(self, status: int) -> None:
+        """The request ended, or is looked at as if it had."""
+        self.status, self.ended_ns, self.ended_at = status, perf_counter_ns(), time()
+        observation, usage = self.observation, self.usage
         if observation is not None:
-            prompt = observation.prompt_tokens if prompt is None else prompt
-            cached = cached if observation.cached_tokens is None else observation.cached_tokens
-            expected = observation.expected
+            self.prompt_tokens, self.cached_tokens = observation.prompt_tokens, observation.cached_tokens
+            self.expected_cached_tokens = observation.expected
+        if usage is not None:
+            self.prompt_tokens, self.output_tokens = usage.prompt_tokens, usage.completion_tokens
+            if self.cached_tokens is None:
+                self.cached_tokens = usage.cached_tokens
+
+    def let_go(self) -> None:
+        """Keep no more than what the record says: nothing of prompt or answer."""
+        self.facts = self.observation = None
+
+    def record(self) -> RequestRecord:
+        """Return the record of the request, which has ended."""
         return RequestRecord(
             id=self.id,
-            started_at=time() - (now_ns - timing.received_ns) / 1e9,
-            received_ns=timing.received_ns,
-            ended_ns=now_ns,
+            started_at=self.ended_at - (self.ended_ns - self.received_ns) / 1e9,
+            received_ns=self.received_ns,
+            ended_ns=self.ended_ns,
             mode=self.mode,
             turn=self.turn,
             model=self.model[:MODEL_CHARS],
             stream=self.stream,
-            status=status,
+            status=self.status,
             finish_reason=self.finish_reason,
             error=None if self.error is None else self.error if _CODE.fullmatch(self.error) else UNKNOWN_ERROR,
             key=self.key,
-            route=None if observation is None else observation.route,
-            prompt_tokens=prompt,
-            cached_tokens=cached,
-            expected_cached_tokens=expected,
-            output_tokens=self.output_tokens if usage is None else usage.completion_tokens,
-            estimated=usage is None and self.output_tokens is not None,
+            route=self.route,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            expected_cached_tokens=self.expected_cached_tokens,
+            output_tokens=self.output_tokens,
+            estimated=self.usage is None and self.output_tokens is not None,
             retries=self.retries,
-            spans=tuple(timing.spans),
+            spans=tuple(self.spans),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic, time
 from typing import Any
@@ -37,8 +38,16 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 class Admin:
     """Answers everything that is not for a worker."""
 
-    def __init__(self, parts: Parts, prober: Prober, roster: Roster, kv_use: KvUse) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        prober: Prober,
+        roster: Roster,
+        kv_use: KvUse,
+        processes: Callable[[], list[dict[str, object]]],
+    ) -> None:
         self._parts, self._prober, self._roster, self._kv_use = parts, prober, roster, kv_use
+        self._processes = processes
         self._started = monotonic()
 
     async def health(self, request: Request, responder: Responder) -> None:
@@ -114,6 +123,7 @@ class Admin:
                 "workers": [self._worker(url) for url in fleet.workers],
                 "pairs": self._pairs(),
                 "unmatched": self._prober.unmatched(),
+                "processes": self._processes(),
                 "counts": parts.metrics.summary(),
             },
         )

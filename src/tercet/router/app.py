@@ -7,6 +7,7 @@ import errno
 import gc
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Collection
@@ -21,6 +22,7 @@ from tercet.dialects.request import CHAT_PATH, COMPLETIONS_PATH
 from tercet.http.client import Client
 from tercet.http.server import Request, Responder, Server
 from tercet.router.admin import Admin
+from tercet.router.call import Suspect
 from tercet.router.checks import OPEN_PATHS, Door
 from tercet.router.config import RouterConfig
 from tercet.router.dashboard.pages import HOME, page
@@ -49,6 +51,7 @@ from tercet.routing.fleet import FleetState
 
 log = logging.getLogger(__name__)
 
+GENERATION = frozenset({CHAT_PATH, COMPLETIONS_PATH})
 PROBED = frozenset({"/health", "/ready"})
 """What is answered without a client certificate: a kubelet has none."""
 TRACES_GRACE_S = 2.0
@@ -65,18 +68,17 @@ class Router:
     """One router. `start` listens and begins to watch the workers; `close` ends both."""
 
     def __init__(self, config: RouterConfig) -> None:
-        fleet = FleetState(index_chunks=config.index_chunks, max_conversations=config.max_conversations)
+        fleet = self._make_fleet(config)
         for event in config.worker_events():
             fleet.apply(event)
         fleet.apply(ModeChanged(config.start_mode))
         live = Live.of(config)
-        client = Client(connect_timeout_s=config.connect_timeout_s, tls=config.worker_tls())
+        client = self._make_client(config)
         sender, metrics = Sender(client, live, config.max_answer_bytes), RouterMetrics()
         ports = config.bootstrap_ports()
         self.parts = Parts(
             config,
             live,
-            config.policy(),
             config.make_dialect(ports),
             fleet,
             client,
@@ -84,26 +86,28 @@ class Router:
             Handoffs(config.max_unaccepted_handoffs, sender.control, metrics),
             metrics,
             Door(KeyFile(config.api_keys, config.api_key_file), config.worker_api_key),
-            Breakers(config.breaker_failures, config.breaker_pause_s, config.breaker_max_pause_s),
-            Gates(fleet, metrics, config.max_concurrent, config.max_queue),
+            self._make_breakers(config),
+            Gates(fleet, metrics, live, config.processes),
             RetryPauses(config.seed),
             ports,
             RequestLog(config.log_format) if config.log_requests else None,
             None if config.otlp_endpoint is None else Tracing(provider_to(config.otlp_endpoint)),
         )
         self.prober = Prober(self.parts)
+        self.suspect: Suspect = self.prober.suspect
         self._kv = KvSubscriber(fleet, config.event_ports())
-        self.roster = Roster(self.parts, self.prober, self._kv)
+        self.roster = Roster(self.parts, self.prober, self._kv, self._settle)
         self._server = Server(
             self.handle,
             host=config.host,
             port=config.port,
             max_body_bytes=config.max_body_bytes,
             tls=config.server_tls(),
+            reuse_port=config.processes > 1,
         )
         self._asks_certificate = config.tls_client_ca is not None
         self._kv_use = KvUse(self.parts)
-        admin = Admin(self.parts, self.prober, self.roster, self._kv_use)
+        admin = Admin(self.parts, self.prober, self.roster, self._kv_use, self._processes)
         members = Members(self.parts, self.roster)
         self._discovery = Discovery(config.sources(), self.parts, self.roster, admin.change_mode)
         self._endpoints: dict[str, dict[str, Endpoint]] = {
@@ -147,16 +151,34 @@ class Router:
 
     async def start(self) -> None:
         """Listen, then watch the workers. Raises UsageError when the port is taken or the address isn't ours."""
-        config = self.parts.config
         try:
             await self._server.start()
         except OSError as error:
-            busy = error.errno == errno.EADDRINUSE
-            why = "the port is in use" if busy else error.strerror or str(error)
-            raise UsageError(f"can't listen on {config.host}:{config.port}: {why}; choose another --port") from error
+            raise no_port(self.parts.config, error) from error
+        self._watch()
+
+    def _watch(self) -> None:
+        """Begin to watch the workers."""
         self.prober.start()
         self._kv.start()
         self._discovery.start()
+
+    def _make_fleet(self, config: RouterConfig) -> FleetState:
+        return FleetState(index_chunks=config.index_chunks, max_conversations=config.max_conversations)
+
+    def _make_client(self, config: RouterConfig) -> Client:
+        return Client(connect_timeout_s=config.connect_timeout_s, tls=config.worker_tls())
+
+    def _make_breakers(self, config: RouterConfig) -> Breakers:
+        return Breakers(config.breaker_failures, config.breaker_pause_s, config.breaker_max_pause_s)
+
+    async def _settle(self) -> None:
+        """Return when every process knows what this one does."""
+
+    def _processes(self) -> list[dict[str, object]]:
+        """Return what there is to say of the processes that serve requests."""
+        fleet, gates = self.parts.fleet, self.parts.gates
+        return [{"process": 0, "pid": os.getpid(), "in_flight": fleet.in_flight, "waiting": gates.waiting, "starts": 1}]
 
     async def close(self, grace_s: float) -> None:
         """Stop listening, let answers under way end for up to `grace_s` seconds, release what is left, close
@@ -174,14 +196,16 @@ class Router:
 
     async def handle(self, request: Request, responder: Responder) -> None:
         """Answer one HTTP request; a RequestError becomes an OpenAI error object with the request's id."""
-        headers = [("X-Request-Id", self.parts.door.request_id(request.headers))]
+        door = self.parts.door
+        headers = [("X-Request-Id", door.request_id(request.headers))]
         key: ApiKey | None = None
-        generation = False
+        asks, generation = request.path in GENERATION and request.method == "POST", False
         try:
-            key = self._enter(request, responder)
-            generation = request.method == "POST" and request.path in (CHAT_PATH, COMPLETIONS_PATH)
+            if not asks or not door.open or self._asks_certificate:
+                key = self._enter(request, responder)
+            generation = asks
             if generation:
-                await generate(self.parts, request, responder, headers, self.prober.suspect, key)
+                await generate(self.parts, request, responder, headers, self.suspect, key)
             else:
                 await self._dispatch(request, responder, headers, key)
         except RequestError as error:
@@ -198,20 +222,22 @@ class Router:
 
     def _enter(self, request: Request, responder: Responder) -> ApiKey | None:
         """Return the key that a request came with, None where none is needed. Raises RequestError."""
-        shown = responder.transport.get_extra_info
-        if self._asks_certificate and request.path not in PROBED and not shown("peercert"):
+        if self._asks_certificate and request.path not in PROBED and not responder.transport.get_extra_info("peercert"):
             raise RequestError(403, "a client certificate is needed", code="client_certificate_needed")
         return self.parts.door.check(request.method, request.path, request.headers)
+
+    def _methods(self, path: str) -> dict[str, Endpoint] | None:
+        """Return what answers at a path of the router's own, None for others."""
+        methods = self._endpoints.get(path)
+        return methods or next((found for start, found in self._prefixes if path.startswith(start)), None)
 
     async def _dispatch(
         self, request: Request, responder: Responder, headers: list[tuple[str, str]], key: ApiKey | None
     ) -> None:
         path, door = request.path, self.parts.door
-        if path in (CHAT_PATH, COMPLETIONS_PATH):
+        if path in GENERATION:
             raise _no_method(request, ("POST",), headers)
-        methods = self._endpoints.get(path)
-        if methods is None:
-            methods = next((found for start, found in self._prefixes if path.startswith(start)), None)
+        methods = self._methods(path)
         if methods is not None:
             endpoint = methods.get("GET" if request.method == "HEAD" else request.method)
             if endpoint is None:
@@ -222,12 +248,18 @@ class Router:
                 raise _no_method(request, METHODS, headers)
             quota = door.enter(key)
             try:
-                await pass_through(self.parts, request, responder, headers, self.prober.suspect)
+                await pass_through(self.parts, request, responder, headers, self.suspect)
             finally:
                 if quota is not None:
                     quota.leave(len(request.body) // BYTES_PER_TOKEN)
         else:
             raise RequestError(404, f"no such path: {path}")
+
+
+def no_port(config: RouterConfig, error: OSError) -> UsageError:
+    """Return why the router can't listen."""
+    why = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+    return UsageError(f"can't listen on {config.host}:{config.port}: {why}; choose another --port")
 
 
 def _no_method(request: Request, methods: Collection[str], headers: list[tuple[str, str]]) -> RequestError:
@@ -250,7 +282,7 @@ async def serve(config: RouterConfig) -> int:
     router = Router(config)
     try:
         await router.start()
-        _collect_less()
+        collect_less()
         log.info("router listens on %s://%s:%d, mode %s", config.scheme, config.host, router.port, config.start_mode)
         await stop.wait()
         log.info("stopping")
@@ -266,7 +298,7 @@ async def serve(config: RouterConfig) -> int:
     return 0
 
 
-def _collect_less() -> None:
+def collect_less() -> None:
     """Have the garbage collector look less often, and not at what was made for good: next to nothing of a request
     refers to itself, and looking for it took a tenth of the router's time."""
     gc.collect()
@@ -275,10 +307,14 @@ def _collect_less() -> None:
 
 
 def run(config: RouterConfig) -> int:
-    """Run a router in this process; return its exit code."""
+    """Run a router, in this process or with several; return its exit code."""
     setproctitle("tercet router")
     set_up_logs(config.log_format)
     try:
+        if config.processes > 1:
+            from tercet.router.processes.family import serve_many
+
+            return int(uvloop.run(serve_many(config)))
         code: int = uvloop.run(serve(config))
         return code
     except TercetError as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from time import perf_counter_ns
 
 from tercet.core.errors import RequestError
-from tercet.core.route import Route
+from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.protocol import Answer, Exchange, Failure, Leg, Legs, PicturesNeeded, Reply, Step
 from tercet.dialects.request import ClientRequest
@@ -21,7 +21,7 @@ from tercet.router.answer_headers import generated
 from tercet.router.observation import Observation
 from tercet.router.parts import Parts
 from tercet.router.pictures import add_cache, cache_header
-from tercet.router.sender import failure
+from tercet.router.sender import ended, failure
 from tercet.router.span import FIRST_TOKEN, STREAM
 from tercet.router.timeline import TimelineWriter
 from tercet.routing.encoding import place_again
@@ -49,6 +49,9 @@ class Call:
     those of prompt and answer, once it is whole.
     """
 
+    _observation: Observation
+    """Of the route taken last."""
+
     def __init__(
         self,
         parts: Parts,
@@ -64,10 +67,7 @@ class Call:
         self._account, self._timing = account, account.timing
         self._suspect = suspect
         self._mode = account.mode = parts.fleet.mode  # a change of mode is for later requests
-        self._name = ""
-        self._accepted = self._took = False
         self._place: str | None = None
-        self._observation: Observation | None = None
         self._cache: dict[str, int] = {}
         self.broken = False
         self.tokens = 0
@@ -81,6 +81,8 @@ class Call:
             outcome = await self._attempt(found)
             if outcome is None:
                 return
+            self._timing.clear()
+            self._cache.clear()
             if isinstance(outcome, PicturesNeeded):
                 if asked_again:
                     raise _without_pictures(outcome)
@@ -88,7 +90,6 @@ class Call:
                 found = self._with_more(found, outcome, avoid)
                 continue
             failures += 1
-            assert self._observation is not None
             self._observation.failed(parts, outcome)
             avoid.add(outcome.rank.address)
             if not outcome.retry or self._responder.started or failures > parts.live.max_retries:
@@ -118,57 +119,65 @@ class Call:
 
     async def _attempt(self, found: Route) -> Failure | PicturesNeeded | None:
         """Take one route; None when it answered."""
-        parts = self._parts
-        self._name = str(next(parts.names))
+        parts, request = self._parts, self._request
+        fleet, visits, prefill, decode = parts.fleet, parts.visits, found.prefill, found.decode
+        name, path = str(next(parts.names)), str(found)
         self._accepted = self._took = False
-        self._timing.clear()
-        self._cache.clear()
-        path = str(found)
         self._headers[1:] = [("X-Tercet-Route", path)]
-        exchange = parts.dialect.begin(self._request, found)
-        parts.fleet.apply(Routed(self._name, found, self._facts))
-        self._count(found, path)
-        self._observation = Observation(self._name, found, self._facts, self._request.choices, exchange)
-        self._account.observation = self._observation
-        visited = {rank.url for rank in found.ranks}
-        visits = parts.visits
+        exchange = parts.dialect.begin(request, found)
+        fleet.apply(Routed(name, found, self._facts))
+        kind = "split" if prefill is not None else "fallback" if found.fallback else "direct"
+        parts.metrics.routed(self._mode, path, kind)
+        if self._facts.pictures:
+            self._placed(found)
+        self._observation = Observation(name, found, self._facts, request.choices, exchange)
+        self._account.taken(self._observation)
+        visited = {rank.url for rank in found.ranks} if prefill is not None or found.encode else (decode.url,)
         for url in visited:
             visits[url] += 1
         try:
-            if found.prefill is not None:
-                place, began_ns = found.decode.address, perf_counter_ns()
-                await parts.handoffs.enter(place, parts.live.first_byte_timeout_s)
-                self._place = place
-                self._timing.waited(began_ns, perf_counter_ns(), found.decode.label)
+            if prefill is not None:
+                await self._find_place(decode)
             step: Step | None = exchange.start()
             while isinstance(step, Legs):
                 legs = step.legs
                 step = await (self._one(exchange, legs[0]) if len(legs) == 1 else self._together(exchange, legs))
+            if isinstance(step, Reply):
+                await self._reply(step)
+                return None
             if isinstance(step, PicturesNeeded):
                 self._observation.lacks(parts, step)
-                return step
-            if isinstance(step, Failure):
-                return step
-            if step is not None:
-                await self._reply(step)
-            return None
+            return step
         finally:
             for url in visited:
                 visits[url] -= 1
             self._leave_place()
-            parts.fleet.apply(Finished(self._name))
-            parts.handoffs.release(exchange.on_exit(self._took))
+            fleet.apply(Finished(name))
+            releases = exchange.on_exit(self._took)
+            if releases:
+                parts.handoffs.release(releases)
 
-    def _count(self, found: Route, path: str) -> None:
+    def _placed(self, found: Route) -> None:
         metrics = self._parts.metrics
-        kind = "split" if found.prefill else "fallback" if found.fallback else "direct"
-        metrics.routed(self._mode, path, kind)
-        if self._facts.pictures:
-            encoded = sum(len(share.pictures) for share in found.encode)
-            metrics.placed(self._mode, encoded, len(found.inline), len(found.named))
-            self._cache["held"] = len(found.named)
+        encoded = sum(len(share.pictures) for share in found.encode)
+        metrics.placed(self._mode, encoded, len(found.inline), len(found.named))
+        self._cache["held"] = len(found.named)
         if found.encode_fallback:
             metrics.encode_fallbacks.add(self._mode)
+
+    async def _find_place(self, decode: Rank) -> None:
+        """Wait until D may be owed one handoff more."""
+        parts, place = self._parts, decode.address
+        if not parts.handoffs.admit(place):
+            began_ns = perf_counter_ns()
+            await parts.handoffs.enter(place, parts.live.first_byte_timeout_s)
+            self._timing.waited(began_ns, perf_counter_ns(), decode.label)
+        self._place = place
+
+    def _leave_place(self) -> None:
+        place, self._place = self._place, None
+        if place is not None:
+            self._parts.handoffs.leave(place)
 
     # --- legs ---
 
@@ -194,8 +203,16 @@ class Call:
         step: Step | None
         started = perf_counter_ns()
         try:
-            decodes = leg.stage is Stage.DECODE
-            step = await (self._decode(exchange, leg, started) if decodes else self._ahead(exchange, leg, started))
+            if leg.stage is Stage.DECODE:
+                sender = self._parts.sender
+                response = await sender.open(leg)
+                if leg.streams and response.status == 200:
+                    await self._relay(leg, response, started)
+                    return None
+                body = await response.read(max_bytes=sender.max_answer_bytes)
+                step = self._whole(exchange, leg, Answer(response.status, response.headers, body), started)
+            else:
+                step = await self._ahead(exchange, leg, started)
         except ClientError as error:
             self._suspect(leg.rank.url)
             if leg.stage is Stage.PREFILL and error.reason in LOST_ANSWER:
@@ -207,7 +224,7 @@ class Call:
         if isinstance(step, Failure):
             self._timing.failed(leg.stage, leg.rank.label, started, perf_counter_ns(), step.error.code or "error")
         # Once D answers it holds all that P had for it: P's failing so late is nothing to the client.
-        return Legs(()) if leg.stage is Stage.PREFILL and self._accepted else step
+        return Legs(()) if self._accepted and leg.stage is Stage.PREFILL else step
 
     def _given_up(self, leg: Leg, started: int) -> None:
         if leg.stage is Stage.DECODE and self._responder.started:
@@ -216,60 +233,53 @@ class Call:
             self._timing.failed(leg.stage, leg.rank.label, started, perf_counter_ns(), "cancelled")
 
     async def _ahead(self, exchange: Exchange, leg: Leg, started: int) -> Step:
-        """Send an encode or prefill leg. Its answer names what the worker holds for those that come after."""
+        """Send an encode or prefill leg. Its answer names what the worker holds for those that come after, so that the
+        client's leaving doesn't cancel it."""
         begun: list[Response] = []
-        task = asyncio.get_running_loop().create_task(self._parts.sender.whole(leg, begun.append))
+        parts = self._parts
+        task = asyncio.get_running_loop().create_task(parts.sender.whole(leg, begun.append))
         try:
-            answer = await asyncio.shield(task)
+            await ended(task)
         except asyncio.CancelledError:
-            self._parts.handoffs.abandon(exchange, leg, task, begun)
+            parts.handoffs.abandon(exchange, leg, task, begun)
             raise
+        answer = task.result()
         now = perf_counter_ns()
-        timing = answer.headers.get("server-timing")
+        timing, cache = answer.headers.get("server-timing"), answer.headers.get(CACHE_HEADER)
         if leg.method == "GET":
             return exchange.on_answer(leg, answer)  # a question, which costs no prefill
         if leg.stage is Stage.ENCODE:
             self._timing.encode(leg.rank.label, started, now, timing)
         else:
             self._timing.prefill(leg.rank.label, started, now, timing)
-        add_cache(self._cache, answer.headers.get(CACHE_HEADER))
+        if cache is not None:
+            add_cache(self._cache, cache)
         step = exchange.on_answer(leg, answer)
-        if not isinstance(step, Failure | PicturesNeeded) and answer.status == 200:
-            assert self._observation is not None
+        if answer.status == 200 and not isinstance(step, Failure | PicturesNeeded):
             if leg.stage is Stage.ENCODE:
-                self._observation.encoded(self._parts, leg.rank)
+                self._observation.encoded(parts, leg.rank)
             else:
-                self._observation.prefilled(self._parts, answer)
+                self._observation.prefilled(parts, answer)
         return step
 
-    async def _decode(self, exchange: Exchange, leg: Leg, started: int) -> Step | None:
-        response = await self._parts.sender.open(leg)
-        if leg.streams and response.status == 200:
-            await self._relay(leg, response, started)
-            return None
-        answer = await self._parts.sender.read(response)
-        self._decoded(leg, answer.headers, started, perf_counter_ns(), STREAM)
+    def _whole(self, exchange: Exchange, leg: Leg, answer: Answer, started: int) -> Step:
+        """Take D's whole answer."""
+        headers, account = answer.headers, self._account
+        self._decoded(leg, headers, started, perf_counter_ns(), STREAM)
         step = exchange.on_answer(leg, answer)
         if isinstance(step, Reply) and step.status == 200:
-            self._accept(answer)
+            self._taken(headers)
+            account.answered(answer.body)
+            self._observation.first_token(self._parts, headers, account.usage)
+            self._headers += self._passed_on(headers)
         return step
 
     def _decoded(self, leg: Leg, headers: Mapping[str, str], started: int, now_ns: int, phase: str) -> None:
-        assert self._observation is not None
         handed_over, said = self._observation.route.prefill is not None, headers.get("server-timing")
         self._timing.decode(leg.rank.label, started, now_ns, said, phase=phase, handed_over=handed_over)
 
-    def _accept(self, answer: Answer) -> None:
-        observation = self._observation
-        assert observation is not None
-        self._taken(answer.headers)
-        self._account.answered(answer.body)
-        observation.first_token(self._parts, answer.headers, self._account.usage)
-        self._headers += self._passed_on(answer.headers)
-
     def _taken(self, headers: Mapping[str, str]) -> None:
         """D has all that it needs: nothing is held for it elsewhere, the pictures' bytes least of all."""
-        assert self._observation is not None
         self._accepted = True
         # If the blocks did not come, and D computed them, P still holds them.
         self._took = self._observation.route.prefill is None or headers.get("x-tercet-external-tokens") != "0"
@@ -280,7 +290,6 @@ class Call:
     async def _relay(self, leg: Leg, response: Response, started: int) -> None:
         """Pass D's stream on as it comes. Raises ClientError when it failed before its first byte."""
         observation = self._observation
-        assert observation is not None
 
         def on_first(now_ns: int) -> list[tuple[str, str]]:
             self._taken(response.headers)
@@ -314,7 +323,6 @@ class Call:
         self._finished(relayed)
 
     def _finished(self, relayed: Relayed | None) -> None:
-        assert self._observation is not None
         prompt, answers = self._observation.finished(self._parts, self._account.usage, relayed)
         self.tokens, self._account.output_tokens = prompt + answers, answers
 
@@ -328,8 +336,7 @@ class Call:
     def _broke(self) -> None:
         self.broken = True
         self._parts.metrics.stream_failures.add(self._mode)
-        if self._observation is not None:
-            self._observation.broke(self._parts)
+        self._observation.broke(self._parts)
 
     # --- answers ---
 
@@ -350,25 +357,21 @@ class Call:
         await self._responder.send(reply.status, body, headers=headers, content_type=reply.content_type)
 
     def _first_byte(self, now_ns: int, more: list[tuple[str, str]], good: bool) -> list[tuple[str, str]]:
+        timing, account = self._timing, self._account
+        own_ns = timing.own_ns(now_ns)
         if good:
-            timing = self._timing
-            seconds, own_seconds = (now_ns - timing.received_ns) / 1e9, timing.own_ns(now_ns) / 1e9
-            worker, turn = self._account.answerer, self._account.turn
-            self._parts.metrics.first_byte(self._mode, worker, turn, seconds, own_seconds)
+            worker, seconds = self._observation.route.decode.label, (now_ns - timing.received_ns) / 1e9
+            self._parts.metrics.first_byte(self._mode, worker, account.turn, seconds, own_ns / 1e9)
         if self._cache and (cache := cache_header(self._cache)):
             more = [*more, (CACHE_HEADER, cache)]
-        return [*self._headers, *more, ("Server-Timing", self._timing.header(now_ns))]
+        return [*self._headers, *more, ("Server-Timing", timing.header(own_ns))]
 
     def _passed_on(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
         """Return the worker's headers that the client gets. What they say of their caches is summed up over all
         legs."""
-        add_cache(self._cache, headers.get(CACHE_HEADER))
+        if CACHE_HEADER in headers:
+            add_cache(self._cache, headers[CACHE_HEADER])
         return generated(headers)
-
-    def _leave_place(self) -> None:
-        place, self._place = self._place, None
-        if place is not None:
-            self._parts.handoffs.leave(place)
 
 
 def _without_pictures(needed: PicturesNeeded) -> RequestError:

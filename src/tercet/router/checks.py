@@ -51,6 +51,8 @@ class Door:
         self._worker = f"Bearer {worker_api_key}" if worker_api_key else None
         self._quotas = Quotas()
         self._ids = RequestIds("req")
+        self.open = keys.never
+        """True when nobody will ever need a key."""
 
     def request_id(self, headers: Mapping[str, str]) -> str:
         """Return the client's X-Request-Id if it is a sane one, else a new one."""
@@ -60,7 +62,7 @@ class Door:
     @property
     def guarded(self) -> bool:
         """True when a key is needed."""
-        return bool(self._keys.ring()[0])
+        return not self.open and bool(self._keys.ring()[0])
 
     def check(self, method: str, path: str, headers: Mapping[str, str]) -> ApiKey | None:
         """Return the key of a request; None where none is needed. Raises RequestError 401, 403, 404."""
@@ -93,10 +95,12 @@ class Door:
 
     def worker_headers(self, rid: str, headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         """Return the headers that go to the workers: never a client's own word on ranks."""
-        result = [("X-Request-Id", rid)]
+        result: tuple[tuple[str, str], ...] = (("X-Request-Id", rid),)
         if self._worker is not None:
-            result.append(("Authorization", self._worker))
-        elif not self.guarded and "authorization" in headers:
-            result.append(("Authorization", headers["authorization"]))
-        result += [(name, headers[name]) for name in PASSED_ON if name in headers]
-        return tuple(result)
+            result += (("Authorization", self._worker),)
+        elif "authorization" in headers and not self.guarded:
+            result += (("Authorization", headers["authorization"]),)
+        for name in PASSED_ON:
+            if name in headers:
+                result += ((name, headers[name]),)
+        return result

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from ssl import SSLContext
+from typing import Any
 
 from tercet.core.errors import UsageError
 from tercet.core.stage import ROLE_STAGES, Mode, Stage
@@ -27,6 +28,7 @@ from tercet.routing.policy import PPD_THRESHOLD, Policy, check_rank_match, unequ
 
 FALLBACKS = ("error", "decode")
 ENCODE_FALLBACKS = ("error", "local")
+MAX_PROCESSES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,14 @@ class RouterConfig:
     it, or a pair, must prove itself again: not before `breaker_pause_s`, which doubles up to `breaker_max_pause_s`.
     `max_concurrent` requests may be under way for each rank that answers; `max_queue` more wait, `queue_timeout_s` at
     most. `log_requests` writes a line for each. Traces go to `otlp_endpoint`, if any. `priority_header` lets clients
-    without a key say how urgent they are. `worker_api_key` is sent to the workers.
+    without a key say how urgent they are. `worker_api_key` is sent to the workers. `processes` share the port; each has
+    its share of the bounds on requests.
     """
 
     mode: Mode | None = None
     host: str = "127.0.0.1"
     port: int = 8000
+    processes: int = 1
     workers: tuple[str, ...] = ()
     encode: tuple[str, ...] = ()
     prefill: tuple[str, ...] = ()
@@ -131,6 +135,8 @@ class RouterConfig:
             balancer_named(self.balancer)
         if self.prefill_fallback not in FALLBACKS:
             raise UsageError(f"unknown prefill fallback {self.prefill_fallback!r}: choose {' or '.join(FALLBACKS)}")
+        if not 1 <= self.processes <= MAX_PROCESSES:
+            raise UsageError(f"--workers must be 1 to {MAX_PROCESSES} processes, not {self.processes}")
         for name in (
             "data_parallel_size",
             "breaker_failures",
@@ -198,6 +204,15 @@ class RouterConfig:
         if self.mode is None and not self.worker_events():
             raise UsageError("name the --mode: which workers there will be is not known yet")
         return self.mode or default_mode(self._specs())
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> RouterConfig:
+        """Return what `to_data` was asked of. Raises UsageError."""
+        return cls(**{**data, "mode": None if data["mode"] is None else Mode(data["mode"])})
 
     def sources(self) -> list[Source]:
         """Return where workers are learned of besides. Raises UsageError."""

@@ -6,6 +6,7 @@ import asyncio
 from time import monotonic
 
 from tercet.core.errors import RequestError
+from tercet.router.live import Live
 from tercet.router.metrics import RouterMetrics
 from tercet.routing.admission import FairQueue, Pace, places
 from tercet.routing.fleet import FleetState
@@ -14,27 +15,34 @@ from tercet.routing.fleet import FleetState
 class Gate:
     """Lets requests for one model in, as many as its ready ranks may have; the others wait, up to a deadline."""
 
-    def __init__(self, fleet: FleetState, metrics: RouterMetrics, model: str, each: int, bound: int) -> None:
-        self._fleet, self._metrics, self._model, self._each = fleet, metrics, model, each
-        self._queue: FairQueue[asyncio.Future[None]] = FairQueue(bound)
+    def __init__(self, fleet: FleetState, metrics: RouterMetrics, model: str, live: Live, processes: int) -> None:
+        self._fleet, self._metrics, self._model, self._live = fleet, metrics, model, live
+        self._processes = processes
+        self._queue: FairQueue[asyncio.Future[None]] = FairQueue(_share(live.max_queue, processes))
         self._pace = Pace()
         self._running = 0
+        self._limit, self._limit_of = 0, -1  # as of how many changes of the fleet
 
     @property
     def waiting(self) -> int:
         """Number of requests that wait."""
-        return len(self._queue)
+        return self._queue.size
 
     @property
     def empty(self) -> bool:
         """True when nobody is in or waits."""
-        return not self._running and not self._queue
+        return not self._running and not self._queue.size
+
+    def admit(self) -> bool:
+        """Take a place, if there is one and nobody waits for it."""
+        if self._queue.size or not self._room():
+            return False
+        self._running += 1
+        return True
 
     async def enter(self, tenant: str, priority: int, timeout_s: float) -> None:
-        """Wait for a place. Raises RequestError 429 when too many wait, 503 when the wait was too long."""
-        if not self._queue and self._room():
-            self._running += 1
-            return
+        """Wait for a place, where `admit` said that there is none. Raises RequestError 429 when too many wait, 503 when
+        the wait was too long."""
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         sent_away = self._queue.push(tenant, priority, place)
         if sent_away is not None:
@@ -54,7 +62,7 @@ class Gate:
                     503,
                     f"no worker had room within {timeout_s:g} s",
                     code="queue_timeout",
-                    retry_after_s=self._pace.wait_s(len(self._queue)),
+                    retry_after_s=self._pace.wait_s(self._queue.size),
                 ) from None
             raise
         self._metrics.admissions.add("waited")
@@ -63,34 +71,53 @@ class Gate:
         """Give a place back, and to whom it is due."""
         self._running -= 1
         self._pace.freed(monotonic())
-        while self._queue and self._room():
+        self._fill()
+
+    def follow_live(self) -> None:
+        """Let in and have wait as many as may from now on. Who waits already goes on waiting."""
+        self._queue.bound = _share(self._live.max_queue, self._processes)
+        self._limit_of = -1
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._queue.size and self._room():
             place = self._queue.pop()
             if place is not None and not place.done():
                 self._running += 1
                 place.set_result(None)
 
     def _room(self) -> bool:
-        limit = places(self._fleet, self._fleet.mode, self._model, self._each)
-        return not limit or self._running < limit  # without a worker it is refused further on, at once
+        fleet = self._fleet
+        if self._limit_of != fleet.changes:
+            limit = places(fleet, fleet.mode, self._model, self._live.max_concurrent)
+            self._limit, self._limit_of = _share(limit, self._processes), fleet.changes
+        return not self._limit or self._running < self._limit  # without a worker it is refused further on, at once
 
     def _full(self) -> RequestError:
-        wait_s = self._pace.wait_s(len(self._queue))
+        wait_s = self._pace.wait_s(self._queue.size)
         return RequestError(
             429, "too many requests wait already: try again later", code="queue_full", retry_after_s=wait_s
         )
 
 
 class Gates:
-    """A gate for each model: who waits for one keeps nobody from another."""
+    """A gate for each model: who waits for one keeps nobody from another. Of several `processes` each has its share of
+    the places and of the queue, rounded up. `elsewhere` counts those that wait in others."""
 
-    def __init__(self, fleet: FleetState, metrics: RouterMetrics, each: int, bound: int) -> None:
-        self._fleet, self._metrics, self._each, self._bound = fleet, metrics, each, bound
+    def __init__(self, fleet: FleetState, metrics: RouterMetrics, live: Live, processes: int) -> None:
+        self._fleet, self._metrics, self._live, self._processes = fleet, metrics, live, processes
         self._gates: dict[str, Gate] = {}
+        self.elsewhere = 0
 
     @property
     def waiting(self) -> int:
         """Number of requests that wait."""
-        return sum(gate.waiting for gate in self._gates.values())
+        return self.elsewhere + sum(gate.waiting for gate in self._gates.values())
+
+    def follow_live(self) -> None:
+        """Let in and have wait as many as may from now on."""
+        for gate in self._gates.values():
+            gate.follow_live()
 
     def of(self, model: str) -> Gate:
         """Return the gate of a model; names that nobody serves share one."""
@@ -98,5 +125,9 @@ class Gates:
         gate = self._gates.get(name)
         if gate is None:
             self._gates = {old: gate for old, gate in self._gates.items() if not gate.empty}
-            gate = self._gates[name] = Gate(self._fleet, self._metrics, name, self._each, self._bound)
+            gate = self._gates[name] = Gate(self._fleet, self._metrics, name, self._live, self._processes)
         return gate
+
+
+def _share(places: int, processes: int) -> int:
+    return -(-places // processes)

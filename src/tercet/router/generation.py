@@ -12,7 +12,7 @@ from tercet.core.errors import RequestError
 from tercet.dialects.pictures import Pictures, find_pictures
 from tercet.dialects.request import CHAT_PATH, ClientRequest, read_body
 from tercet.http.server import Request, Responder
-from tercet.router.account import Account
+from tercet.router.account import LATER, Account
 from tercet.router.call import Call, Suspect
 from tercet.router.gate import Gate
 from tercet.router.parts import Parts
@@ -40,39 +40,47 @@ async def generate(
     while nothing was sent."""
     status, spent = CLIENT_GONE, 0
     gate: Gate | None = None
-    account = Account(headers[0][1], parts.fleet.mode, request.received_ns, request.headers)
-    account.key = None if key is None else key.name
-    span = None if parts.tracing is None else parts.tracing.begin(request)
+    fleet, door, tracing = parts.fleet, parts.door, parts.tracing
+    account = Account(headers[0][1], fleet.mode, request.received_ns, request.headers)
+    span = None if tracing is None else tracing.begin(request)
     quota: Quota | None = None
     try:
-        quota = parts.door.enter(key)
+        if key is not None:
+            account.key = key.name
+            quota = door.enter(key)
         body, raw = read_body(request.body)
         model = body.get("model")
         if model is not None and not isinstance(model, str):
             raise RequestError(400, "model must be a string", param="model")
-        if not model and len(parts.fleet.known_models) > 1:
-            names = ", ".join(map(repr, parts.fleet.known_models))
-            raise RequestError(400, f"several models are served here: name one of {names}", param="model")
-        passed = parts.door.worker_headers(headers[0][1], request.headers)
-        if parts.tracing is not None and span is not None:
-            passed = parts.tracing.worker_headers(span, passed)
+        if not model:
+            model = ""
+            if len(fleet.known_models) > 1:
+                names = ", ".join(map(repr, fleet.known_models))
+                raise RequestError(400, f"several models are served here: name one of {names}", param="model")
+        account.model = model
+        passed = door.worker_headers(headers[0][1], request.headers)
+        if tracing is not None and span is not None:
+            passed = tracing.worker_headers(span, passed)
         places = find_pictures(body, parts.config.max_images) if request.path == CHAT_PATH else ()
         keys = await picture_keys(body, places) if places else ()
-        account.model = model or ""
-        facts = account.facts = _facts(parts, request, body, model or "", keys)
+        facts = account.facts = _facts(parts, request, body, model, keys)
+        if facts.later_turn:
+            account.turn = LATER
         if places and parts.dialect.encodes:
             raw = request.body = b""  # the pictures are kept once
             client_request = ClientRequest(request.path, body, raw, passed, Pictures(body, places, keys))
         else:
             client_request = ClientRequest(request.path, body, raw, passed)
         account.stream = client_request.stream
-        waits_at = parts.gates.of(model or "")
-        began_ns = perf_counter_ns()
-        await waits_at.enter(*_standing(parts, request, key), parts.live.queue_timeout_s)
+        waits_at = parts.gates.of(model)
+        if not waits_at.admit():
+            began_ns = perf_counter_ns()
+            await waits_at.enter(*_standing(parts, request, key), parts.live.queue_timeout_s)
+            account.timing.waited(began_ns, perf_counter_ns())
         gate = waits_at
-        account.timing.waited(began_ns, perf_counter_ns())
         call = Call(parts, client_request, facts, responder, headers, account, suspect)
-        spent = _at_most(client_request, facts)
+        if quota is not None:
+            spent = _at_most(client_request, facts)
         await call.run()
         spent = call.tokens
         status = BROKEN if call.broken else responder.status
@@ -90,13 +98,14 @@ async def generate(
             gate.leave()
         if quota is not None:
             quota.leave(spent)
-        record = account.record(status)
-        parts.recent.add(record)
-        parts.metrics.ended(record)
+        account.end(status)
+        account.let_go()
+        parts.recent.add(account)
+        parts.metrics.ended(account)
         if parts.log is not None:
-            parts.log.ended(record)
-        if parts.tracing is not None and span is not None:
-            parts.tracing.end(span, record)
+            parts.log.ended(account.record())
+        if tracing is not None and span is not None:
+            tracing.end(span, account.record())
 
 
 def _standing(parts: Parts, request: Request, key: ApiKey | None) -> tuple[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -27,24 +27,32 @@ Send = Callable[[Leg], Awaitable[Answer]]
 class Handoffs:
     """Bounds the unaccepted handoffs of each decode rank, and sees to it that what nobody accepted is released.
 
-    Releases run in the background with a deadline: the client that caused them is gone.
+    Releases run in the background with a deadline: the client that caused them is gone. `elsewhere` counts the
+    unaccepted of other processes, by decode rank.
     """
 
     def __init__(self, limit: int, send: Send, metrics: RouterMetrics) -> None:
         self._limit, self._send, self._metrics = limit, send, metrics
         self._taken: dict[str, int] = {}
+        self.elsewhere: Counter[str] = Counter()
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         self._background: set[asyncio.Task[None]] = set()
 
     def unaccepted(self, address: str) -> int:
         """Return how many handoffs to this decode rank are under way."""
-        return self._taken.get(address, 0)
+        return self._taken.get(address, 0) + self.elsewhere[address]
+
+    def admit(self, address: str) -> bool:
+        """Take a place at a decode rank, if there is a free one."""
+        taken = self._taken.get(address, 0)
+        if taken >= self._limit:
+            return False
+        self._taken[address] = taken + 1
+        return True
 
     async def enter(self, address: str, timeout_s: float) -> None:
         """Wait for a free place at a decode rank, first come, first served. Raises RequestError 503."""
-        taken = self._taken.get(address, 0)
-        if taken < self._limit:
-            self._taken[address] = taken + 1
+        if self.admit(address):
             return
         waiting = self._waiting.setdefault(address, deque())
         if len(waiting) >= WAITING_PER_SLOT * self._limit:

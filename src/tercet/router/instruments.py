@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections import defaultdict
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
@@ -30,6 +29,10 @@ class Count:
         """Count one."""
         self.values[values] += 1
 
+    def absorb(self, labels: tuple[str, ...], count: int) -> None:
+        """Add what another counted."""
+        self.values[labels] += count
+
     def keep(self, workers: Container[str]) -> None:
         """Forget what is said of other workers than these."""
         for values in _others(self._labels, self.values, workers):
@@ -46,17 +49,24 @@ class Count:
 class Spread:
     """A histogram by label values; its own values are in seconds."""
 
-    __slots__ = ("_bounds", "_labels", "_name", "_text", "values")
+    __slots__ = ("_bounds", "_labels", "_name", "_text", "_zero", "values")
 
     def __init__(self, name: str, text: str, bounds: tuple[float, ...], *labels: str) -> None:
         self._name, self._text, self._bounds, self._labels = name, text, bounds, labels
-        self.values: dict[tuple[str, ...], list[float]] = defaultdict(lambda: [0.0] * (len(bounds) + 2))
+        self._zero = [0.0] * (len(bounds) + 2)
+        self.values: dict[tuple[str, ...], list[float]] = {}
 
     def add(self, labels: tuple[str, ...], seconds: float) -> None:
         """Note one value."""
-        row = self.values[labels]
+        row = self.values.get(labels)
+        if row is None:
+            row = self.values[labels] = self._zero.copy()
         row[bisect_left(self._bounds, seconds)] += 1
         row[-1] += seconds
+
+    def absorb(self, labels: tuple[str, ...], row: Sequence[float]) -> None:
+        """Add what another noted."""
+        self.values[labels] = [mine + more for mine, more in zip(self.values.get(labels, self._zero), row, strict=True)]
 
     def keep(self, workers: Container[str]) -> None:
         """Forget what is said of other workers than these."""

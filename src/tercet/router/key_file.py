@@ -33,6 +33,11 @@ class KeyFile:
                 self._ring.plain,
             )
 
+    @property
+    def never(self) -> bool:
+        """True when there are no keys, nor a file that could hold some."""
+        return self._path is None and not self._ring
+
     def ring(self) -> tuple[KeyRing, bool]:
         """Return the keys, and whether they were just read anew. Looks at the file once a second at most."""
         if self._path is None or (now := self._clock()) < self._next_look:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Container, Iterator
-from typing import Any
+from collections.abc import Container, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from tercet.router.instruments import ROUTER, WORKER, Count, Spread
-from tercet.router.record import RequestRecord
-from tercet.router.span import ENCODE, FIRST_TOKEN, HANDOFF, PREFILL, QUEUE, STREAM
+from tercet.router.span import ENCODE, FIRST_TOKEN, HANDOFF, PREFILL, QUEUE, STREAM, Span
+
+if TYPE_CHECKING:
+    from tercet.router.account import Account
+    from tercet.router.record import RequestRecord
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 OWN_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5)
@@ -23,6 +26,9 @@ ROUNDING_TOKENS = 32
 the tenth of a prompt whose tokens were estimated."""
 
 
+Counts = dict[str, Sequence[tuple[tuple[str, ...], Any]]]
+"""Counts by instrument, each with its labels."""
+_PATHS = "paths"
 _WHERE = ("mode", WORKER, "turn")
 
 
@@ -88,7 +94,7 @@ class RouterMetrics(Collector):
 
     def routed(self, mode: str, route: str, kind: str) -> None:
         """Count a route taken."""
-        self.routes.add(mode, kind)
+        self.routes.values[mode, kind] += 1
         self._paths[mode][route] += 1
 
     def placed(self, mode: str, encoded: int, inline: int, named: int) -> None:
@@ -96,33 +102,33 @@ class RouterMetrics(Collector):
         for way, count in (("encoded", encoded), ("inline", inline), ("named", named)):
             self.pictures.values[(mode, way)] += count
 
-    def ended(self, record: RequestRecord) -> None:
+    def ended(self, ended: Account | RequestRecord) -> None:
         """Count a request that is over."""
-        mode, turn, route = record.mode, record.turn, record.route
-        self.requests.add(mode, str(record.status))
-        for span in record.spans:
-            phase = self.phases.get(span.phase)
-            if phase is not None and span.error is None:
-                phase.add((mode, span.worker or ROUTER, turn), (span.end_ns - span.start_ns) / 1e9)
-        if record.status != 200 or route is None:
+        mode, turn, route = ended.mode, ended.turn, ended.route
+        self.requests.values[mode, str(ended.status)] += 1
+        stream: Span | None = None
+        for span in ended.spans:
+            phase, worker, start_ns, end_ns, error = span
+            if phase is STREAM:
+                stream = span
+            elif error is None:
+                self.phases[phase].add((mode, worker or ROUTER, turn), (end_ns - start_ns) / 1e9)
+        if ended.status != 200 or route is None:
             return
         where = (mode, route.decode.label, turn)
-        self.duration.add(where, record.seconds)
-        stream = next((span for span in reversed(record.spans) if span.phase == STREAM), None)
-        if record.stream and stream is not None and record.output_tokens is not None and record.output_tokens > 1:
-            self.token_time.add(where, (stream.end_ns - stream.start_ns) / 1e9 / (record.output_tokens - 1))
-        self._predicted(record, (mode, route.prefills.label, turn))
-
-    def _predicted(self, record: RequestRecord, where: tuple[str, str, str]) -> None:
-        prompt, cached, expected = record.prompt_tokens, record.cached_tokens, record.expected_cached_tokens
-        if prompt is None or cached is None or expected is None:
-            return
-        self.prompt_tokens.values[where] += prompt
-        self.cached_tokens.values[where] += cached
-        self.expected_tokens.values[where] += expected
-        off = expected - cached
-        right = abs(off) <= max(ROUNDING_TOKENS, prompt // 10)
-        self.predictions.add(where[0], where[1], "right" if right else "too_high" if off > 0 else "too_low")
+        self.duration.add(where, (ended.ended_ns - ended.received_ns) / 1e9)
+        tokens = ended.output_tokens
+        if ended.stream and stream is not None and tokens is not None and tokens > 1:
+            self.token_time.add(where, (stream.end_ns - stream.start_ns) / 1e9 / (tokens - 1))
+        prompt, cached, expected = ended.prompt_tokens, ended.cached_tokens, ended.expected_cached_tokens
+        if prompt is not None and cached is not None and expected is not None:
+            at = where if route.prefill is None else (mode, route.prefill.label, turn)
+            self.prompt_tokens.values[at] += prompt
+            self.cached_tokens.values[at] += cached
+            self.expected_tokens.values[at] += expected
+            off = expected - cached
+            right = -ROUNDING_TOKENS <= off <= ROUNDING_TOKENS or abs(off) <= prompt // 10
+            self.predictions.values[mode, at[1], "right" if right else "too_high" if off > 0 else "too_low"] += 1
 
     def first_byte(self, mode: str, worker: str, turn: str, seconds: float, own_seconds: float) -> None:
         """Note how long an answer's first byte took."""
@@ -154,16 +160,34 @@ class RouterMetrics(Collector):
             tally["routes"] = dict(sorted(self._paths[mode].items()))
         return result
 
+    def moved(self) -> Counts:
+        """Return everything counted, to be added to another's counts; here it starts again from zero."""
+        named = {name: list(metric.values.items()) for name, metric in self._named() if metric.values}
+        paths = [((mode, path), count) for mode, tally in self._paths.items() for path, count in tally.items()]
+        self.clear()
+        return {**named, _PATHS: paths}
+
+    def absorb(self, counts: Counts) -> None:
+        """Add what another counted."""
+        for name, metric in self._named():
+            for labels, value in counts.get(name, ()):
+                metric.absorb(labels, value)
+        for (mode, path), count in counts.get(_PATHS, ()):
+            self._paths[mode][path] += count
+
     def collect(self) -> Iterator[Metric]:
         """Yield everything counted, for Prometheus."""
         for metric in self._all():
             yield metric.family()
 
     def _all(self) -> Iterator[Count | Spread]:
-        for metric in vars(self).values():
+        return (metric for _, metric in self._named())
+
+    def _named(self) -> Iterator[tuple[str, Count | Spread]]:
+        for name, metric in vars(self).items():
             if isinstance(metric, Count | Spread):
-                yield metric
-        yield from self.phases.values()
+                yield name, metric
+        yield from self.phases.items()
 
     def render(self, *others: Collector) -> bytes:
         """Return everything, and what `others` collect, in Prometheus' text format."""

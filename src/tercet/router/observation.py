@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from time import monotonic
 
 from tercet.core.route import Rank, Route
@@ -27,26 +26,20 @@ from tercet.routing.events import (
 from tercet.routing.facts import RequestFacts
 
 
-@dataclass(slots=True)
 class Observation:
-    """One route taken, under `name`. `choices` answers were wanted; `exchange` knows what workers said of pictures."""
+    """One route taken, under `name`. `choices` answers were wanted; `exchange` knows what workers said of pictures.
+    `expected` of the prompt's tokens the rank that computes it was believed to hold; None for several prompts."""
 
-    name: str
-    route: Route
-    facts: RequestFacts
-    choices: int
-    exchange: Exchange
-    prompt_tokens: int | None = None
-    cached_tokens: int | None = None
+    __slots__ = ("cached_tokens", "choices", "exchange", "expected", "facts", "name", "prompt_tokens", "route")
 
-    @property
-    def expected(self) -> int | None:
-        """How many of the prompt's tokens the rank that computes it was believed to hold; None for several prompts."""
-        if self.facts.prompts != 1:
-            return None
-        if self.route.prefill is None:
-            return self.route.held
-        return max(0, self.facts.prompt_tokens - self.route.prefill_uncached)
+    def __init__(self, name: str, route: Route, facts: RequestFacts, choices: int, exchange: Exchange) -> None:
+        self.name, self.route, self.facts, self.choices, self.exchange = name, route, facts, choices, exchange
+        self.prompt_tokens: int | None = None
+        self.cached_tokens: int | None = None
+        self.expected: int | None = None
+        if facts.prompts == 1:
+            lacks = facts.prompt_tokens - route.prefill_uncached
+            self.expected = route.held if route.prefill is None else lacks if lacks > 0 else 0
 
     def encoded(self, parts: Parts, rank: Rank) -> None:
         """An encode rank has encoded its share."""
@@ -63,7 +56,8 @@ class Observation:
         if self.route.prefill is not None:
             parts.breakers.served(self.route.prefill.address)
         parts.fleet.apply(Prefilled(self.name, None if usage is None else usage.prompt_tokens))
-        self._holds_pictures(parts)
+        if self.facts.pictures:
+            self._holds_pictures(parts)
 
     def lacks(self, parts: Parts, needed: PicturesNeeded) -> None:
         """A rank lacks pictures: whatever was believed of it."""
@@ -72,8 +66,6 @@ class Observation:
         parts.fleet.apply(PicturesLost(needed.rank.address, tuple(key for key in keys if key is not None)))
 
     def _holds_pictures(self, parts: Parts) -> None:
-        if not self.facts.pictures:
-            return
         address = self.route.prefills.address
         held = parts.fleet.pictures(address) if address in parts.fleet.ranks else ()
         # What was only named may lie in its prefix alone, without embeddings.
@@ -83,19 +75,20 @@ class Observation:
 
     def first_token(self, parts: Parts, headers: Mapping[str, str], usage: Usage | None) -> None:
         """D has the prompt: its counts are in its headers, or in the usage of a whole answer."""
-        told = _number(headers.get("x-tercet-prompt-tokens"))
-        self.prompt_tokens = self.prompt_tokens if told is None else told
-        cached = _number(headers.get("x-tercet-cached-tokens"))
+        told, cached = headers.get("x-tercet-prompt-tokens"), _number(headers.get("x-tercet-cached-tokens"))
+        if told is not None and told.isdigit():
+            self.prompt_tokens = int(told)
         if usage is not None:
             self.prompt_tokens = usage.prompt_tokens if self.prompt_tokens is None else self.prompt_tokens
             cached = usage.cached_tokens if cached is None else cached
-        if self.route.prefill is None:
+        whole = self.route.prefill is None
+        if whole:
             self.cached_tokens = cached
-        if self._wrong(cached):
-            parts.metrics.wrong_index.add(self.route.mode)
-            parts.fleet.apply(PrefixLost(self.facts, self.route.decode.address))
+            if cached is not None and self._wrong(cached):
+                parts.metrics.wrong_index.add(self.route.mode)
+                parts.fleet.apply(PrefixLost(self.facts, self.route.decode.address))
         parts.fleet.apply(FirstToken(self.name, self.prompt_tokens, cached))
-        if self.route.prefill is None:
+        if whole and self.facts.pictures:
             self._holds_pictures(parts)
 
     def finished(self, parts: Parts, usage: Usage | None, relayed: Relayed | None) -> tuple[int, int]:
@@ -110,8 +103,7 @@ class Observation:
         if prefill is not None:
             parts.breakers.served((prefill.address, decode))
         if self.facts.prompts == 1:
-            answer = answers // self.choices
-            parts.fleet.apply(ConversationRecorded(self.facts, self.route.decode.address, prompt, answer))
+            parts.fleet.apply(ConversationRecorded(self.facts, decode, prompt, answers // self.choices))
         return prompt, answers
 
     def failed(self, parts: Parts, failure: Failure) -> None:
@@ -138,11 +130,9 @@ class Observation:
             parts.metrics.breakers.add(f"{prefill.label}>{decode.label}")
             parts.fleet.apply(PairHealth(prefill.address, decode.address, False))
 
-    def _wrong(self, cached: int | None) -> bool:
-        if cached is None or self.route.prefill is not None or self.facts.prompts != 1:
-            return False
+    def _wrong(self, cached: int) -> bool:
         held = self.route.held
-        return cached < held // 2 and held - cached > ROUNDING_TOKENS
+        return self.facts.prompts == 1 and cached < held // 2 and held - cached > ROUNDING_TOKENS
 
 
 def _number(text: str | None) -> int | None:

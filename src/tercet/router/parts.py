@@ -32,7 +32,6 @@ class Parts:
 
     config: RouterConfig
     live: Live
-    policy: Policy
     dialect: Dialect
     fleet: FleetState
     client: Client
@@ -50,3 +49,15 @@ class Parts:
     names: count[int] = field(default_factory=count)
     visits: Counter[str] = field(default_factory=Counter)
     pinned: set[str] = field(default_factory=set)
+
+    @property
+    def policy(self) -> Policy:
+        """How requests are routed, as of now."""
+        return self.live.policy
+
+    def follow_live(self) -> None:
+        """Have everyone who does not look at `live` each time take over what changed in it."""
+        live = self.live
+        self.client.connect_timeout_s = live.connect_timeout_s
+        self.breakers.set(live.breaker_failures, live.breaker_pause_s, live.breaker_max_pause_s)
+        self.gates.follow_live()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
+from operator import attrgetter
+from typing import NamedTuple, Protocol
 
 from tercet.core.route import Rank, Route
 from tercet.router.span import Span
@@ -91,19 +92,54 @@ class RequestRecord(NamedTuple):
         return data if span.error is None else data | {"error": span.error}
 
 
+class ToldRecord(NamedTuple):
+    """A request of another process."""
+
+    id: str
+    ended_ns: int
+    data: dict[str, object]
+
+    def record(self) -> ToldRecord:
+        """Return itself."""
+        return self
+
+    def to_json(self, *, urls: bool = True) -> dict[str, object]:
+        """Return what was told, with the workers' URLs."""
+        return self.data
+
+
+class Recorded(Protocol):
+    """A request that is over, of which a record can be made."""
+
+    @property
+    def ended_ns(self) -> int:
+        """When it ended, on the clock of spans."""
+        ...
+
+    def record(self) -> RequestRecord | ToldRecord:
+        """Return it."""
+        ...
+
+
 class Recent:
-    """The latest requests."""
+    """The latest requests. A record is made for who asks: few do."""
+
+    __slots__ = ("_ended", "add")
 
     def __init__(self, kept: int = KEPT) -> None:
-        self._records: deque[RequestRecord] = deque(maxlen=kept)
-
-    def add(self, record: RequestRecord) -> None:
+        self._ended: deque[Recorded] = deque(maxlen=kept)
+        self.add = self._ended.append
         """Remember a request; the oldest is forgotten for it."""
-        self._records.append(record)
 
-    def latest(self, limit: int) -> Iterator[RequestRecord]:
-        """Yield up to `limit` requests, the latest to end first."""
-        return islice(reversed(self._records), limit)
+    def add_all(self, ended: Iterable[Recorded]) -> None:
+        """Remember requests that ended in between those known."""
+        known = sorted((*self._ended, *ended), key=attrgetter("ended_ns"))
+        self._ended.clear()
+        self._ended.extend(known)
+
+    def latest(self, limit: int) -> Iterator[RequestRecord | ToldRecord]:
+        """Yield the records of up to `limit` requests, the latest to end first."""
+        return (ended.record() for ended in islice(reversed(self._ended), limit))
 
 
 def _rank(rank: Rank) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from time import monotonic
 
 from tercet.core.errors import UsageError
@@ -22,10 +23,11 @@ CUT_S = 5.0
 
 
 class Roster:
-    """Adds and removes workers. `draining` holds of each that leaves until when its requests may take."""
+    """Adds and removes workers. `draining` holds of each that leaves until when its requests may take. `settle` returns
+    when no process sends requests to who is leaving any more, and all under way are counted."""
 
-    def __init__(self, parts: Parts, prober: Prober, kv: KvSubscriber) -> None:
-        self._parts, self._prober, self._kv = parts, prober, kv
+    def __init__(self, parts: Parts, prober: Prober, kv: KvSubscriber, settle: Callable[[], Awaitable[None]]) -> None:
+        self._parts, self._prober, self._kv, self._settle = parts, prober, kv, settle
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.draining: dict[str, float] = {}
 
@@ -100,6 +102,7 @@ class Roster:
 
     async def _drain(self, url: str) -> None:
         parts = self._parts
+        await self._settle()
         if not await self._left(url, self.draining[url]):
             log.warning("worker %s leaves with %d requests cut off", url, parts.visits[url])
             parts.client.disconnect(url)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from tercet.core.stage import Stage
@@ -22,6 +21,9 @@ PHASES = (QUEUE, ENCODE, PREFILL, HANDOFF, FIRST_TOKEN, STREAM)
 PHASE_OF = {Stage.ENCODE: ENCODE, Stage.PREFILL: PREFILL, Stage.DECODE: FIRST_TOKEN}
 """What a leg's time is that its worker doesn't tell apart."""
 
+_WORDS = (("image", ENCODE), ("queue", QUEUE), ("transfer", HANDOFF), ("prefill", PREFILL))
+"""What workers say, in the order in which it happens."""
+
 
 class Span(NamedTuple):
     """One phase of one request, in perf_counter nanoseconds. `worker` is the label of a rank (`P0`), None for the
@@ -40,22 +42,17 @@ def divide(
     """Divide a prefill or decode leg by its worker's own words, which are durations in the order of the phases; the
     rest, and all of it where the worker said nothing, is `phase`. Without `whole_prompt` what D calls its prefill is
     the step that gives the first token of a prompt that came from P."""
+    if not server_timing:
+        return [Span(phase, worker, start_ns, end_ns)]
     spans: list[Span] = []
-    at = start_ns
-    for name, milliseconds in _words(phase, server_timing, whole_prompt) if server_timing else ():
-        if milliseconds > 0 and at < end_ns:
+    said, at = durations(server_timing), start_ns
+    if "image-" in server_timing:
+        said["image"] = sum(ms for name, ms in said.items() if name.startswith("image-"))
+    for word, name in _WORDS:
+        milliseconds = said.get(word)
+        if milliseconds and at < end_ns and (name is not PREFILL or (whole_prompt and phase != PREFILL)):
             until = min(end_ns, at + int(milliseconds * 1e6))
             spans.append(Span(name, worker, at, until))
             at = until
     spans.append(Span(phase, worker, at, end_ns))
     return spans
-
-
-def _words(phase: str, server_timing: str, whole_prompt: bool) -> Iterator[tuple[str, float]]:
-    said = durations(server_timing)
-    if "image-" in server_timing:
-        yield ENCODE, sum(ms for name, ms in said.items() if name.startswith("image-"))
-    yield QUEUE, said.get("queue", 0.0)
-    yield HANDOFF, said.get("transfer", 0.0)
-    if whole_prompt and phase != PREFILL:
-        yield PREFILL, said.get("prefill", 0.0)

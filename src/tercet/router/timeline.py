@@ -51,10 +51,11 @@ class TimelineWriter:
     def _comment(self) -> bytes:
         account, now_ns = self._account, perf_counter_ns()
         account.answered(self._tail)
-        spans = account.timing.spans
+        spans = account.spans
         if self._worker is not None:
             spans.append(Span(STREAM, self._worker, self._first_ns, now_ns))
-        record = account.record(200)
+        account.end(200)
+        record = account.record()
         if self._worker is not None:
             spans.pop()  # it is noted when it has ended
         return b": timeline " + json.dumps(record.to_json(urls=False), separators=(",", ":")).encode() + b"\n\n"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from tercet.core.stage import Stage
 from tercet.router.span import ENCODE, PHASE_OF, PREFILL, QUEUE, Span, divide
 
@@ -11,19 +9,20 @@ WAITED_NS = 1_000_000
 """Less is no wait, and not worth a word."""
 
 
-@dataclass(slots=True)
 class Timing:
     """Times of one request in perf_counter nanoseconds. `legs` holds (name, duration) of each leg up to its first
     byte; encode legs run side by side and count as one, `encoding` is its begin and end. `waited_ns` is how
     long it waited for room. `spans` keep the legs of routes that were given up, too."""
 
-    received_ns: int
-    legs: list[tuple[str, int]] = field(default_factory=list)
-    worker: list[str] = field(default_factory=list)
-    encoding: tuple[int, int] | None = None
-    encoder: list[str] = field(default_factory=list)
-    waited_ns: int = 0
-    spans: list[Span] = field(default_factory=list)
+    __slots__ = ("encoder", "encoding", "legs", "received_ns", "spans", "waited_ns", "worker")
+
+    def __init__(self, received_ns: int) -> None:
+        self.received_ns, self.waited_ns = received_ns, 0
+        self.legs: list[tuple[str, int]] = []
+        self.worker: list[str] = []
+        self.encoding: tuple[int, int] | None = None
+        self.encoder: list[str] = []
+        self.spans: list[Span] = []
 
     def clear(self) -> None:
         """Forget the legs of a route that was given up."""
@@ -58,10 +57,13 @@ class Timing:
         """Note a decode leg, up to its first byte or its whole answer, which is its rest's `phase`; what of P ran
         beside it isn't D's."""
         self.legs.append(("decode-leg", ended_ns - started_ns))
-        self.worker += _prefixed("", server_timing)
-        prefilled_ns = max((span.end_ns for span in self.spans if span.phase == PREFILL), default=0)
-        begin_ns = prefilled_ns if handed_over and started_ns < prefilled_ns < ended_ns else started_ns
-        self.spans += divide(phase, worker, begin_ns, ended_ns, server_timing, whole_prompt=not handed_over)
+        if server_timing:
+            self.worker.append(server_timing)
+        if handed_over:
+            prefilled_ns = max((span.end_ns for span in self.spans if span.phase == PREFILL), default=0)
+            if started_ns < prefilled_ns < ended_ns:
+                started_ns = prefilled_ns
+        self.spans += divide(phase, worker, started_ns, ended_ns, server_timing, whole_prompt=not handed_over)
 
     def failed(self, stage: Stage, worker: str, started_ns: int, now_ns: int, why: str) -> None:
         """Note that a leg failed."""
@@ -74,23 +76,24 @@ class Timing:
 
     def own_ns(self, now_ns: int) -> int:
         """Return the time since the request's arrival that no leg accounts for: the router's own."""
-        return max(0, now_ns - self.received_ns - self.waited_ns - sum(duration for _, duration in self._all()))
+        own = now_ns - self.received_ns - self.waited_ns
+        if self.encoding is not None:
+            own -= self.encoding[1] - self.encoding[0]
+        for _, duration in self.legs:
+            own -= duration
+        return own if own > 0 else 0
 
-    def header(self, now_ns: int) -> str:
-        """Return the Server-Timing value; durations in milliseconds."""
-        parts = [f"router;dur={self.own_ns(now_ns) / 1e6:.2f}"]
+    def header(self, own_ns: int) -> str:
+        """Return the Server-Timing value, with the router's `own_ns`; durations in milliseconds."""
+        text = f"router;dur={own_ns / 1e6:.2f}"
         if self.waited_ns >= WAITED_NS:
-            parts.append(f"admission;dur={self.waited_ns / 1e6:.2f}")
-        parts += [f"{name};dur={duration / 1e6:.2f}" for name, duration in self._all()]
-        return ", ".join(parts + self.encoder + self.worker)
-
-    def _all(self) -> list[tuple[str, int]]:
-        if self.encoding is None:
-            return self.legs
-        return [("encode-leg", self.encoding[1] - self.encoding[0]), *self.legs]
+            text += f", admission;dur={self.waited_ns / 1e6:.2f}"
+        if self.encoding is not None:
+            text += f", encode-leg;dur={(self.encoding[1] - self.encoding[0]) / 1e6:.2f}"
+        for name, duration in self.legs:
+            text += f", {name};dur={duration / 1e6:.2f}"
+        return ", ".join([text, *self.encoder, *self.worker]) if self.encoder or self.worker else text
 
 
 def _prefixed(prefix: str, server_timing: str | None) -> list[str]:
-    if not server_timing:
-        return []
-    return [prefix + part.strip() for part in server_timing.split(",")] if prefix else [server_timing]
+    return [prefix + part.strip() for part in server_timing.split(",")] if server_timing else []

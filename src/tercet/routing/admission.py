@@ -18,22 +18,24 @@ class FairQueue(Generic[T]):
     """Waiting items. The highest priority goes first; within it tenants take turns, each in the order of arrival.
 
     When it is full the lowest priority gives way, and within it the tenant that has most waiting: who fills the queue
-    must not keep others out of it.
+    must not keep others out of it. `size` is how many wait.
     """
 
+    __slots__ = ("_classes", "bound", "size")
+
     def __init__(self, bound: int) -> None:
-        self._bound = bound
-        self._size = 0
+        self.bound = bound
+        self.size = 0
         self._classes: dict[int, OrderedDict[str, deque[T]]] = {}
 
     def __len__(self) -> int:
-        return self._size
+        return self.size
 
     def push(self, tenant: str, priority: int, item: T) -> T | None:
         """Take an item in. Return the one that has to go for it, which may be itself; None while there is room."""
         self._classes.setdefault(priority, OrderedDict()).setdefault(tenant, deque()).append(item)
-        self._size += 1
-        if self._size <= self._bound:
+        self.size += 1
+        if self.size <= self.bound:
             return None
         lowest = min(self._classes)
         tenants = self._classes[lowest]
@@ -67,7 +69,7 @@ class FairQueue(Generic[T]):
             self._shrunk(priority, tenant)
 
     def _shrunk(self, priority: int, tenant: str) -> None:
-        self._size -= 1
+        self.size -= 1
         tenants = self._classes[priority]
         if not tenants[tenant]:
             del tenants[tenant]
@@ -77,6 +79,8 @@ class FairQueue(Generic[T]):
 
 class Pace:
     """How often a place becomes free: a running mean of the time between two, for saying when to come back."""
+
+    __slots__ = ("_last", "_mean_s")
 
     def __init__(self) -> None:
         self._last: float | None = None

@@ -27,6 +27,10 @@ class Breakers:
         self._limit, self._pause_s, self._max_pause_s = limit, pause_s, max_pause_s
         self._breakers: dict[Key, _Breaker] = {}
 
+    def set(self, limit: int, pause_s: float, max_pause_s: float) -> None:
+        """Count and wait so from now on; pauses that began end as they were to."""
+        self._limit, self._pause_s, self._max_pause_s = limit, pause_s, max_pause_s
+
     def served(self, key: Key) -> None:
         """A request was served here: it counts anew. Does not close a breaker: that answer was asked for before."""
         breaker = self._breakers.get(key)

@@ -13,12 +13,14 @@ from tercet.routing.kv_events import BlockEvent
 class WorkerAdded:
     """A worker joined. `ranks` above 1 expand its URL into `url@0`, `url@1`, ...
 
-    Said again of the same URL it replaces the worker's ranks: it turned out to have more or fewer.
+    Said again of the same URL it replaces the worker's ranks: it turned out to have more or fewer. `first` is the
+    number of its first rank in the role; None: the next one that is free.
     """
 
     url: str
     stages: frozenset[Stage]
     ranks: int = 1
+    first: int | None = None
 
 
 @record(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -62,16 +63,17 @@ class RequestFacts:
     max_tokens: int | None = None
     pictures: tuple[Picture, ...] = ()
     ids: Sequence[int] = ()
+    prompt_tokens: int = field(init=False, compare=False, default=0)
+    """Length of the prompt in tokens: estimated, or exact for token ids. Made once: every decision asks for it."""
+
+    def __post_init__(self) -> None:
+        """Count the tokens."""
+        self.prompt_tokens = self.tokens_after(0)  # type: ignore[misc]  # see `record`
 
     @property
     def single(self) -> bool:
         """True when a prefill worker can prepare the request: one prompt, of which D need say nothing."""
         return self.prompts == 1 and not self.shows_prompt
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Length of the prompt in tokens: estimated, or exact for token ids."""
-        return self.tokens_after(0)
 
     def tokens_after(self, start: int) -> int:
         """Return how many tokens of this prompt come after its first `start` units."""
@@ -103,7 +105,7 @@ def chat_facts(
     messages = body.get("messages")
     if not isinstance(messages, list):
         messages = []
-    root = _root(body)
+    model, root = _model_and_root(body)
     pieces: list[bytes] = []
     ids: list[bytes] = []
     ends: list[int] = []
@@ -112,32 +114,37 @@ def chat_facts(
     left = iter(keys)
     pictures: list[Picture] = []
     for message in messages:
-        found = [next(left, None) for part in _parts(message) if is_picture(part)]
-        piece = _message(message, found)
+        content = message.get("content") if isinstance(message, dict) else None
+        found = [next(left, None) for part in content if is_picture(part)] if isinstance(content, list) else None
+        piece = _message(message, found or ())
         pieces.append(piece)
         size += len(piece)
         parent = blake2b(piece, key=parent, digest_size=DIGEST_BYTES).digest()
         ids.append(parent)
         ends.append(size)
-        pictures += [Picture(key, size, tokens_of(key)) for key in found]
+        if found:
+            pictures += [Picture(key, size, tokens_of(key)) for key in found]
         roles.append(message.get("role") if isinstance(message, dict) else None)
     last = len(roles) - 1
-    anchors = tuple(Anchor(ids[i - 1], ends[i]) for i in range(last, 0, -1) if roles[i] == "assistant")
-    first_user = next((i for i, role in enumerate(roles) if role == "user"), last)
+    later = "assistant" in roles
+    anchors = [Anchor(ids[i - 1], ends[i]) for i in range(last, 0, -1) if roles[i] == "assistant"] if later else ()
     return RequestFacts(
-        model=_model(body),
-        chat=True,
-        session=clean_session(session),
-        size=size,
-        tokens_per_unit=tokens_per_byte,
-        chunks=tuple(text_chunk_hashes(b"".join(pieces), CHUNK_BYTES, root)),
-        own=parent,
-        anchors=anchors,
-        affinity=ids[first_user] if ids else root,
-        later_turn="assistant" in roles,
-        shows_prompt=_asks_of_prompt(body),
-        max_tokens=_max_tokens(body),
-        pictures=tuple(pictures),
+        model,
+        True,
+        session if session is None else clean_session(session),
+        size,
+        tokens_per_byte,
+        False,
+        tuple(text_chunk_hashes(pieces[0] if len(pieces) == 1 else b"".join(pieces), CHUNK_BYTES, root)),
+        CHUNK_BYTES,
+        parent,
+        tuple(anchors),
+        ids[roles.index("user") if "user" in roles else last] if ids else root,
+        later,
+        1,
+        _asks_of_prompt(body),
+        _max_tokens(body),
+        tuple(pictures),
     )
 
 
@@ -148,29 +155,35 @@ def completion_facts(body: Mapping[str, Any], session: str | None, tokens_per_by
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
         prompts = len(prompt)
         prompt = prompt[0]
-    root = _root(body)
-    exact = isinstance(prompt, list)
-    if isinstance(prompt, list):
+    model, root = _model_and_root(body)
+    ids: Sequence[int] = ()
+    if exact := isinstance(prompt, list):
         chunk_size, size = CHUNK_IDS, len(prompt)
         chunks = _id_chunks(prompt, root)
+        if chunks and not body.get("cache_salt"):
+            ids = prompt
     else:
         data = prompt.encode("utf-8", "surrogatepass") if isinstance(prompt, str) else b""
         chunk_size, size = CHUNK_BYTES, len(data)
-        chunks = tuple(text_chunk_hashes(data, CHUNK_BYTES, root))
+        chunks = tuple(text_chunk_hashes(data, CHUNK_BYTES, root)) if size >= CHUNK_BYTES else ()
     return RequestFacts(
-        model=_model(body),
-        session=clean_session(session),
-        size=size,
-        tokens_per_unit=1.0 if exact else tokens_per_byte,
-        exact=exact,
-        chunks=chunks,
-        chunk_size=chunk_size,
-        own=chunks[-1] if chunks else b"",
-        affinity=chunks[0] if chunks else root,
-        prompts=prompts,
-        shows_prompt=bool(body.get("echo")) or _asks_of_prompt(body),
-        max_tokens=_max_tokens(body),
-        ids=prompt if isinstance(prompt, list) and chunks and not body.get("cache_salt") else (),
+        model,
+        False,
+        session if session is None else clean_session(session),
+        size,
+        1.0 if exact else tokens_per_byte,
+        exact,
+        chunks,
+        chunk_size,
+        chunks[-1] if chunks else b"",
+        (),
+        chunks[0] if chunks else root,
+        False,
+        prompts,
+        bool(body.get("echo")) or _asks_of_prompt(body),
+        _max_tokens(body),
+        (),
+        ids,
     )
 
 
@@ -183,22 +196,19 @@ def clean_session(session: str | None) -> str | None:
     return session if session and len(session) <= MAX_SESSION_CHARS else None
 
 
-def _root(body: Mapping[str, Any]) -> bytes:
-    tools, salt = body.get("tools"), body.get("cache_salt")
+def _model_and_root(body: Mapping[str, Any]) -> tuple[str, bytes]:
+    model, tools, salt = body.get("model"), body.get("tools"), body.get("cache_salt")
+    if not isinstance(model, str):
+        model = ""
     if not tools and not salt:
-        return _root_of(_model(body))
+        return model, _root_of(model)
     media = (json.dumps(tools, sort_keys=True),) if tools else ()
-    return root_hash(_model(body), cache_salt=str(salt or ""), media=media)
+    return model, root_hash(model, cache_salt=str(salt or ""), media=media)
 
 
 @lru_cache(maxsize=64)
 def _root_of(model: str) -> bytes:
     return root_hash(model)
-
-
-def _model(body: Mapping[str, Any]) -> str:
-    model = body.get("model")
-    return model if isinstance(model, str) else ""
 
 
 def _max_tokens(body: Mapping[str, Any]) -> int | None:
@@ -211,11 +221,6 @@ def _max_tokens(body: Mapping[str, Any]) -> int | None:
 def is_picture(part: object) -> bool:
     """True for the part of a message that is a picture."""
     return isinstance(part, dict) and part.get("type") == "image_url"
-
-
-def _parts(message: object) -> Sequence[object]:
-    content = message.get("content") if isinstance(message, dict) else None
-    return content if isinstance(content, list) else ()
 
 
 def _message(message: object, keys: Sequence[str | None]) -> bytes:

@@ -33,10 +33,12 @@ class FleetState:
     """Workers, their health, load and caches, and who holds which conversation.
 
     `apply` is the only way in; everything else reads. Events about ranks that have left are ignored: news may cross.
+    `changes` grows when the mode changes, or who may be a candidate.
     """
 
     def __init__(self, *, index_chunks: int = 65536, max_conversations: int = 65536, max_pictures: int = 65536) -> None:
         self.mode = Mode.AGGREGATED
+        self.changes = 0
         self.workers: dict[str, e.WorkerAdded] = {}
         self.models: dict[str, tuple[str, ...]] = {}
         self.ranks: dict[str, Rank] = {}
@@ -87,15 +89,17 @@ class FleetState:
 
     def load(self, rank: Rank) -> Load:
         """Return the rank's load."""
-        return self._in_flight.load(rank.address)
+        return self._in_flight.loads[rank.address]
 
     def orders(self, ranks: Iterable[Rank]) -> list[tuple[int, int]]:
         """Return each rank's `Load.order`."""
-        return self._in_flight.orders(ranks)
+        loads = self._in_flight.loads
+        return [loads[rank.address].order for rank in ranks]
 
     def requests(self, ranks: Iterable[Rank]) -> list[int]:
         """Return the number of requests under way on each rank."""
-        return self._in_flight.requests(ranks)
+        loads = self._in_flight.loads
+        return [loads[rank.address].requests for rank in ranks]
 
     def index(self, address: str) -> PrefixIndex:
         """Return the rank's prefix index."""
@@ -136,13 +140,15 @@ class FleetState:
         if facts.ids and (blocks := self._blocks.get(rank.address)) is not None:
             told = blocks.match(facts.ids)  # the engine's own word: exact
             return Holding(told, facts.tokens_after(told), told)
-        index = self._indexes[rank.address]
-        count, held = index.match(facts.chunks) if facts.chunks else (0, 0)
+        chunks, index = facts.chunks, self._indexes[rank.address]
+        count, held = index.match(chunks) if chunks and chunks[0] in index.entries else (0, 0)
         if known is not None and known.new_tokens is not None and known.conversation.address == rank.address:
             # The answer is not in the index, but went the way of its prompt.
             evicted = count < known.conversation.size // facts.chunk_size
             if not evicted:
                 return Holding(known.held_tokens, known.new_tokens, known.conversation.size)
+        if not count:
+            return Holding(0, facts.prompt_tokens)
         units = count * facts.chunk_size
         return Holding(held, facts.tokens_after(units), units)
 
@@ -156,6 +162,8 @@ class FleetState:
             addresses = addresses | {known.conversation.address}
         if facts.ids:
             addresses = addresses | self._blocks.keys()
+        if not addresses:
+            return {}  # of a new prompt
         ranks = self.ranks
         return {
             address: self.holding(facts, rank, known)
@@ -169,20 +177,25 @@ class FleetState:
         """Take in one event."""
         _FOLD[type(event)](self, event)
 
+    def _ranks_changed(self) -> None:
+        self._candidates.clear()
+        self.changes += 1
+
     def _worker_added(self, event: e.WorkerAdded) -> None:
         letter = role_letter(event.stages)
         for address in [address for address, rank in self.ranks.items() if rank.url == event.url]:
             self._remove_rank(address)
         taken = [rank.index for rank in self.ranks.values() if rank.letter == letter]
+        first = max(taken, default=-1) + 1 if event.first is None else event.first
         self.workers[event.url] = event
         self.models.setdefault(event.url, ())
         for i in range(event.ranks):
-            rank = Rank(letter, max(taken, default=-1) + 1 + i, event.url, i if event.ranks > 1 else None)
+            rank = Rank(letter, first + i, event.url, i if event.ranks > 1 else None)
             self.ranks[rank.address] = rank
             self._in_flight.add_rank(rank.address)
             self._indexes[rank.address] = PrefixIndex(self._index_chunks)
             self._pictures[rank.address] = PictureIndex(self._max_pictures)
-        self._candidates.clear()
+        self._ranks_changed()
 
     def _remove_rank(self, address: str) -> None:
         self._forget_rank(address)
@@ -203,12 +216,12 @@ class FleetState:
 
     def _models_changed(self) -> None:
         self.known_models = tuple(sorted({model for models in self.models.values() for model in models}))
-        self._candidates.clear()
+        self._ranks_changed()
 
     def _rank_health(self, event: e.RankHealth) -> None:
         if event.address in self.ranks:
             (self._ready.add if event.ready else self._ready.discard)(event.address)
-            self._candidates.clear()
+            self._ranks_changed()
 
     def _rank_restarted(self, event: e.RankRestarted) -> None:
         if event.address in self.ranks:
@@ -232,7 +245,7 @@ class FleetState:
         self._pictures[address].clear()
         self._blocks.pop(address, None)
         self.conversations.drop_rank(address)
-        self._candidates.clear()
+        self._ranks_changed()
 
     def _pair_health(self, event: e.PairHealth) -> None:
         sources = self._sources.setdefault(event.decode, set())
@@ -325,17 +338,20 @@ class FleetState:
 
     def _mode_changed(self, event: e.ModeChanged) -> None:
         self.mode = event.mode
+        self.changes += 1
 
     def _store(self, facts: RequestFacts, address: str, prompt_tokens: int | None, *, again: bool = False) -> None:
         """Note whose cache holds a prompt. Said `again`, it need not be noted if its length is still believed."""
         index = self._indexes.get(address)
         if index is not None and facts.chunks and facts.prompts == 1:
             tokens = facts.prompt_tokens if prompt_tokens is None else prompt_tokens
-            size = facts.chunk_size
-            # In the text's tokens alone: a picture's come all at once where it stands.
-            pictures = [(-(-picture.end // size), picture.tokens) for picture in facts.pictures]
-            density = size * max(0, tokens - facts.picture_tokens) / facts.size
-            if again and not pictures and index.holds(facts.chunks[-1], round(len(facts.chunks) * density)):
+            size, pictures = facts.chunk_size, list[tuple[int, int]]()
+            if facts.pictures:
+                # In the text's tokens alone: a picture's come all at once where it stands.
+                pictures = [(-(-picture.end // size), picture.tokens) for picture in facts.pictures]
+                tokens = max(0, tokens - facts.picture_tokens)
+            density = size * tokens / facts.size
+            if again and not pictures and index.holds(facts.chunks, density):
                 return
             index.store(facts.chunks, density, pictures)
             self._heads.add(facts.chunks[0], address, self._indexes)

@@ -36,6 +36,19 @@ class Load:
 
     def give_back(self, requests: int, tokens: int) -> None:
         """So much is done. Never below zero: a worker may have left and come back under the same address meanwhile."""
-        self.requests = max(0, self.requests - requests)
-        self.tokens = max(0, self.tokens - tokens)
+        self.requests = self.requests - requests if self.requests > requests else 0
+        self.tokens = self.tokens - tokens if self.tokens > tokens else 0
+        self.order = (self.tokens + REQUEST_TOKENS * self.requests, self.last_routed)
+
+    def give_back_down_to(self, requests: int, tokens: int, least_requests: int, least_tokens: int) -> None:
+        """So much is done. Never below what others have there."""
+        self.requests = max(least_requests, self.requests - requests)
+        self.tokens = max(least_tokens, self.tokens - tokens)
+        self.order = (self.tokens + REQUEST_TOKENS * self.requests, self.last_routed)
+
+    def add(self, requests: int, tokens: int, routed: int) -> None:
+        """Others have so much more there, or less."""
+        self.requests += requests
+        self.tokens += tokens
+        self.routed += routed
         self.order = (self.tokens + REQUEST_TOKENS * self.requests, self.last_routed)

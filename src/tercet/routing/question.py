@@ -33,8 +33,8 @@ class Question:
 
     def choose(self, ranks: Sequence[Rank]) -> Rank:
         """Return the balancer's choice."""
-        balancer = self.policy.balancer_for(self.mode)
-        return balancer(ranks, self.facts, self.fleet, self.known, self.policy.seed)
+        policy = self.policy
+        return policy.balancer_for(self.mode)(ranks, self.facts, self.fleet, self.known, policy.seed)
 
     def choose_anew(self, ranks: Sequence[Rank]) -> Rank:
         """Return the balancer's choice, as if nobody had served the conversation before."""
@@ -51,10 +51,9 @@ class Question:
 
     def direct(self, rank: Rank, *, fallback: bool = False) -> Route:
         """Return the route on which `rank` does everything."""
-        holding = self.fleet.holding(self.facts, rank, self.known)
-        return Route(
-            self.mode, rank, None, holding.held, holding.uncached, known=self.known is not None, fallback=fallback
-        )
+        known = self.known
+        holding = self.fleet.holding(self.facts, rank, known)
+        return Route(self.mode, rank, None, holding.held, holding.uncached, 0, known is not None, fallback)
 
     def split(self, prefill: Rank, decode: Rank) -> Route:
         """Return the route on which `prefill` hands the prompt's KV to `decode`."""

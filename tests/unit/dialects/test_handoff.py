@@ -7,11 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tercet.dialects.handoff import split_ticket, with_ticket
+from tercet.core.fast_json import loads
+from tercet.dialects.handoff import prefill_body, prefill_json, split_ticket, with_ticket
+from tercet.dialects.request import ClientRequest, dump
 from tests.unit.dialects.samples import TICKET
 
 ANSWER = {"id": "x", "choices": [{"text": 'é " {', "finish_reason": "length"}]}
 KEY = "kv_transfer_params"
+
+
+def read(fields: dict[str, bytes]) -> dict[str, Any]:
+    return {name: json.loads(value) for name, value in fields.items()}
 
 
 @pytest.mark.parametrize(
@@ -27,7 +33,8 @@ KEY = "kv_transfer_params"
     "style", [{"indent": 3}, {"separators": (",", ":")}, {"separators": (" ,", " : ")}, {"ensure_ascii": False}]
 )
 def test_the_ticket_is_taken_out_wherever_it_stands(data: dict[str, Any], style: dict[str, Any]) -> None:
-    answer, ticket = split_ticket(json.dumps(data, **style).encode())
+    fields, ticket = split_ticket(json.dumps(data, **style).encode())
+    answer = read(fields)
     assert ticket is not None and ticket.params == TICKET == json.loads(ticket.raw)
     assert answer == {key: value for key, value in data.items() if key != KEY}
 
@@ -44,7 +51,8 @@ def test_the_ticket_is_taken_out_wherever_it_stands(data: dict[str, Any], style:
     ],
 )
 def test_no_ticket(data: dict[str, Any]) -> None:
-    answer, ticket = split_ticket(json.dumps(data).encode())
+    fields, ticket = split_ticket(json.dumps(data).encode())
+    answer = read(fields)
     assert ticket is None
     assert answer == {key: value for key, value in data.items() if key != KEY}
 
@@ -73,7 +81,34 @@ def test_ticket_and_body_come_back_as_they_went(
 ) -> None:
     items = list(body.items())
     data = dict([*items[:place], (KEY, params), *items[place:]])
-    answer, ticket = split_ticket(json.dumps(data, indent=indent).encode())
-    assert ticket is not None and (answer, ticket.params) == (body, params)
+    fields, ticket = split_ticket(json.dumps(data, indent=indent).encode())
+    assert ticket is not None and (read(fields), ticket.params) == (body, params)
     request = json.dumps(body, indent=indent).encode() + b" \n"
     assert json.loads(with_ticket(request, ticket)) == {**body, KEY: params}
+
+
+LIMITS = ("max_tokens", "max_completion_tokens", "min_tokens", "n", "best_of", "stream", "stream_options")
+LIMIT = st.none() | st.integers(-1, 99) | st.booleans() | st.text(max_size=2) | st.floats(allow_nan=True)
+
+
+@given(
+    st.dictionaries(st.text(max_size=5), values, max_size=4),
+    st.dictionaries(
+        st.sampled_from(LIMITS),
+        LIMIT,
+        max_size=7,
+    ),
+    st.sampled_from([None, 2]),
+)
+def test_a_prefill_is_spliced_to_what_it_would_be_written_as(
+    body: dict[str, Any], limits: dict[str, Any], indent: int | None
+) -> None:
+    raw = json.dumps({**body, **limits}, indent=indent).encode()
+    request = ClientRequest("/v1/completions", json.loads(raw), raw)
+    assert loads(prefill_json(request)) == loads(dump(prefill_body(json.loads(raw))))
+
+
+def test_a_prefill_copies_the_prompt_as_it_stands() -> None:
+    raw = b'{"prompt" : "\\u00e9\\ud800" , "max_tokens":7}'
+    sent = prefill_json(ClientRequest("/v1/completions", json.loads(raw), raw))
+    assert sent.startswith(b'{"prompt":"\\u00e9\\ud800","max_tokens":1,') and json.loads(sent)["n"] == 1

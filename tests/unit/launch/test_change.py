@@ -29,6 +29,8 @@ RUNNING = topology("workers: 1P2D, devices: ['cpu:0', 'cpu:1']")
         ("workers: 1P3D, router: {idle_timeout: 3, max_retries: 0, queue_timeout: 9}", ["decode-2"], ()),
         ("workers: 2P1D", ["prefill-1"], ("decode-1",)),
         ("workers: 1P2D, devices: ['cpu:0']", [], ()),
+        ("workers: 1P2D, router: {balancer: random, ppd_threshold: 9, max_concurrent: 5, max_queue: 1}", [], ()),
+        ("workers: 1P2D, router: {breaker_failures: 2, max_retries: 0}", [], ()),
     ],
 )
 def test_what_joins_and_leaves(text: str, added: list[str], removed: tuple[str, ...]) -> None:

@@ -99,10 +99,10 @@ async def test_expected_against_cached_tokens() -> None:
 )
 def test_what_is_a_wrong_prediction(cached: int, expected: int, result: str) -> None:
     route = Route(Mode.REPLICATED, Rank("A", 0, "http://a"))
-    record = (
-        Account("x", Mode.REPLICATED, 0, {})
-        .record(200)
-        ._replace(route=route, prompt_tokens=200, cached_tokens=cached, expected_cached_tokens=expected)
+    account = Account("x", Mode.REPLICATED, 0, {})
+    account.end(200)
+    record = account.record()._replace(
+        route=route, prompt_tokens=200, cached_tokens=cached, expected_cached_tokens=expected
     )
     metrics = RouterMetrics()
     metrics.ended(record)

@@ -197,7 +197,9 @@ def test_finish_reasons(text: bytes, reason: str | None) -> None:
 def test_the_oldest_is_forgotten() -> None:
     recent = Recent(kept=3)
     for i in range(5):
-        recent.add(Account(str(i), Mode.PD, 0, {}).record(200))
+        account = Account(str(i), Mode.PD, 0, {})
+        account.end(200)
+        recent.add(account)
     assert [record.id for record in recent.latest(9)] == ["4", "3", "2"]
 
 

@@ -10,14 +10,14 @@ import yaml
 from tercet.core.errors import UsageError
 from tercet.core.stage import Mode
 from tercet.core.topology import mode_from_name
-from tercet.router.discovery.source import DiscoveryError, Found, letter_of
+from tercet.router.discovery.source import DiscoveryError, Found, Setting, letter_of
 
 KEYS = {"workers", "mode", "settings", "refused"}
 EXAMPLE = "workers: [{url: http://HOST:PORT, role: decode}]"
 
 
 class FileSource:
-    """A YAML file: `workers`, each with `url` (as flags give it) and `role`; `mode` and `settings` (deadlines) if it
+    """A YAML file: `workers`, each with `url` (as flags give it) and `role`; `mode` and `settings` (see `Live`) if it
     shall decide those too. `refused` is for a program that writes it, to have its problem told by the router."""
 
     def __init__(self, path: Path) -> None:
@@ -58,10 +58,14 @@ def read(text: str, source: str) -> Found:
     return Found(workers, mode, settings, str(data.get("refused", "")))
 
 
-def _settings(entries: Any, source: str) -> dict[str, float]:
-    if not isinstance(entries, dict) or not all(type(value) in (int, float) for value in entries.values()):
-        raise UsageError(f"{source}: settings: write {{first_byte_timeout: 60, max_retries: 2}}")
+def _settings(entries: Any, source: str) -> dict[str, Setting]:
+    if not isinstance(entries, dict) or not all(map(_is_setting, entries.values())):
+        raise UsageError(f"{source}: settings: write {{first_byte_timeout: 60, max_retries: 2, balancer: round_robin}}")
     return {str(name): value for name, value in entries.items()}
+
+
+def _is_setting(value: object) -> bool:
+    return value is None or type(value) in (int, float, str)
 
 
 def _worker(entry: Any, where: str) -> tuple[str, str]:

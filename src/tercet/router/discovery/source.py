@@ -12,6 +12,8 @@ from tercet.router.named_worker import joining
 
 LETTERS = {name: letter for letter, name in ROLE_NAMES.items()} | {letter: letter for letter in ROLE_NAMES}
 """A role by its name or its letter."""
+Setting = float | str | None
+"""What a setting may be that can change while the router runs."""
 
 
 class DiscoveryError(TercetError):
@@ -25,7 +27,7 @@ class Found:
 
     workers: Mapping[str, str] = field(default_factory=dict)
     mode: Mode | None = None
-    settings: Mapping[str, float] | None = None
+    settings: Mapping[str, Setting] | None = None
     refused: str = ""
 
 

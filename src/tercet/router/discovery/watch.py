@@ -89,7 +89,8 @@ class Discovery:
         except UsageError as error:
             problems.append(str(error))
             return False
-        parts.client.connect_timeout_s = parts.live.connect_timeout_s
+        if changed:
+            parts.follow_live()
         return changed
 
     def _adopted(self, text: str, letter: str) -> str | None:

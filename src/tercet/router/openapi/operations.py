@@ -240,7 +240,8 @@ SCHEMAS: dict[str, Schema] = {
             "spans": array(
                 obj({"phase": string(), "worker": {"type": ["string", "null"]}}),
             ),
-        }
+        },
+        process=integer(0),
     ),
     "Mode": string(enum=[mode.value for mode in Mode]),
     "Ready": obj(
@@ -262,6 +263,17 @@ SCHEMAS: dict[str, Schema] = {
             "waiting": integer(0),
             "workers": array(_WORKER),
             "pairs": array({"type": "object"}),
+            "processes": array(
+                obj(
+                    {
+                        "process": integer(0),
+                        "pid": integer(1),
+                        "in_flight": integer(0),
+                        "waiting": integer(0),
+                        "starts": integer(1),
+                    }
+                )
+            ),
             "counts": {"type": "object"},
         }
     ),

@@ -53,12 +53,17 @@ def stand_in(folder: Path, module: str, text: str) -> None:
     path.with_suffix(".py").write_text(text)
 
 
-def test_readers_of_vllms_message_queue_sleep_at_once(tmp_path: Path) -> None:
+def test_readers_of_vllms_message_queue_sleep_at_once_and_never_long(tmp_path: Path) -> None:
+    """A call to wake up can be lost."""
     module = "vllm.distributed.device_communicators.shm_broadcast"
     spins = "class SpinCondition:\n def __init__(self, is_reader, busy_loop_s=1):\n  self.busy_loop_s = busy_loop_s\n"
+    spins += " def wait(self, timeout_ms=None):\n  print(timeout_ms)\n"
     stand_in(tmp_path, module, spins)
-    ask = f"from {module} import SpinCondition; print(SpinCondition(True).busy_loop_s)"
-    assert run(tmp_path, "-c", ask).stdout == "0.0\n"
+    ask = (
+        f"from {module} import SpinCondition; reader = SpinCondition(True); print(reader.busy_loop_s); "
+        "reader.wait(); reader.wait(timeout_ms=5000); reader.wait(timeout_ms=3)"
+    )
+    assert run(tmp_path, "-c", ask).stdout.split() == ["0.0", "10", "10", "3"]
 
 
 def test_the_nixl_connector_leaves_a_worker_on_its_core(tmp_path: Path) -> None:

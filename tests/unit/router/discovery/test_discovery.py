@@ -98,6 +98,13 @@ async def test_deadlines_follow_the_file_under_load_and_what_cant_is_refused(tmp
                 {"settings": {"max_retries": 1.5}},
                 {"settings": {"drain_timeout": -1}},
                 {"settings": {"idle_timeout": "x"}},
+                {"settings": {"idle_timeout": None}},
+                {"settings": {"balancer": "the_best"}},
+                {"settings": {"balancer": 3}},
+                {"settings": {"max_concurrent": 0}},
+                {"settings": {"max_queue": 1.5}},
+                {"settings": {"breaker_failures": 0}},
+                {"settings": {"ppd_threshold": True}},
                 {"refused": "prefill-0 can't change its devices"},
             ]
             for count, said in enumerate(wrong, 1):
@@ -110,6 +117,80 @@ async def test_deadlines_follow_the_file_under_load_and_what_cant_is_refused(tmp
             await until(lambda: live.answer_timeout_s == 0.2)
             assert (await setup.complete("a")).status == 504
             gate.set()
+
+
+class Said:
+    """A workers file that says settings."""
+
+    def __init__(self, path: Path, setup: Setup) -> None:
+        self.path, self.setup = path, setup
+
+    async def say(self, **settings: object) -> None:
+        """Say these, and return when they are followed."""
+        followed = self.setup.router.parts.metrics.reloads.values["followed",]
+        roles = {"A": "worker", "P": "prefill", "D": "decode"}
+        entries = [{"url": worker.url, "role": roles[worker.role]} for worker in self.setup.workers]
+        self.path.with_suffix(".new").write_text(json.dumps({"workers": entries, "settings": settings}))
+        os.replace(self.path.with_suffix(".new"), self.path)
+        await until(lambda: self.setup.router.parts.metrics.reloads.values["followed",] > followed)
+
+
+async def test_the_balancer_follows_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "workers.yaml"
+    async with routing("AA", "aggregated", workers_file=str(path), discovery_interval_s=0.02) as setup:
+        said = Said(path, setup)
+        await said.say(balancer="consistent_hash")
+        routes = [(await setup.chat("hi", headers={"X-Session-Id": "s"})).route for _ in range(4)]
+        assert len(set(routes)) == 1
+        await said.say(balancer="round_robin")
+        routes = [(await setup.chat("hi", headers={"X-Session-Id": "s"})).route for _ in range(4)]
+        assert routes.count("A0") == 2 and (await setup.get("/status")).json["balancer"] == "round_robin"
+        await said.say(balancer=None)
+        assert (await setup.get("/status")).json["balancer"] == "least_loaded", "the mode's own"
+
+
+async def test_the_threshold_of_ppd_follows_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "workers.yaml"
+    async with routing("PD", "ppd", workers_file=str(path), discovery_interval_s=0.02) as setup:
+        said = Said(path, setup)
+        await said.say(max_retries=1)
+        texts = ["word " * 99]
+        texts += [(await setup.chat(*texts)).text, "and now"]
+        again = await setup.chat(*texts)
+        assert again.route == "D0"
+        await said.say(ppd_threshold=0)
+        assert (await setup.chat(*texts, again.text, "and then")).route == "P0>D0"
+        assert (await setup.get("/status")).json["ppd_threshold"] == 0
+
+
+async def test_how_much_is_let_in_and_when_a_breaker_opens_follow_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "workers.yaml"
+    settings: dict[str, Any] = {"discovery_interval_s": 0.02, "max_retries": 0, "breaker_pause_s": 30.0}
+    async with routing("A", "aggregated", workers_file=str(path), **settings) as setup:
+        said, (worker,) = Said(path, setup), setup.workers
+        gate = worker.gate = asyncio.Event()
+        await said.say(max_concurrent=1, max_queue=1)
+        asked = [asyncio.create_task(setup.chat(f"hi {i}")) for i in range(2)]
+        await until(lambda: worker.running == 1 and setup.router.parts.gates.waiting == 1)
+        await said.say(max_concurrent=1, max_queue=0)
+        assert (await setup.chat("more")).status == 429
+        await said.say(max_concurrent=1, max_queue=4)
+        asked += [asyncio.create_task(setup.chat(f"ho {i}")) for i in range(2)]
+        await until(lambda: setup.router.parts.gates.waiting == 3)
+        await said.say(max_concurrent=3, max_queue=0)
+        await until(lambda: worker.running == 3 and setup.router.parts.gates.waiting == 1)  # at once
+        gate.set()
+        assert [(await task).status for task in asked] == [200] * 4
+        worker.status = 500
+        for _ in range(2):
+            assert (await setup.chat("hi")).status == 500
+        assert setup.router.parts.breakers.state(worker.url) == 0
+        worker.status = 200
+        assert (await setup.chat("hi")).status == 200
+        await said.say(breaker_failures=1, breaker_pause=20)
+        worker.status = 500
+        await setup.chat("hi")
+        assert setup.router.parts.breakers.state(worker.url) == 2
 
 
 async def test_what_flags_named_is_the_files_once_it_names_it(tmp_path: Path) -> None:

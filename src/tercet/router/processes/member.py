@@ -1,0 +1,263 @@
+"""A router process that serves requests: the main process tells it of workers, the others of what they learnt."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from time import monotonic
+from typing import Any
+
+from tercet.core.api_keys import ApiKey
+from tercet.core.errors import RequestError
+from tercet.http.server import Request, Responder
+from tercet.router.app import Router
+from tercet.router.config import RouterConfig
+from tercet.router.dashboard.pages import HOME
+from tercet.router.processes.breakers import MemberBreakers
+from tercet.router.processes.fleet import MemberFleet
+from tercet.router.processes.pipe import Pipe
+from tercet.router.processes.wire import Kind, decode, encode
+from tercet.router.record import KEPT
+from tercet.routing.breaker import Key
+from tercet.routing.events import ConversationRecorded, Event
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 0.002
+"""What others want to know waits so long for more of it."""
+REPORT_S = 1.0
+MAX_UNREAD = 8 << 20
+"""So many bytes that the main process has not read, and what requests teach is told no more: loads still are."""
+QUESTION_S = 90.0
+"""Longer than the slowest answer: that to a reset of all caches."""
+OWN = frozenset({"/health", "/openapi.json", HOME})
+
+
+class MemberRouter(Router):
+    """One of several. Watches no worker; `pipe` is set before it starts, and takes what `heard` is to be told of."""
+
+    pipe: Pipe
+
+    def __init__(self, config: RouterConfig, process: int) -> None:
+        super().__init__(config)
+        self._process = process
+        self._news: list[object] = []
+        self._flushing = self._hurrying = False
+        self._visits: Counter[str] = Counter()
+        self._unaccepted: dict[str, int] = {}
+        self._told_waiting = self._told_count = 0
+        self._last_record = 0
+        self._questions: dict[int, asyncio.Future[tuple[Any, ...]]] = {}
+        self._asked = 0
+        self._done = 0
+        self._reports: asyncio.Task[None] | None = None
+        self._dropped = False
+        self.suspect = self._suspect
+        fleet, breakers = self._fleet, self._breakers
+        fleet.tell, fleet.changed = self._tell, self._stir
+        breakers.tell = self._tell_failure
+
+    @property
+    def _fleet(self) -> MemberFleet:
+        assert isinstance(self.parts.fleet, MemberFleet)
+        return self.parts.fleet
+
+    @property
+    def _breakers(self) -> MemberBreakers:
+        assert isinstance(self.parts.breakers, MemberBreakers)
+        return self.parts.breakers
+
+    def _make_fleet(self, config: RouterConfig) -> MemberFleet:
+        return MemberFleet(index_chunks=config.index_chunks, max_conversations=config.max_conversations)
+
+    def _make_breakers(self, config: RouterConfig) -> MemberBreakers:
+        return MemberBreakers(config.breaker_failures, config.breaker_pause_s, config.breaker_max_pause_s)
+
+    def _watch(self) -> None:
+        self._reports = asyncio.get_running_loop().create_task(self._report_always())
+
+    async def close(self, grace_s: float) -> None:
+        """End, as any router does, and tell what was counted last."""
+        await super().close(grace_s)
+        if self._reports is not None:
+            self._reports.cancel()
+            await asyncio.wait({self._reports})
+        self._flush()
+        self._report(0, with_records=False)
+
+    # --- what it hears ---
+
+    def heard(self, kind: Kind, body: bytes) -> None:
+        """Take a frame from the main process."""
+        if kind is Kind.NEWS:
+            process, parts, count, news = decode(body)
+            self._take_news(process, parts, count, news)
+        elif kind is Kind.ORDERS:
+            number, orders = decode(body)
+            self._flush()  # what was routed and learnt before these orders is to be known when they are done
+            for name, *values in orders:
+                _ORDERS[name](self, *values)
+            self._done = number
+            self.pipe.send(Kind.DONE, encode(number))
+        elif kind is Kind.ANSWER:
+            number, *answer = decode(body)
+            waiting = self._questions.pop(number, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(tuple(answer))
+        elif kind is Kind.GONE:
+            self._fleet.withdraw(decode(body))
+        elif kind is Kind.ASK:
+            self._flush()
+            self._report(decode(body), with_records=True)
+
+    def _take_news(self, process: int, parts: dict[str, Any], count: int, news: tuple[Any, ...]) -> None:
+        self._fleet.take_parts(process, parts, count)
+        for item in news:
+            if isinstance(item, tuple):
+                failed, key = item
+                self._breakers.told(failed, key, monotonic())
+            else:
+                self._fleet.take(item)
+
+    def _begin_anew(self, told: tuple[Event, ...]) -> None:
+        self._fleet.begin_anew(told)
+
+    def _take_event(self, event: Event) -> None:
+        self._fleet.take(event)
+
+    def _set_ports(self, ports: dict[str, int]) -> None:
+        self.parts.ports.clear()
+        self.parts.ports.update(ports)
+
+    def _set_live(self, values: dict[str, Any]) -> None:
+        parts = self.parts
+        if parts.live.become(replace(parts.config, **values)):
+            parts.follow_live()
+
+    def _disconnect(self, url: str) -> None:
+        self.parts.client.disconnect(url)
+
+    def _close_breaker(self, key: Key) -> None:
+        self._breakers.close(key)
+
+    def _forget_breakers(self, address: str) -> None:
+        self._breakers.forget(address)
+
+    # --- what it tells ---
+
+    def _tell(self, event: Event) -> None:
+        self._news.append(event)
+        if isinstance(event, ConversationRecorded):
+            self._hurry()  # the next turn may come as soon as the client has read this one's answer
+        self._stir()
+
+    def _tell_failure(self, failed: bool, key: Key) -> None:
+        self._news.append((failed, key))
+        self._hurry()
+
+    def _hurry(self) -> None:
+        if not self._hurrying:
+            self._hurrying = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _stir(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_later(FLUSH_S, self._flush_late)
+
+    def _flush_late(self) -> None:
+        self._flushing = False
+        self._flush()
+
+    def _flush(self) -> None:
+        self._hurrying = False
+        news, self._news = self._news, []
+        if self.pipe.waiting_bytes > MAX_UNREAD:
+            if news and not self._dropped:
+                log.warning("the main process does not listen: what is learnt now is not told")
+            self._dropped, news = bool(news) or self._dropped, []
+        parts, count, waiting = self._fleet.parts_changed(), self._fleet.own_count, self.parts.gates.waiting
+        more = self._changes_for_main()
+        if not (news or parts or more or (count, waiting) != (self._told_count, self._told_waiting)):
+            return
+        self._told_count, self._told_waiting = count, waiting
+        try:
+            told = encode((parts, count, news))
+        except (ValueError, OverflowError, TypeError) as error:
+            log.warning("what was learnt of a request can't be told to other processes: %s", type(error).__name__)
+            told = encode((parts, count, ()))
+        self.pipe.send(Kind.NEWS, encode((told, waiting, more, self._done)))
+
+    def _changes_for_main(self) -> tuple[dict[str, int], dict[str, int]] | tuple[()]:
+        """Return requests by worker, and unaccepted handoffs by rank, that are not as they were told last."""
+        visits, handoffs = self.parts.visits, self.parts.handoffs
+        going = {url: visits[url] for url in {*visits, *self._visits} if visits[url] != self._visits[url]}
+        for url, number in going.items():
+            self._visits[url] = number
+        now = {address: handoffs.unaccepted(address) for address in self._fleet.ranks}
+        unaccepted = {address: n for address, n in now.items() if n != self._unaccepted.get(address, 0)}
+        self._unaccepted.update(unaccepted)
+        return (going, unaccepted) if going or unaccepted else ()
+
+    async def _report_always(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_S)
+            self._flush()
+            self._report(0, with_records=False)
+
+    def _report(self, number: int, *, with_records: bool) -> None:
+        """Tell what was counted since the last report; `with_records` the requests that ended since they were last
+        told."""
+        records = []
+        if with_records:
+            for record in self.parts.recent.latest(KEPT):
+                if record.ended_ns <= self._last_record:
+                    break
+                records.append((record.ended_ns, record.to_json()))
+            if records:
+                self._last_record = records[0][0]
+        self.pipe.send(Kind.REPORT, encode((number, self.parts.metrics.moved(), records)))
+
+    def _suspect(self, url: str) -> None:
+        self.pipe.send(Kind.SUSPECT, encode(url))
+
+    # --- what the main process answers ---
+
+    async def _dispatch(
+        self, request: Request, responder: Responder, headers: list[tuple[str, str]], key: ApiKey | None
+    ) -> None:
+        path = request.path
+        if self._methods(path) is None or path in OWN or path.startswith(HOME + "/"):
+            await super()._dispatch(request, responder, headers, key)
+        else:
+            await self._ask(request, responder)
+
+    async def _ask(self, request: Request, responder: Responder) -> None:
+        """Have the main process answer. Raises RequestError 503 when it does not."""
+        self._asked += 1
+        number = self._asked
+        waiting = self._questions[number] = asyncio.get_running_loop().create_future()
+        told = (request.method, request.target, request.path, request.query, dict(request.headers), request.body)
+        self.pipe.send(Kind.QUESTION, encode((number, *told, request.client, request.received_ns)))
+        try:
+            async with asyncio.timeout(QUESTION_S):
+                status, headers, content_type, body = await waiting
+        except TimeoutError:
+            raise RequestError(503, "the router's main process does not answer", code="main_process_silent") from None
+        finally:
+            self._questions.pop(number, None)
+        await responder.send(status, body, headers=headers, content_type=content_type)
+
+
+_ORDERS: dict[str, Callable[..., None]] = {
+    "anew": MemberRouter._begin_anew,
+    "event": MemberRouter._take_event,
+    "ports": MemberRouter._set_ports,
+    "live": MemberRouter._set_live,
+    "disconnect": MemberRouter._disconnect,
+    "close": MemberRouter._close_breaker,
+    "forget": MemberRouter._forget_breakers,
+}

@@ -1,0 +1,99 @@
+"""What router processes say to each other, in msgpack: events of the fleet, and the plain values around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from enum import IntEnum
+from typing import Any
+
+import msgpack
+
+from tercet.core.stage import Mode, Stage
+from tercet.routing import events as e
+from tercet.routing.facts import Anchor, RequestFacts
+from tercet.routing.kv_events import BlocksCleared, BlocksRemoved, BlocksStored
+from tercet.routing.pictures import Picture
+
+
+class Kind(IntEnum):
+    """What a frame is. The main process sends HELLO, ORDERS, NEWS, GONE, ASK, ANSWER and STOP; the others READY, NEWS,
+    DONE, REPORT, QUESTION and SUSPECT."""
+
+    HELLO = 0
+    ORDERS = 1
+    NEWS = 2
+    GONE = 3
+    ASK = 4
+    ANSWER = 5
+    STOP = 6
+    READY = 7
+    DONE = 8
+    REPORT = 9
+    QUESTION = 10
+    SUSPECT = 11
+
+
+# A number once given stays: it is the place in this list.
+_CLASSES: tuple[type, ...] = (
+    RequestFacts,
+    Anchor,
+    Picture,
+    e.WorkerAdded,
+    e.WorkerRemoved,
+    e.ModelsListed,
+    e.RankHealth,
+    e.RankRestarted,
+    e.CacheSized,
+    e.PairHealth,
+    e.PicturesHeld,
+    e.PicturesLost,
+    e.ConversationRecorded,
+    e.PrefixLost,
+    e.CacheStored,
+    e.KvTold,
+    e.CacheCleared,
+    e.ConversationsCleared,
+    e.ModeChanged,
+    BlocksStored,
+    BlocksRemoved,
+    BlocksCleared,
+)
+_CODES = {cls: code for code, cls in enumerate(_CLASSES)}
+_FIELDS = {cls: tuple(field.name for field in fields(cls) if field.init) for cls in _CLASSES}
+
+_MAKERS: dict[type, Callable[..., Any]] = {
+    e.WorkerAdded: lambda url, stages, ranks, first: e.WorkerAdded(url, frozenset(map(Stage, stages)), ranks, first),
+    e.ModeChanged: lambda mode: e.ModeChanged(Mode(mode)),
+}
+
+
+def encode(value: object) -> bytes:
+    """Return the bytes of a value made of events and plain data. Raises ValueError, OverflowError and TypeError for
+    what can't be told."""
+    packed: bytes = msgpack.packb(value, default=_encode, unicode_errors="surrogatepass")
+    return packed
+
+
+def decode(data: bytes) -> Any:
+    """Return the value; lists come back as tuples."""
+    return msgpack.unpackb(data, ext_hook=_decode, use_list=False, strict_map_key=False, unicode_errors="surrogatepass")
+
+
+def brief(facts: RequestFacts) -> RequestFacts:
+    """Return the facts without what only the route's choice needs, and what no other process would look at."""
+    return replace(facts, ids=(), max_tokens=None) if facts.ids or facts.max_tokens is not None else facts
+
+
+def _encode(value: Any) -> Any:
+    code = _CODES.get(type(value))
+    if code is not None:
+        return msgpack.ExtType(code, encode([getattr(value, name) for name in _FIELDS[type(value)]]))
+    if isinstance(value, frozenset):
+        return sorted(value)
+    raise TypeError(f"can't tell other processes of {type(value).__name__}")
+
+
+def _decode(code: int, data: bytes) -> Any:
+    cls = _CLASSES[code]
+    return _MAKERS.get(cls, cls)(*decode(data))
