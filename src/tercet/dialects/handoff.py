@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from tercet.core.errors import RequestError
-from tercet.core.fast_json import loads, spliced, split_object
+from tercet.core.fast_json import LONG_BYTES, loads, spliced, split_object
 from tercet.core.record import record
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
@@ -30,6 +30,8 @@ PREFILL_PARAMS: dict[str, object] = {
     "remote_port": None,
 }
 
+
+_OPENING = ord("{")
 _JSON: Headers = (("Content-Type", "application/json"),)
 _ASKED = dump(PREFILL_PARAMS)
 
@@ -120,9 +122,12 @@ def ticket_pictures(params: dict[str, Any]) -> dict[int, tuple[str, int]]:
 
 def with_ticket(raw: bytes, ticket: Ticket) -> bytes:
     """Return a request's body, a JSON object without a ticket, with one."""
-    head = raw.rstrip()[:-1].rstrip()
-    comma = b"" if head.endswith(b"{") else b","
-    return b'%b%b"kv_transfer_params":%b}' % (head, comma, ticket.raw)
+    last = raw.rindex(b"}") - 1
+    while raw[last] in b" \t\r\n":
+        last -= 1
+    comma = b"" if raw[last] == _OPENING else b","
+    # By a view: a long prompt is copied once.
+    return b"".join((memoryview(raw)[: last + 1], comma, b'"kv_transfer_params":', ticket.raw, b"}"))
 
 
 @record(frozen=True, slots=True)
@@ -168,7 +173,7 @@ class HandoffExchange:
         request, prefill, contents = self._request, self._route.prefill, self._contents
         if prefill is None:
             return self._whole()
-        content = Content(prefill_json(request)) if contents is None else contents.prefill()
+        content = _content(request, lambda: prefill_json(request)) if contents is None else contents.prefill()
         headers = leg_headers(request, prefill)
         return Legs((Leg(Stage.PREFILL, prefill, request.path, headers, content.body, False, content.make),))
 
@@ -217,15 +222,15 @@ class HandoffExchange:
         if ticket.names("images"):
             self._pictures = ticket_pictures(ticket.params)
         if contents is None:
-            return self._decode(with_ticket(request.raw, ticket))
+            content = _content(request, lambda: with_ticket(request.raw, ticket))
+            return self._decode(content.body, content.make)
         content = contents.handed_on(ticket)
         return self._decode(content.body, content.make)
 
     def _whole(self) -> Legs:
         """D does it all."""
-        if self._contents is None:
-            return self._decode(self._request.raw)
-        content = self._contents.whole()
+        request, contents = self._request, self._contents
+        content = _content(request, lambda: request.raw) if contents is None else contents.whole()
         return self._decode(content.body, content.make)
 
     def _decode(self, body: bytes, make: Callable[[], bytes] | None = None) -> Legs:
@@ -234,6 +239,11 @@ class HandoffExchange:
         headers = leg_headers(request, rank)
         leg = Leg(Stage.DECODE, rank, request.path, headers, body, request.stream, make, "POST", None, details)
         return Legs((leg,))
+
+
+def _content(request: ClientRequest, make: Callable[[], bytes]) -> Content:
+    """Return what a leg carries: made at once, or each time it is sent where it is long, and kept by nobody then."""
+    return Content(make()) if len(request.raw) <= LONG_BYTES else Content(make=make)
 
 
 def _not_ok(leg: Leg, answer: Answer) -> Step:

@@ -48,6 +48,14 @@ class ClientRequest:
         self.include_usage = bool(options.get("include_usage")) if isinstance(options, dict) else False
         self.choices: int = n if isinstance(n, int) and n > 0 else 1
 
+    def let_go(self) -> None:
+        """Forget what is asked, which may be long: it will be sent to nobody any more."""
+        self.raw = b""
+        for name in ("prompt", "messages"):
+            self.body.pop(name, None)
+        if self.pictures is not None:
+            self.pictures.drop()
+
     @property
     def chat(self) -> bool:
         """True for chat completions."""

@@ -47,7 +47,7 @@ def find_usage(text: bytes) -> Usage | None:
     """
     end = len(text)
     while (at := text.rfind(b'"usage":', 0, end)) >= 0:
-        rest = text[at + 8 :].lstrip()
+        rest = text[at + 8 : at + 8 + 2 * MAX_USAGE_BYTES].lstrip()  # what follows may be a long ticket
         if rest.startswith(b"{"):
             return read_usage(_first_object(rest))
         end = at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO
 from time import perf_counter_ns
 from typing import Protocol
 
@@ -45,6 +46,7 @@ class RequestReader:
         "_known",
         "_limits",
         "_parser",
+        "_pieces",
         "_raw_size",
         "_raw_slack",
         "_repeated",
@@ -66,7 +68,8 @@ class RequestReader:
         self._parser = httptools.HttpRequestParser(self)
         self._headers: dict[str, str] = {}
         self._target = b""
-        self._body: list[bytes] = []
+        self._body = b""
+        self._pieces: BytesIO | None = None
         self._body_size = 0
         self._raw_size = 0
         self._raw_slack = 0
@@ -148,7 +151,7 @@ class RequestReader:
         """Forget the last request."""
         self._headers = {}
         self._target = b""
-        self._body = []
+        self._body, self._pieces = b"", None
         self._body_size = 0
         self._repeated = 0
         self.in_body = False
@@ -223,7 +226,17 @@ class RequestReader:
         self._body_size += len(piece)
         if self._body_size > self._limits.max_body_bytes:
             raise self._limits.body_too_large()
-        self._body.append(piece)
+        pieces = self._pieces
+        if pieces is not None:
+            pieces.write(piece)
+        elif not self._body:
+            self._body = piece
+        else:
+            # What is long grows in place as it comes, and is then given away as it is: a list of pieces would have to
+            # be joined, and the body lie here twice.
+            pieces = self._pieces = BytesIO()
+            pieces.write(self._body)
+            pieces.write(piece)
 
     def on_message_complete(self) -> None:
         """Hand the request on."""
@@ -231,12 +244,12 @@ class RequestReader:
             return  # to be read once more
         target = origin_form(self._target.decode("latin-1"))
         path, query = split_target(target)
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        body = self._body if self._pieces is None else self._pieces.getvalue()
         method = self._parser.get_method().decode("latin-1")
         request = Request(method, target, path, query, self._headers, body, self.client, perf_counter_ns())
         self._complete = True
         self._target = b""
-        self._body = []
+        self._body, self._pieces = b"", None
         self.in_body = False
         self.wants_continue = False
         keep_alive = self._parser.should_keep_alive()

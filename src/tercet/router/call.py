@@ -284,8 +284,7 @@ class Call:
         # If the blocks did not come, and D computed them, P still holds them.
         self._took = self._observation.route.prefill is None or headers.get("x-tercet-external-tokens") != "0"
         self._leave_place()
-        if self._request.pictures is not None:
-            self._request.pictures.drop()
+        self._request.let_go()
 
     async def _relay(self, leg: Leg, response: Response, started: int) -> None:
         """Pass D's stream on as it comes. Raises ClientError when it failed before its first byte."""

@@ -49,6 +49,7 @@ async def generate(
             account.key = key.name
             quota = door.enter(key)
         body, raw = read_body(request.body)
+        request.body = b""  # whoever keeps it from here on can let go of it
         model = body.get("model")
         if model is not None and not isinstance(model, str):
             raise RequestError(400, "model must be a string", param="model")
@@ -62,15 +63,16 @@ async def generate(
         if tracing is not None and span is not None:
             passed = tracing.worker_headers(span, passed)
         places = find_pictures(body, parts.config.max_images) if request.path == CHAT_PATH else ()
+        apart = bool(places) and parts.dialect.encodes
+        if apart:
+            raw = b""  # the pictures are kept once
         keys = await picture_keys(body, places) if places else ()
         facts = account.facts = _facts(parts, request, body, model, keys)
         if facts.later_turn:
             account.turn = LATER
-        if places and parts.dialect.encodes:
-            raw = request.body = b""  # the pictures are kept once
-            client_request = ClientRequest(request.path, body, raw, passed, Pictures(body, places, keys))
-        else:
-            client_request = ClientRequest(request.path, body, raw, passed)
+        pictures = Pictures(body, places, keys) if apart else None
+        client_request = ClientRequest(request.path, body, raw, passed, pictures)
+        del raw, body
         account.stream = client_request.stream
         waits_at = parts.gates.of(model)
         if not waits_at.admit():

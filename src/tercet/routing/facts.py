@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import chain
 from typing import Any
 
 from tercet.core.hashing import DIGEST_BYTES, root_hash, text_chunk_hashes
 from tercet.core.record import record
+from tercet.routing.long_text import LONG_CHARS, LongText, text_pieces
 from tercet.routing.pictures import DEFAULT_TOKENS, Picture
 
 CHUNK_BYTES = 256
@@ -19,6 +21,8 @@ CHUNK_BYTES = 256
 CHUNK_IDS = 64
 """Token-id prompts are hashed in pieces of this many ids."""
 MAX_SESSION_CHARS = 256
+PLAIN = {"role", "content"}
+"""The fields of most messages."""
 
 
 @record(frozen=True, slots=True)
@@ -113,18 +117,32 @@ def chat_facts(
     parent, size = root, 0
     left = iter(keys)
     pictures: list[Picture] = []
+    long: LongText | None = None
     for message in messages:
         content = message.get("content") if isinstance(message, dict) else None
         found = [next(left, None) for part in content if is_picture(part)] if isinstance(content, list) else None
-        piece = _message(message, found or ())
-        pieces.append(piece)
-        size += len(piece)
-        parent = blake2b(piece, key=parent, digest_size=DIGEST_BYTES).digest()
+        if type(content) is str and len(content) > LONG_CHARS and message.keys() == PLAIN:
+            if long is None:
+                long = LongText(CHUNK_BYTES, root)
+            long.feed(b"".join(pieces))
+            pieces.clear()
+            parent = _long_message(message, long, parent)
+            size = long.size
+        else:
+            piece = _message(message, found or ())
+            pieces.append(piece)
+            size += len(piece)
+            parent = blake2b(piece, key=parent, digest_size=DIGEST_BYTES).digest()
         ids.append(parent)
         ends.append(size)
         if found:
             pictures += [Picture(key, size, tokens_of(key)) for key in found]
         roles.append(message.get("role") if isinstance(message, dict) else None)
+    if long is None:
+        chunks = text_chunk_hashes(pieces[0] if len(pieces) == 1 else b"".join(pieces), CHUNK_BYTES, root)
+    else:
+        long.feed(b"".join(pieces))
+        chunks = long.hashes
     last = len(roles) - 1
     later = "assistant" in roles
     anchors = [Anchor(ids[i - 1], ends[i]) for i in range(last, 0, -1) if roles[i] == "assistant"] if later else ()
@@ -135,7 +153,7 @@ def chat_facts(
         size,
         tokens_per_byte,
         False,
-        tuple(text_chunk_hashes(pieces[0] if len(pieces) == 1 else b"".join(pieces), CHUNK_BYTES, root)),
+        tuple(chunks),
         CHUNK_BYTES,
         parent,
         tuple(anchors),
@@ -163,9 +181,17 @@ def completion_facts(body: Mapping[str, Any], session: str | None, tokens_per_by
         if chunks and not body.get("cache_salt"):
             ids = prompt
     else:
-        data = prompt.encode("utf-8", "surrogatepass") if isinstance(prompt, str) else b""
-        chunk_size, size = CHUNK_BYTES, len(data)
-        chunks = tuple(text_chunk_hashes(data, CHUNK_BYTES, root)) if size >= CHUNK_BYTES else ()
+        text = prompt if isinstance(prompt, str) else ""
+        chunk_size = CHUNK_BYTES
+        if len(text) <= LONG_CHARS:
+            data = text.encode("utf-8", "surrogatepass")
+            size = len(data)
+            chunks = tuple(text_chunk_hashes(data, CHUNK_BYTES, root)) if size >= CHUNK_BYTES else ()
+        else:
+            long = LongText(CHUNK_BYTES, root)
+            for piece in text_pieces(text):
+                long.feed(piece)
+            size, chunks = long.size, tuple(long.hashes)
     return RequestFacts(
         model,
         False,
@@ -223,8 +249,18 @@ def is_picture(part: object) -> bool:
     return isinstance(part, dict) and part.get("type") == "image_url"
 
 
+def _long_message(message: Mapping[str, Any], text: LongText, parent: bytes) -> bytes:
+    """Do with a message what is done with the bytes of `_message`; return its hash."""
+    digest = blake2b(key=parent, digest_size=DIGEST_BYTES)
+    role = f"{message['role']}\x1f".encode("utf-8", "surrogatepass")
+    for piece in chain((role,), text_pieces(message["content"]), (b"\x1e",)):
+        digest.update(piece)
+        text.feed(piece)
+    return digest.digest()
+
+
 def _message(message: object, keys: Sequence[str | None]) -> bytes:
-    if isinstance(message, dict) and message.keys() == {"role", "content"} and isinstance(message["content"], str):
+    if isinstance(message, dict) and message.keys() == PLAIN and isinstance(message["content"], str):
         text = f"{message['role']}\x1f{message['content']}\x1e"
     else:
         text = json.dumps(_named(message, keys) if keys else message, sort_keys=True) + "\x1e"

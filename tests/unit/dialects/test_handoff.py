@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tercet.core.fast_json import loads
+from tercet.core.fast_json import LONG_BYTES, loads
 from tercet.dialects.handoff import prefill_body, prefill_json, split_ticket, with_ticket
 from tercet.dialects.request import ClientRequest, dump
 from tests.unit.dialects.samples import TICKET
@@ -99,11 +99,12 @@ LIMIT = st.none() | st.integers(-1, 99) | st.booleans() | st.text(max_size=2) | 
         max_size=7,
     ),
     st.sampled_from([None, 2]),
+    st.sampled_from([{}, {"prompt": "é" * LONG_BYTES}]),
 )
 def test_a_prefill_is_spliced_to_what_it_would_be_written_as(
-    body: dict[str, Any], limits: dict[str, Any], indent: int | None
+    body: dict[str, Any], limits: dict[str, Any], indent: int | None, long: dict[str, Any]
 ) -> None:
-    raw = json.dumps({**body, **limits}, indent=indent).encode()
+    raw = json.dumps({**long, **body, **limits}, indent=indent).encode()
     request = ClientRequest("/v1/completions", json.loads(raw), raw)
     assert loads(prefill_json(request)) == loads(dump(prefill_body(json.loads(raw))))
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tercet.routing.facts import CHUNK_BYTES, CHUNK_IDS, chat_facts, completion_facts
 from tests.unit.routing.fleets import chat, ids, text
@@ -111,3 +113,14 @@ def test_session_ids_that_name_nothing() -> None:
     assert chat("a", session="s").session == "s"
     assert chat("a", session="").session is None
     assert chat("a", session="x" * 300).session is None
+
+
+@pytest.mark.parametrize("limit", [1, 7, 300, 1000])
+@given(st.lists(st.text(max_size=900), min_size=1, max_size=5), st.text(max_size=900))
+def test_long_texts_are_hashed_in_pieces_as_they_are_whole(limit: int, texts: list[str], prompt: str) -> None:
+    texts, prompt = [text + "\ud83d\U0001f600" for text in texts], prompt + "\udc00é"
+    whole = chat(*texts), completion_facts({"prompt": prompt}, None, 0.25)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tercet.routing.facts.LONG_CHARS", limit)
+        patch.setattr("tercet.routing.long_text.LONG_CHARS", limit)
+        assert (chat(*texts), completion_facts({"prompt": prompt}, None, 0.25)) == whole
