@@ -90,6 +90,8 @@ class _Pool:
 
 
 class _Sink:
+    last_ns = 0
+
     def __init__(self) -> None:
         self.raw = b""
         self.body = b""

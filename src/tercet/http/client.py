@@ -80,27 +80,26 @@ class Client:
         content = body() if callable(body) else body
         head = address.head(method, headers, len(content))
         upstream = self._take_idle(address.key)
-        if upstream is not None:
-            response = Response(upstream, method, self._max_header_bytes)
+        fresh = upstream is None
+        while True:
+            response = Response(upstream or await self._connect(address.key), method, self._max_header_bytes)
             if on_begin is not None:
                 on_begin(response)
-            response.send(head, content, first_byte_timeout_s, idle_timeout_s)
+            begun = response.send(head, content, first_byte_timeout_s, idle_timeout_s)
             del content  # it may be large, and the wait long
             try:
-                await response.begun()
+                await begun
+            except BaseException:
+                response.close()
+                raise
+            error = response.error
+            if response.head_ns or error is None:
                 return response
-            except ClientError as error:
-                stale = error.reason == "closed" and response.untouched and not response.abandoned
-                if not self._resend or not stale or perf_counter_ns() - response.started_ns > _STALE_WITHIN_NS:
-                    raise
+            stale = error.reason == "closed" and response.untouched and not response.abandoned
+            if fresh or not self._resend or not stale or perf_counter_ns() - response.started_ns > _STALE_WITHIN_NS:
+                raise error
+            upstream, fresh = None, True
             content = body() if callable(body) else body
-        response = Response(await self._connect(address.key), method, self._max_header_bytes)
-        if on_begin is not None:
-            on_begin(response)
-        response.send(head, content, first_byte_timeout_s, idle_timeout_s)
-        del content
-        await response.begun()
-        return response
 
     def disconnect(self, url: str) -> None:
         """Cut every connection to the URL's host and port; answers under way from there fail with a ClientError."""
@@ -126,7 +125,7 @@ class Client:
 
     def release(self, upstream: Upstream) -> None:
         """Take a connection back."""
-        if self._closed or not upstream.usable:
+        if self._closed:
             upstream.abort()
         else:
             self._idle[upstream.key].append(upstream)
@@ -143,7 +142,8 @@ class Client:
         idle = self._idle.get(key)
         while idle:
             upstream = idle.pop()
-            if upstream.usable:
+            transport = upstream.transport
+            if transport is not None and not transport.is_closing():
                 return upstream
         return None
 

@@ -9,15 +9,18 @@ from typing import Protocol
 
 from tercet.http.answer_reader import BROKEN, AnswerReader
 from tercet.http.errors import ClientError, Reason
-from tercet.http.plain import CHUNKED, PlainHead, plain_chunks
+from tercet.http.plain import CHUNKED, plain_chunks
 from tercet.http.upstream import Upstream
+from tercet.http.wire import JOIN_LIMIT
 
 _HELD_BYTES = 256 * 1024
 _NONE: Mapping[str, str] = {}
 
 
 class Sink(Protocol):
-    """Where the body goes, once that is known."""
+    """Where the body goes, once that is known. `last_ns` is when it last read past `received`; 0 if it never did."""
+
+    last_ns: int
 
     def read(self, raw: bytes, pieces: list[bytes], now_ns: int) -> None:
         """Take what one socket read brought: `raw` as framed, `pieces` decoded."""
@@ -33,82 +36,55 @@ class Exchange:
     one that came whole in one read gives its connection back at once, and is held as `_whole`.
     """
 
-    __slots__ = (
-        "_complete",
-        "_gone",
-        "_gone_why",
-        "_head",
-        "_held",
-        "_held_size",
-        "_left",
-        "_max_header_bytes",
-        "_method",
-        "_reader",
-        "_sink",
-        "_taken",
-        "_upstream",
-        "_waiter",
-        "_whole",
-        "abandoned",
-        "body_began",
-        "chunked",
-        "error",
-        "head_ns",
-        "headers",
-        "started_ns",
-        "status",
-    )
+    abandoned = False
+    body_began = False
+    chunked = False
+    error: ClientError | None = None
+    head_ns = 0
+    headers: Mapping[str, str] = _NONE
+    started_ns = 0
+    status = 0
+    _complete = False
+    _gone = False
+    _gone_why: Exception | None = None
+    _head = b""
+    _held: list[tuple[bytes, int]] | None = None
+    _held_size = 0
+    _left = 0
+    _reader: AnswerReader | None = None
+    _sink: Sink | None = None
+    _taken = False
+    _waiter: asyncio.Future[None] | None = None
+    _whole: bytes | None = None
 
     def __init__(self, upstream: Upstream, method: str, max_header_bytes: int) -> None:
         self._upstream: Upstream | None = upstream
         self._method = method
         self._max_header_bytes = max_header_bytes
-        self._reader: AnswerReader | None = None
-        self._head = b""
-        self._whole: bytes | None = None
-        self._held: list[tuple[bytes, int]] | None = None
-        self._sink: Sink | None = None
-        self._taken = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._complete = False
-        self._gone = False
-        self.abandoned = False
-        self.body_began = False
-        self.chunked = False
-        self.error: ClientError | None = None
-        self.status = 0
-        self.headers: Mapping[str, str] = _NONE
-        self.started_ns = 0
-        self.head_ns = 0
 
     @property
     def untouched(self) -> bool:
         """True when not a byte of an answer came."""
         return not self.head_ns and not self._head
 
-    def send(self, request: bytes, body: bytes, first_byte_timeout_s: float, idle_timeout_s: float) -> None:
-        """Send the request, whose head is `request`."""
+    def send(
+        self, request: bytes, body: bytes, first_byte_timeout_s: float, idle_timeout_s: float
+    ) -> asyncio.Future[None]:
+        """Send the request, whose head is `request`. The future is done when the answer's head has come, or `error` is
+        set because it won't; who stops waiting for it closes the exchange."""
         upstream = self._upstream
-        assert upstream is not None
+        assert upstream is not None and upstream.transport is not None
         self.started_ns = now_ns = perf_counter_ns()
         upstream.exchange = self
         upstream.take = self.received
         upstream.idle_ns = int(idle_timeout_s * 1e9)
         upstream.deadline_ns = now_ns + int(first_byte_timeout_s * 1e9)
-        upstream.send(request, body)
-
-    async def begun(self) -> None:
-        """Wait for the answer's head. Raises ClientError."""
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            self._waiter = None
-        if not self.head_ns and self.error is not None:
-            raise self.error
+        if len(body) <= JOIN_LIMIT:
+            upstream.transport.write(request + body)
+        else:
+            upstream.transport.writelines((request, body))
+        self._waiter = begun = asyncio.get_running_loop().create_future()
+        return begun
 
     def close(self) -> None:
         """Let go of the answer: a connection that is still in use for it is closed."""
@@ -125,7 +101,11 @@ class Exchange:
             self._body_received(data, now_ns)
             return
         try:
-            self._head_received(self._head + data if self._head else data, now_ns)
+            if self._head:
+                data = self._head + data
+            elif self._reader is None and self._begin_plainly(data, now_ns):
+                return
+            self._head_received(data, now_ns)
         except BROKEN as error:
             self._malformed(error)
 
@@ -136,6 +116,11 @@ class Exchange:
         self._gone_why = error
         if not self.head_ns or self._sink is not None:
             self._after_loss()
+
+    def due_ns(self) -> int:
+        """Return when the body's next bytes are due, if they came without moving the connection's deadline; else 0."""
+        sink, upstream = self._sink, self._upstream
+        return sink.last_ns + upstream.idle_ns if sink is not None and sink.last_ns and upstream is not None else 0
 
     def timed_out(self) -> None:
         """The deadline passed."""
@@ -148,6 +133,36 @@ class Exchange:
 
     # --- the head ---
 
+    def _begin_plainly(self, data: bytes, now_ns: int) -> bool:
+        """Read a whole plain head, and what follows it. False when `data` begins otherwise: nothing was read then."""
+        end, upstream = data.find(b"\r\n\r\n") + 4, self._upstream
+        if not 4 <= end <= self._max_header_bytes or self._method == "HEAD" or upstream is None:
+            return False
+        plain = upstream.heads[data[:end]]
+        if plain is None:
+            return False
+        self.status, self.headers, left = plain
+        self.head_ns = now_ns
+        rest = len(data) - end
+        if rest == left or not left:
+            self._whole = data[end : end + left]
+            self.body_began = rest > 0
+            self._complete = True
+            self._upstream = None
+            if rest == left:
+                upstream.release()
+            else:
+                upstream.abort()
+        else:
+            self._left = left
+            self.chunked = left == CHUNKED
+            if rest:
+                self._body_received(data[end:], now_ns)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        return True
+
     def _head_received(self, data: bytes, now_ns: int) -> None:
         reader = self._reader
         while True:
@@ -158,19 +173,14 @@ class Exchange:
                 if len(data) + before > self._max_header_bytes:
                     self._fail("protocol", f"the answer's headers are larger than {self._max_header_bytes} bytes")
                 return
-            head = data[:end]
             if reader is None:
-                assert self._upstream is not None
-                plain = self._upstream.heads.read(head) if self._method != "HEAD" else None
-                if plain is not None:
-                    self._plain_head_received(plain, data, end, now_ns)
+                if self._begin_plainly(data, now_ns):
                     return
                 reader = self._reader = AnswerReader(self._method)
-            if reader.read_head(head):
+            if reader.read_head(data[:end]):
                 break
             data = data[end:]
         self.status, self.headers, self.chunked = reader.status, reader.headers, reader.chunked
-        self._head = b""
         self.head_ns = now_ns
         if problem := reader.misframed():
             self._malformed(problem)
@@ -180,23 +190,6 @@ class Exchange:
             self._settle(reusable=reader.keep_alive and len(data) == end)
         elif len(data) > end:
             self._body_received(data[end:], now_ns)
-        self._wake()
-
-    def _plain_head_received(self, plain: PlainHead, data: bytes, end: int, now_ns: int) -> None:
-        self.status, self.headers, left = plain
-        self._head = b""
-        self.head_ns = now_ns
-        rest = len(data) - end
-        if rest == left or not left:
-            self._whole = data[end : end + left]
-            self.body_began = rest > 0
-            self._complete = True
-            self._settle(reusable=rest == left)
-        else:
-            self._left = left
-            self.chunked = left == CHUNKED
-            if rest:
-                self._body_received(data[end:], now_ns)
         self._wake()
 
     # --- the body ---
@@ -211,7 +204,7 @@ class Exchange:
             self._read(self._sink, data, now_ns)
             return
         if self._held is None:
-            self._held, self._held_size = [], 0
+            self._held = []
         self._held.append((data, now_ns))
         self._held_size += len(data)
         if self._held_size > _HELD_BYTES:
@@ -264,20 +257,12 @@ class Exchange:
 
     # --- for the taker of the body ---
 
-    def _take(self) -> bytes | None:
-        """Take the body if it is here as a whole; else it is still to be taken."""
-        whole = self._whole
-        if whole is not None:
-            self._whole = None
-            self._taken = True
-        return whole
-
     def _flow_to(self, sink: Sink) -> None:
         """Send the body to `sink`: what was held at once, the rest as it comes."""
         if self._taken:
             raise RuntimeError("the answer's body was already taken")
-        whole = self._take()
         self._taken = True
+        whole, self._whole = self._whole, None
         if whole is not None:
             if whole:
                 sink.read(whole, [whole], self.head_ns)

@@ -28,29 +28,24 @@ class KnownHeads:
     up costs a tenth of parsing it. One that differs from them by its body's length alone is known, too. Bounded; only
     heads that the parser accepted, of which nothing was left open."""
 
-    __slots__ = ("_heads", "_templates")
+    __slots__ = ("_templates", "heads")
 
     def __init__(self) -> None:
-        self._heads: dict[bytes, Head] = {}
+        self.heads: dict[bytes, Head] = {}
         self._templates: dict[bytes, Head] = {}
 
-    def find(self, data: bytes, max_body_bytes: int) -> tuple[Head, bytes] | None:
-        """Return what the head of a request means and its body, when `data` is just that; None when it is new."""
-        end = data.find(b"\r\n\r\n") + 4
-        if end < 4:
+    def like(self, data: bytes, end: int, max_body_bytes: int) -> Head | None:
+        """Return what the head means that ends at `end`, if it differs from a known one by its body's length alone."""
+        parts = _around_length(data, end)
+        if parts is None or (like := self._templates.get(parts[0])) is None:
             return None
-        head = self._heads.get(data[:end])
-        if head is None and (parts := _around_length(data, end)) is not None:
-            key, digits = parts
-            like = self._templates.get(key)
-            length = int(digits)
-            if like is not None and length <= max_body_bytes:
-                headers = {**like.headers, "content-length": digits.decode("latin-1")}
-                head = Head(like.method, like.target, like.path, like.query, headers, length)
-                self._remember(self._heads, data[:end], head)
-        if head is None or len(data) - end != head.length:
+        length = int(parts[1])
+        if length > max_body_bytes:
             return None
-        return head, data[end:]
+        headers = {**like.headers, "content-length": parts[1].decode("latin-1")}
+        head = Head(like.method, like.target, like.path, like.query, headers, length)
+        self._remember(self.heads, data[:end], head)
+        return head
 
     def learn(self, data: bytes, request: Request) -> None:
         """Remember the head of a request if `data` is it and nothing else, and has nothing that must be asked each
@@ -62,7 +57,7 @@ class KnownHeads:
         if headers.get("connection", "keep-alive").lower() != "keep-alive":
             return
         head = Head(request.method, request.target, request.path, request.query, dict(headers), len(request.body))
-        self._remember(self._heads, data[:end], head)
+        self._remember(self.heads, data[:end], head)
         parts = _around_length(data, end)
         if parts is not None and headers.get("content-length") == parts[1].decode("latin-1"):
             self._remember(self._templates, parts[0], head)

@@ -16,8 +16,9 @@ _MAX_HEAD_BYTES = 2048
 _MAX_LINE_BYTES = 256
 _HEX = re.compile(rb"[0-9A-Fa-f]{1,7}")
 _LONGEST_SIZE = 9  # seven digits and the line's end
-SIZES = {b"%x" % size: size for size in range(4096)}
-"""The lines that usual chunks begin with."""
+_SIZES = {b"%x" % size: size for size in range(4096)}
+BEGINS = {len(line) + size + 4: line + b"\r\n" for line, size in _SIZES.items() if 0 < size < 1024}
+"""What usual chunks begin with, by the length of the chunk with its framing."""
 CHUNKED = -1
 """In place of a length."""
 
@@ -26,27 +27,27 @@ PlainHead = tuple[int, Mapping[str, str], int]
 """An answer's status, its headers by lower-case name, and the length of its body or CHUNKED."""
 
 
-class PlainHeads:
+class PlainHeads(dict[bytes, PlainHead | None]):
     """Reads the heads of answers, and remembers heads and lines as they came, byte for byte: servers send the same ones
-    over and over, and looking one up costs a tenth of reading it. Bounded; only what was found plain is remembered."""
+    over and over, and looking one up costs a tenth of reading it. Bounded; only what was found plain is remembered.
 
-    __slots__ = ("_firsts", "_heads", "_lines")
+    `heads[head]`, for a head up to its empty line, is None when it is anything but HTTP/1.1 with one framing, no header
+    twice, the connection kept, and a body that may follow. The headers are shared: not to be changed.
+    """
+
+    __slots__ = ("_firsts", "_lines")
 
     def __init__(self) -> None:
-        self._heads: dict[bytes, PlainHead] = {}
+        super().__init__()
         self._firsts: dict[bytes, int] = {}
         self._lines: dict[bytes, tuple[str, str]] = {}
 
-    def read(self, head: bytes) -> PlainHead | None:
-        """Read a head, up to its empty line. None when it is anything but HTTP/1.1 with one framing, no header twice,
-        the connection kept, and a body that may follow. The headers are shared: not to be changed."""
-        found = self._heads.get(head)
-        if found is None:
-            found = self._read(head)
-            if found is not None and len(head) <= _MAX_HEAD_BYTES:
-                if len(self._heads) >= _MAX_KNOWN:
-                    self._heads.clear()
-                self._heads[head] = found
+    def __missing__(self, head: bytes) -> PlainHead | None:
+        found = self._read(head)
+        if found is not None and len(head) <= _MAX_HEAD_BYTES:
+            if len(self) >= _MAX_KNOWN:
+                self.clear()
+            self[head] = found
         return found
 
     def _read(self, head: bytes) -> PlainHead | None:
@@ -96,7 +97,7 @@ def plain_chunks(data: bytes, pieces: list[bytes]) -> bool | None:
     while at < size:
         end = data.find(b"\r\n", at, at + _LONGEST_SIZE)
         line = data[at:end] if end > 0 else b""
-        length = SIZES.get(line)
+        length = _SIZES.get(line)
         if length is None:
             if _HEX.fullmatch(line) is None:
                 return None

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from tercet.core.record import record
 from tercet.http.errors import ClientError
-from tercet.http.plain import SIZES
+from tercet.http.plain import BEGINS
 from tercet.http.responder import Responder
-from tercet.http.upstream import Upstream
+from tercet.http.tail import Tail
 from tercet.http.wire import Headers
 
 if TYPE_CHECKING:
     from tercet.http.response import Response
+
+_AT_ONCE = 8
 
 OnFirst = Callable[[int], Iterable[tuple[str, str]] | None]
 """Called with the time of the first body bytes, before anything is written; may return more headers, may raise."""
@@ -48,17 +50,14 @@ def pass_whole(
 ) -> Relayed:
     """Pass on a body that is here as a whole."""
     now_ns = response.head_ns
-    more = on_first(now_ns) if on_first is not None else None
+    if on_first is not None and (more := on_first(now_ns)):
+        headers = [*headers, *more]
     if responder.started:
         responder.write(body)
         responder.finish()
     else:
-        responder.send_now(
-            response.status,
-            body,
-            headers=[*headers, *more] if more else headers,
-            content_type=response.headers.get("content-type", ""),
-        )
+        kind = response.headers.get("content-type", "")
+        responder.send_now(response.status, body, headers=headers, content_type=kind)
     return Relayed(now_ns, now_ns, len(body), body[-tail_bytes:] if tail_bytes else b"")
 
 
@@ -66,22 +65,19 @@ class Relay:
     """The sink of a relayed body: one call and one write for each socket read."""
 
     __slots__ = (
-        "_body_bytes",
-        "_cut_at",
+        "_chunks",
         "_first_ns",
         "_headers",
-        "_last_ns",
         "_on_first",
         "_responder",
         "_response",
         "_rewriter",
         "_tail",
-        "_tail_bytes",
-        "_upstream",
         "_verbatim",
         "_write",
         "done",
         "failure",
+        "last_ns",
     )
 
     def __init__(
@@ -97,16 +93,13 @@ class Relay:
         self._responder = responder
         self._headers = headers
         self._on_first = on_first
-        self._tail_bytes = tail_bytes
         self._rewriter = rewriter
-        self._tail: list[bytes] = []
-        self._cut_at = tail_bytes + tail_bytes // 4
+        self._tail = Tail(tail_bytes)
+        self._chunks: list[bytes] = []  # of the tail, still framed
         self._verbatim = False
         self._write: Callable[[bytes], None] | None = None
-        self._upstream: Upstream | None = None
         self._first_ns = 0
-        self._last_ns = 0
-        self._body_bytes = 0
+        self.last_ns = 0
         self.failure: Exception | None = None
         self.done = False
 
@@ -114,44 +107,37 @@ class Relay:
         """Pass on one socket read."""
         if self._write is not None:
             self._write(raw)
+            self._unframe()
         elif self.done or not (self._first_ns or self._begin(now_ns)):
             return
         elif self._rewriter is not None:
-            self._last_ns = now_ns
+            self.last_ns = now_ns
             for piece in pieces:
                 self._pass(self._rewriter.feed(piece))
             return
         elif self._verbatim:
             self._responder.write_verbatim(raw)
             self._write = self._responder.transport.write
-            self._upstream = self._response.shortcut(self.chunk)
+            self._response.shortcut(self.chunk)
         else:
             for piece in pieces:
                 self._responder.write(piece)
-        self._last_ns = now_ns
-        tail = self._tail
-        for piece in pieces:
-            self._body_bytes += len(piece)
-            tail.append(piece)
-        if self._body_bytes >= self._cut_at:
-            self._cut()
+        self.last_ns = now_ns
+        self._tail.add(pieces)
 
     def chunk(self, data: bytes) -> None:
-        """Pass on one socket read that is one whole chunk, as most are, without asking anybody else."""
-        now_ns = perf_counter_ns()
-        end = data.find(b"\r\n", 0, 6)
-        size = SIZES.get(data[:end])
-        write, upstream = self._write, self._upstream
-        if not size or len(data) != end + size + 4 or data[-2:] != b"\r\n" or write is None or upstream is None:
+        """Pass on one socket read that is one whole chunk, as most are, and touch as little as can be: what belongs to
+        a stream has left the processor's caches by the time its next chunk comes."""
+        begin, write = BEGINS.get(len(data)), self._write
+        if begin is None or write is None or not (data.startswith(begin) and data.endswith(b"\r\n")):
             self._response.received(data)
             return
+        self.last_ns = perf_counter_ns()
         write(data)
-        upstream.deadline_ns = now_ns + upstream.idle_ns
-        self._last_ns = now_ns
-        self._tail.append(data[end + 2 : -2])
-        self._body_bytes = size = self._body_bytes + size
-        if size >= self._cut_at:
-            self._cut()
+        chunks = self._chunks
+        chunks.append(data)
+        if len(chunks) == _AT_ONCE:
+            self._unframe()
 
     def ended(self, error: ClientError | None) -> None:
         """End the client's answer too, or leave it where the failure left it."""
@@ -175,13 +161,8 @@ class Relay:
         """Return what passed. Raises the failure."""
         if self.failure is not None:
             raise self.failure
-        tail = b"".join(self._tail)
-        return Relayed(
-            self._first_ns,
-            self._last_ns or self._first_ns,
-            self._body_bytes,
-            tail[-self._tail_bytes :] if self._tail_bytes else b"",
-        )
+        self._unframe()
+        return Relayed(self._first_ns, self.last_ns or self._first_ns, self._tail.size, self._tail.end())
 
     def _begin(self, now_ns: int) -> bool:
         """Start the client's answer. False when `on_first` refused."""
@@ -208,21 +189,15 @@ class Relay:
     def _pass(self, piece: bytes) -> None:
         if piece:
             self._responder.write(piece)
-            self._keep(piece)
+            self._tail.add([piece])
 
-    def _keep(self, piece: bytes) -> None:
-        self._body_bytes += len(piece)
-        self._tail.append(piece)
-        if self._body_bytes >= self._cut_at:
-            self._cut()
-
-    def _cut(self) -> None:
-        """Keep no more than the tail. Not after each piece: that would cost as much as passing it on."""
-        self._cut_at = self._body_bytes + self._tail_bytes // 4 + 1
-        kept = b"".join(self._tail)[-self._tail_bytes :] if self._tail_bytes else b""
-        self._tail = [kept] if kept else []
+    def _unframe(self) -> None:
+        """Have the tail take what it should have taken before."""
+        chunks, self._chunks = self._chunks, []
+        if chunks:
+            self._tail.add([chunk[len(BEGINS[len(chunk)]) : -2] for chunk in chunks])
 
     def _end(self) -> None:
         self.done = True
-        self._write = self._upstream = None
+        self._write = None
         self._response.wake()

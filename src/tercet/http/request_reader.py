@@ -87,15 +87,23 @@ class RequestReader:
     def known(self, data: bytes) -> Request | None:
         """Return the request that `data` is, if it is one whole request with a head that is known. Nothing is read when
         it is not."""
-        if self._raw_size or self._known is None:
+        known = self._known
+        if self._raw_size or known is None:
             return None
-        found = self._known.find(data, self._limits.max_body_bytes)
-        if found is None:
+        end = data.find(b"\r\n\r\n") + 4
+        head = known.heads.get(data[:end]) or known.like(data, end, self._limits.max_body_bytes)
+        if head is None or len(data) - end != head.length:
             return None
-        head, body = found
         self.http10 = False
         return Request(
-            head.method, head.target, head.path, head.query, head.headers, body, self.client, perf_counter_ns()
+            head.method,
+            head.target,
+            head.path,
+            head.query,
+            head.headers,
+            data[end:],
+            self.client,
+            perf_counter_ns(),
         )
 
     def feed(self, data: bytes) -> None:

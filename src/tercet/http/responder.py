@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from tercet.http.wire import JOIN_LIMIT, LAST_CHUNK, Headers, chunk, fields, first_line, has_body, response_head
+from tercet.http.wire import JOIN_LIMIT, LAST_CHUNK, WITH_BODY, Headers, chunk, fields, has_body, response_head
 
 
 class Source(Protocol):
@@ -42,32 +42,19 @@ class Responder:
     they are. The answer to HEAD carries the headers alone.
     """
 
-    __slots__ = (
-        "_channel",
-        "_chunked",
-        "_head",
-        "_http10",
-        "_keep_alive",
-        "_left",
-        "_method",
-        "_mute",
-        "finished",
-        "started",
-        "status",
-    )
+    finished = False
+    started = False
+    status = 0
+    _chunked = False
+    _head: bytes | None = None
+    _left: int | None = None
+    _mute = False
 
     def __init__(self, channel: Channel, method: str, *, http10: bool, keep_alive: bool) -> None:
         self._channel = channel
         self._method = method
         self._http10 = http10
         self._keep_alive = keep_alive
-        self._head: bytes | None = None
-        self._chunked = False
-        self._left: int | None = None
-        self._mute = False
-        self.started = False
-        self.finished = False
-        self.status = 0
 
     @property
     def transport(self) -> asyncio.Transport:
@@ -107,20 +94,26 @@ class Responder:
         """Send a whole answer, also when the client reads too slowly."""
         if self.started:
             raise RuntimeError("the answer was already started")
-        if self._http10 or not self._keep_alive or not has_body(self._method, status):
+        first = WITH_BODY.get(status) if self._keep_alive and not self._http10 and self._method != "HEAD" else None
+        if first is None:
             self.start(status, headers=headers, content_type=content_type, content_length=len(body))
             self._left = 0
             if not self._mute:
                 self._emit(body)
             self.finish()
             return
-        lines = [*headers, ("Content-Type", content_type)] if content_type else headers
-        text = f"{first_line(status)}{fields(lines)}Content-Length: {len(body)}\r\n\r\n"
-        self._head = text.encode("latin-1")
+        lines = (*headers, ("Content-Type", content_type)) if content_type else headers
+        head = f"{first}{fields(lines)}Content-Length: {len(body)}\r\n\r\n".encode("latin-1")
         self.status = status
         self.started = self.finished = True
-        self._emit(body)
-        self._channel.answered(self, keep_alive=True)
+        channel = self._channel
+        transport = channel.transport
+        if not transport.is_closing():
+            if len(body) > JOIN_LIMIT:
+                transport.writelines((head, body))
+            else:
+                transport.write(head + body)
+        channel.answered(self, keep_alive=True)
 
     def start(
         self,

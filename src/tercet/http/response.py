@@ -9,7 +9,6 @@ from tercet.http.errors import ClientError
 from tercet.http.exchange import Exchange
 from tercet.http.relay import OnFirst, Relay, Relayed, Rewriter, pass_whole
 from tercet.http.responder import Responder
-from tercet.http.upstream import Upstream
 
 _HIGH_WATER = 256 * 1024
 _LOW_WATER = 64 * 1024
@@ -23,13 +22,12 @@ class Response(Exchange):
     when the body is complete, and is closed when the body is not wanted to its end: also when the task is cancelled.
     """
 
-    __slots__ = ()
-
     async def read(self, *, max_bytes: int = 256 * 1024 * 1024) -> bytes:
         """Return the whole body. Raises ClientError, also when it is larger than `max_bytes`."""
-        whole = self._take()
+        whole, self._whole = self._whole, None
         if whole is None:
             whole = await self._gather(max_bytes)
+        self._taken = True
         if len(whole) > max_bytes:
             raise ClientError(
                 f"the answer is larger than {max_bytes} bytes", before_first_byte=False, reason="too_large"
@@ -86,8 +84,9 @@ class Response(Exchange):
         decoded body are in the result. When the server fails half-way a ClientError is raised; `responder` can then
         still be written to and finished, unless the failure left a chunk half sent: then it is aborted.
         """
-        whole = self._take() if rewriter is None else None
-        if whole is not None:
+        whole = self._whole
+        if whole is not None and rewriter is None:
+            self._whole, self._taken = None, True
             return pass_whole(self, whole, responder, headers, on_first, tail_bytes)
         relay = Relay(self, responder, headers, on_first, tail_bytes, rewriter)
         try:
@@ -114,14 +113,11 @@ class Response(Exchange):
         """True when what came of a failed answer ends with a whole chunk."""
         return self._reader is None or self._reader.whole_chunks()
 
-    def shortcut(self, take: Callable[[bytes], None]) -> Upstream | None:
-        """Have the connection hand what it reads straight to `take`, which gives back to `received` whatever is not one
-        whole chunk. None when what comes is not read plainly."""
-        upstream = self._upstream
-        if upstream is None or self._reader is not None:
-            return None
-        upstream.take = take
-        return upstream
+    def shortcut(self, take: Callable[[bytes], None]) -> None:
+        """Have the connection hand what it reads straight to the sink's `take`, as long as it is read plainly. `take`
+        gives back to `received` what is not one whole chunk, and notes when it read in `last_ns`."""
+        if self._upstream is not None and self._reader is None:
+            self._upstream.take = take
 
     def pause(self) -> None:
         """Stop reading from the socket."""
@@ -138,6 +134,7 @@ class _Whole:
     """The sink of `read`."""
 
     __slots__ = ("_max", "_response", "done", "pieces", "size")
+    last_ns = 0
 
     def __init__(self, response: Response, max_bytes: int) -> None:
         self._response = response
@@ -162,6 +159,7 @@ class _Queue:
     """The sink of `chunks`: pieces with their times, bounded by pausing the socket."""
 
     __slots__ = ("_at_once", "_response", "_size", "done", "pieces")
+    last_ns = 0
 
     def __init__(self, response: Response, at_once: int) -> None:
         self._response = response

@@ -9,7 +9,6 @@ from typing import Protocol, cast
 
 from tercet.http.deadlines import NEVER
 from tercet.http.plain import PlainHeads
-from tercet.http.wire import JOIN_LIMIT
 
 Key = tuple[str, int, bool]
 """Host, port, and whether the connection is encrypted."""
@@ -22,6 +21,9 @@ class Exchange(Protocol):
 
     def lost(self, error: Exception | None) -> None:
         """The connection is gone."""
+
+    def due_ns(self) -> int:
+        """Return when something is due, if that is later than the connection's deadline says; else 0."""
 
     def timed_out(self) -> None:
         """Nothing came in time; the connection is cut."""
@@ -72,11 +74,6 @@ class Upstream(asyncio.Protocol):
         self.deadline_ns = NEVER
         self.idle_ns = NEVER
 
-    @property
-    def usable(self) -> bool:
-        """True while a request can be written."""
-        return self.transport is not None and not self._half_closed and not self.transport.is_closing()
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
         self.transport = cast(asyncio.Transport, transport)
@@ -102,21 +99,15 @@ class Upstream(asyncio.Protocol):
 
     def expired(self) -> None:
         """The exchange's deadline passed, or the connection was idle long enough."""
+        exchange = self.exchange
+        if exchange is not None and (due_ns := exchange.due_ns()) > perf_counter_ns():
+            self.deadline_ns = due_ns
+            return
         self.deadline_ns = NEVER
-        exchange, self.exchange = self.exchange, None
+        self.exchange = None
         if exchange is not None:
             exchange.timed_out()
         self.abort()
-
-    def send(self, head: bytes, body: bytes) -> None:
-        """Write a request."""
-        assert self.transport is not None
-        if not body:
-            self.transport.write(head)
-        elif len(body) <= JOIN_LIMIT:
-            self.transport.write(head + body)
-        else:
-            self.transport.writelines((head, body))
 
     def half_close(self) -> None:
         """Send no more, but read what still comes. Where that can't be said (TLS) the connection is cut."""
@@ -148,8 +139,10 @@ class Upstream(asyncio.Protocol):
         """Give the connection back: the exchange is over and left nothing behind."""
         if self._reading_paused:
             self.resume()
-        self.exchange = None
-        self.take = None
+        self.exchange = self.take = None
+        if self._half_closed or self.transport is None or self.transport.is_closing():
+            self.abort()
+            return
         self.deadline_ns = perf_counter_ns() + self._pool.keep_alive_ns
         self._pool.release(self)
 

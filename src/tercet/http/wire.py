@@ -26,11 +26,14 @@ JOIN_LIMIT = 64 * 1024
 """Pieces up to this size are joined before they are written: one copy is cheaper than one more buffer."""
 
 _FIRST_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+WITH_BODY = {status: line for status, line in _FIRST_LINES.items() if status >= 200 and status not in (204, 304)}
+"""The first lines of answers that carry a body, unless HEAD was asked for."""
 
 
 def response_head(status: int, headers: Headers) -> bytes:
     """Return status line and headers with the empty line. Raises ValueError when a header could split the message."""
-    return f"{first_line(status)}{fields(headers)}\r\n".encode("latin-1")
+    first = _FIRST_LINES.get(status) or f"HTTP/1.1 {status} Status\r\n"
+    return f"{first}{fields(headers)}\r\n".encode("latin-1")
 
 
 def request_head(method: str, target: str, headers: Headers) -> bytes:
@@ -40,19 +43,14 @@ def request_head(method: str, target: str, headers: Headers) -> bytes:
     return f"{method} {target} HTTP/1.1\r\n{fields(headers)}\r\n".encode("latin-1")
 
 
-def first_line(status: int) -> str:
-    """Return an answer's first line."""
-    return _FIRST_LINES.get(status) or f"HTTP/1.1 {status} Status\r\n"
-
-
 def fields(headers: Headers) -> str:
     """Return headers as lines. Raises ValueError when one could split the message."""
-    lines = [f"{name}: {value}\r\n" for name, value in headers]
-    if not lines:
-        return ""
-    text, breaks = "".join(lines), len(lines)
-    if text.count("\n") != breaks or text.count("\r") != breaks or "\0" in text:
-        raise ValueError("a header holds a line break or a NUL")
+    text = ""
+    for name, value in headers:
+        line = f"{name}: {value}"
+        if not line.isprintable() and ("\n" in line or "\r" in line or "\0" in line):
+            raise ValueError("a header holds a line break or a NUL")
+        text = f"{text}{line}\r\n"
     return text
 
 

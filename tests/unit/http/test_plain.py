@@ -40,8 +40,8 @@ STREAM = b"3\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n"
 def plain_head(head: bytes) -> PlainHead | None:
     """Read a head as one that never came, and again as one that did."""
     heads = PlainHeads()
-    found = heads.read(head)
-    assert heads.read(head) == found
+    found = heads[head]
+    assert heads[head] == found
     return found
 
 
@@ -98,11 +98,11 @@ def test_what_is_remembered_of_heads_is_bounded_and_changes_nothing() -> None:
     for n in range(3000):
         head = b"HTTP/1.1 200 OK %d\r\nX-%d: %d\r\nContent-Length: %d\r\n\r\n" % (n, n, n, n)
         for _ in range(2):
-            assert heads.read(head) == (200, {f"x-{n}": str(n), "content-length": str(n)}, n)
-    assert max(len(heads._heads), len(heads._firsts), len(heads._lines)) <= 1024
+            assert heads[head] == (200, {f"x-{n}": str(n), "content-length": str(n)}, n)
+    assert max(len(heads), len(heads._firsts), len(heads._lines)) <= 1024
     long = b"HTTP/1.1 200 OK\r\nX: %b\r\nContent-Length: 1\r\n\r\n" % (b"y" * 4096)
     fresh = PlainHeads()
-    assert fresh.read(long) is not None and not fresh._heads and len(fresh._lines) == 1
+    assert fresh[long] is not None and not fresh and len(fresh._lines) == 1
 
 
 @given(st.integers(0, len(STREAM)), st.binary(max_size=6), st.integers(0, 8))

@@ -166,7 +166,7 @@ def test_a_length_makes_no_head_unknown() -> None:
     for n in range(5000):
         reader.feed(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % n)
         reader.feed(b"POST /%d HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n1" % n)
-    assert max(len(known._heads), len(known._templates)) <= 1024
+    assert max(len(known.heads), len(known._templates)) <= 1024
 
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
