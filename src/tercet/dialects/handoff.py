@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from tercet.core.errors import RequestError
-from tercet.core.fast_json import LONG_BYTES, loads, spliced, split_object
+from tercet.core.fast_json import LONG_BYTES, dumps, loads, spliced, split_object
 from tercet.core.record import record
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
@@ -14,12 +15,14 @@ from tercet.dialects.early_end import TICKET_FIELD, early_answer
 from tercet.dialects.protocol import Answer, Failure, Headers, Leg, Legs, Reply, Step
 from tercet.dialects.refusal import broken, engine_failed, merged_reply, refused, worker_error
 from tercet.dialects.request import ClientRequest, dump
-from tercet.dialects.usage import CACHED, failed, prompt_details
+from tercet.dialects.usage import CACHED, failed, prompt_details, read_usage
 
 RANK_HEADER = "X-data-parallel-rank"
 CACHED_FIELD = "remote_prefill_cached_tokens"
 """What P had cached of the prompt, in its ticket: a D that knows the field says so itself, in streams too."""
 MISFIT_CODE = "ticket_mismatch"
+ENGINE_ERROR = 'finish_reason "error"'
+NO_ANSWER = "its answer to a prefill is no OpenAI answer"
 
 PREFILL_PARAMS: dict[str, object] = {
     "do_remote_decode": True,
@@ -30,9 +33,12 @@ PREFILL_PARAMS: dict[str, object] = {
     "remote_port": None,
 }
 
-
 _OPENING = ord("{")
 _JSON: Headers = (("Content-Type", "application/json"),)
+_TICKET_KEY = b'"kv_transfer_params"'
+_EMPTY = b" \t\r\n}"
+_MARKED = "\0ticket"
+_MARK = dumps(_MARKED)
 _ASKED = dump(PREFILL_PARAMS)
 
 Release = Callable[[ClientRequest, Route, dict[str, Any]], tuple[Leg, ...]]
@@ -96,19 +102,45 @@ class Ticket:
         """False when it surely says nothing of `field`: it need not be read for that."""
         return field.encode() in self.raw
 
+    def counts(self, field: str) -> bool:
+        """True when it gives a number for `field`."""
+        return self.names(field) and isinstance(self.params.get(field), int)
 
-def split_ticket(body: bytes) -> tuple[dict[str, bytes], Ticket | None]:
-    """Return P's answer without its ticket, each field still as JSON, and the ticket. Raises ValueError when the answer
-    is no JSON object.
 
-    The ticket's own text is kept: reading and writing it would cost more than all else that the router does about a
-    request.
+def split_ticket(body: bytes) -> tuple[dict[str, Any], Ticket | None]:
+    """Return P's answer without its ticket, and the ticket. Raises ValueError when the answer is no JSON object.
+
+    The ticket's own text is kept: reading and writing it, or only reading over it, would cost more than all else that
+    the router does about a request.
     """
+    found = _cut(body)
+    if found is not None:
+        return found
     fields = split_object(body)
     raw = fields.pop(TICKET_FIELD, None)
+    answer = {name: loads(value) for name, value in fields.items()}
     if raw is None or raw[:1] != b"{" or not raw[1:-1].strip():
-        return fields, None
-    return fields, Ticket(raw)
+        return answer, None
+    return answer, Ticket(raw)
+
+
+def _cut(body: bytes) -> tuple[dict[str, Any], Ticket] | None:
+    """Return the same where the ticket is easily found: by its name and its braces. That these were not parts of some
+    text shows when the rest is read, with a mark in the ticket's place."""
+    start = body.find(b"{", body.find(_TICKET_KEY) + len(_TICKET_KEY))
+    end, opened, closed = start, 0, 0
+    while start > 0 and (before := end) >= 0 and (end := body.find(b"}", end) + 1):
+        opened, closed = opened + body.count(b"{", before, end), closed + 1
+        if opened == closed:
+            try:
+                answer = loads(b"%b%b%b" % (body[:start], _MARK, body[end:]))
+            except ValueError:
+                return None
+            raw = body[start:end]
+            if not isinstance(answer, dict) or answer.pop(TICKET_FIELD, None) != _MARKED or not raw[1:64].strip(_EMPTY):
+                return None
+            return answer, Ticket(raw)
+    return None
 
 
 def ticket_pictures(params: dict[str, Any]) -> dict[int, tuple[str, int]]:
@@ -156,7 +188,7 @@ class Contents(Protocol):
 
 class HandoffExchange:
     """One request on one route, with or without a prefill leg. `contents` is what its legs carry; None for a request
-    without pictures: it goes as it came."""
+    without pictures: it goes as it came. What is long is made each time it is sent, and kept by nobody then."""
 
     __slots__ = ("_contents", "_details", "_pictures", "_release", "_request", "_route", "_ticket")
 
@@ -173,9 +205,15 @@ class HandoffExchange:
         request, prefill, contents = self._request, self._route.prefill, self._contents
         if prefill is None:
             return self._whole()
-        content = _content(request, lambda: prefill_json(request)) if contents is None else contents.prefill()
-        headers = leg_headers(request, prefill)
-        return Legs((Leg(Stage.PREFILL, prefill, request.path, headers, content.body, False, content.make),))
+        body, make = b"", None
+        if contents is not None:
+            content = contents.prefill()
+            body, make = content.body, content.make
+        elif len(request.raw) <= LONG_BYTES:
+            body = prefill_json(request)
+        else:
+            make = partial(prefill_json, request)
+        return Legs((Leg(Stage.PREFILL, prefill, request.path, leg_headers(request, prefill), body, False, make),))
 
     def pictures(self) -> Mapping[int, tuple[str, int]]:
         """Return the pictures that P's ticket names."""
@@ -185,10 +223,10 @@ class HandoffExchange:
         """Take P's answer, or D's when it is not streamed or an error."""
         if answer.status != 200:
             return _not_ok(leg, answer)
-        if failed(answer.body):
-            return engine_failed(leg, 'finish_reason "error"')
         if leg.stage is Stage.PREFILL:
             return self._prefilled(leg, answer)
+        if failed(answer.body):
+            return engine_failed(leg, ENGINE_ERROR)
         return merged_reply(leg, answer, self._details)
 
     def on_exit(self, accepted: bool) -> tuple[Leg, ...]:
@@ -201,37 +239,42 @@ class HandoffExchange:
     def _prefilled(self, leg: Leg, answer: Answer) -> Step:
         try:
             data, ticket = split_ticket(answer.body)
-            choice = loads(data["choices"])[0]
-            finish = choice["finish_reason"]
-            usage = loads(data.get("usage", b"null"))
+            choices = data["choices"]
+            finish = choices[0]["finish_reason"]
+            if finish == "error" or (len(choices) > 1 and failed(answer.body)):
+                return engine_failed(leg, ENGINE_ERROR)
         except (ValueError, LookupError, TypeError):
-            return broken(leg, "its answer to a prefill is no OpenAI answer")
-        self._ticket = ticket
-        told = ticket is not None and ticket.names(CACHED_FIELD) and isinstance(ticket.params.get(CACHED_FIELD), int)
-        self._details = prompt_details(usage, (CACHED,) if told else ())
+            return engine_failed(leg, ENGINE_ERROR) if failed(answer.body) else broken(leg, NO_ANSWER)
+        self._ticket, usage = ticket, data.get("usage")
+        answer.told = read_usage(usage)
+        self._details = prompt_details(usage)
+        if CACHED in self._details and ticket is not None and ticket.counts(CACHED_FIELD):
+            del self._details[CACHED]
         request, contents = self._request, self._contents
         if request.choices == 1 and (finish != "length" or request.max_tokens == 1):
             try:
-                whole = {name: loads(value) for name, value in data.items()}
-                return Reply(200, *early_answer(whole, request), early=True)
+                return Reply(200, *early_answer(data, request), early=True)
             except (ValueError, TypeError, AttributeError):
-                return broken(leg, "its answer to a prefill is no OpenAI answer")
+                return broken(leg, NO_ANSWER)
         if ticket is None:
             # Nothing to hand on, yet more is wanted (another choice): D computes the prompt itself.
             return self._whole()
+        if contents is None:
+            if len(request.raw) <= LONG_BYTES:
+                return self._decode(with_ticket(request.raw, ticket))
+            return self._decode(b"", partial(_with_ticket, request, ticket))
         if ticket.names("images"):
             self._pictures = ticket_pictures(ticket.params)
-        if contents is None:
-            content = _content(request, lambda: with_ticket(request.raw, ticket))
-            return self._decode(content.body, content.make)
         content = contents.handed_on(ticket)
         return self._decode(content.body, content.make)
 
     def _whole(self) -> Legs:
         """D does it all."""
         request, contents = self._request, self._contents
-        content = _content(request, lambda: request.raw) if contents is None else contents.whole()
-        return self._decode(content.body, content.make)
+        if contents is not None:
+            content = contents.whole()
+            return self._decode(content.body, content.make)
+        return self._decode(request.raw) if len(request.raw) <= LONG_BYTES else self._decode(b"", lambda: request.raw)
 
     def _decode(self, body: bytes, make: Callable[[], bytes] | None = None) -> Legs:
         request, rank = self._request, self._route.decode
@@ -241,9 +284,8 @@ class HandoffExchange:
         return Legs((leg,))
 
 
-def _content(request: ClientRequest, make: Callable[[], bytes]) -> Content:
-    """Return what a leg carries: made at once, or each time it is sent where it is long, and kept by nobody then."""
-    return Content(make()) if len(request.raw) <= LONG_BYTES else Content(make=make)
+def _with_ticket(request: ClientRequest, ticket: Ticket) -> bytes:
+    return with_ticket(request.raw, ticket)
 
 
 def _not_ok(leg: Leg, answer: Answer) -> Step:

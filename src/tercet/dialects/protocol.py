@@ -12,6 +12,7 @@ from tercet.core.record import record
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.request import ClientRequest
+from tercet.dialects.usage import Usage, find_usage
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -40,13 +41,20 @@ class Leg:
         return (self.base or self.rank.url) + self.path
 
 
-@record(frozen=True, slots=True)
 class Answer:
-    """A whole HTTP answer. Header names are lower case."""
+    """A whole HTTP answer. Header names are lower case. `usage` is what it says of its tokens; who has read the answer
+    anyway says so in `told`, and spares the search for it."""
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+    __slots__ = ("body", "headers", "status", "told")
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+        self.told: Usage | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """Return its usage; None when it says nothing of it."""
+        return find_usage(self.body) if self.told is None else self.told
 
 
 @record(frozen=True, slots=True)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Container, Mapping
 from typing import Any
 
+import msgspec
+
 from tercet.core.fast_json import loads
 from tercet.core.record import record
 
@@ -52,6 +54,47 @@ def find_usage(text: bytes) -> Usage | None:
             return read_usage(_first_object(rest))
         end = at
     return None
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+
+
+class _Counts(msgspec.Struct, gc=False):
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_tokens_details: _Details | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    finish_reason: str | None = None
+
+
+class _Whole(msgspec.Struct, gc=False):
+    """What is read of a whole answer: the decoder skips the rest, its text above all."""
+
+    usage: _Counts | None = None
+    choices: tuple[_Choice, ...] = ()
+
+
+_read = msgspec.json.Decoder(_Whole).decode
+
+
+def read_answer(body: bytes) -> tuple[Usage | None, str | None]:
+    """Return usage and finish reason of a whole answer: what `find_usage` and `find_finish_reason` find in it."""
+    try:
+        whole = _read(body)
+    except (msgspec.MsgspecError, ValueError):
+        return find_usage(body), find_finish_reason(body)
+    reason = None
+    for choice in whole.choices:
+        reason = choice.finish_reason or reason
+    counts = whole.usage
+    if counts is None:
+        return None, reason
+    details = counts.prompt_tokens_details
+    cached = None if details is None else details.cached_tokens
+    return Usage(counts.prompt_tokens, counts.completion_tokens, cached), reason
 
 
 def _first_object(text: bytes) -> object:

@@ -8,7 +8,7 @@ from time import perf_counter_ns, time
 
 from tercet.core.route import Route
 from tercet.core.stage import Mode
-from tercet.dialects.usage import Usage, find_finish_reason, find_usage
+from tercet.dialects.usage import Usage, find_finish_reason, find_usage, read_answer
 from tercet.http.client import Relayed
 from tercet.router.observation import Observation
 from tercet.router.record import MODEL_CHARS, RequestRecord
@@ -81,13 +81,17 @@ class Account:
         self.route = route
         self.turn = LATER if route.known or observation.facts.later_turn else FIRST
 
-    def answered(self, text: bytes) -> None:
-        """A whole answer came, or (`text` is its end) a stream."""
-        self.usage, self.finish_reason = find_usage(text), find_finish_reason(text)
+    def answered(self, body: bytes) -> None:
+        """A whole answer came."""
+        self.usage, self.finish_reason = read_answer(body)
+
+    def ending(self, tail: bytes) -> None:
+        """A stream ends with `tail`."""
+        self.usage, self.finish_reason = find_usage(tail), find_finish_reason(tail)
 
     def streamed(self, worker: str, relayed: Relayed, error: str | None) -> None:
         """The stream ended, well or with the engine's word of an `error`."""
-        self.answered(relayed.tail)
+        self.ending(relayed.tail)
         self.error = error
         self.spans.append(Span(STREAM, worker, relayed.first_ns, relayed.last_ns, error))
 

@@ -9,6 +9,7 @@ OF_GENERATION = frozenset(
     {"x-tercet-cached-tokens", "x-tercet-external-tokens", "x-tercet-prompt-tokens", "x-tercet-recomputed"}
 )
 """What Tercet's own workers say of a request, for those who measure."""
+_GENERATION = tuple(sorted(OF_GENERATION))
 OF_OTHERS = OF_GENERATION | {
     "cache-control",
     "content-disposition",
@@ -24,17 +25,20 @@ OF_OTHERS = OF_GENERATION | {
 
 def generated(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return what a client gets of the headers of an answer to a prompt. Names are lower case."""
-    return _named(headers, OF_GENERATION)
+    found = []
+    for name in _GENERATION:  # few, and there are as many in a worker's answer: no look at the others
+        value = headers.get(name)
+        if value is not None:
+            found.append((name, value))
+    return _end_to_end(found, headers) if "connection" in headers else found
 
 
 def passed_through(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return what a client gets of the headers of any other answer."""
-    return _named(headers, OF_OTHERS)
+    found = [pair for pair in headers.items() if pair[0] in OF_OTHERS]
+    return _end_to_end(found, headers) if found and "connection" in headers else found
 
 
-def _named(headers: Mapping[str, str], names: frozenset[str]) -> list[tuple[str, str]]:
-    found = [pair for pair in headers.items() if pair[0] in names]
-    if found and "connection" in headers:
-        ends_here = {name.strip().lower() for name in headers["connection"].split(",")}
-        found = [pair for pair in found if pair[0] not in ends_here]
-    return found
+def _end_to_end(found: list[tuple[str, str]], headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    ends_here = {name.strip().lower() for name in headers["connection"].split(",")}
+    return [pair for pair in found if pair[0] not in ends_here]

@@ -74,8 +74,8 @@ class Call:
 
     async def run(self) -> None:
         """Answer the request. Raises RequestError while nothing has been sent."""
-        parts, avoid = self._parts, set[str]()
-        failures, asked_again = 0, False
+        parts, failures, asked_again = self._parts, 0, False
+        avoid: set[str] = set()
         found = self._route(avoid)
         while isinstance(found, Route):
             outcome = await self._attempt(found)

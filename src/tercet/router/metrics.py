@@ -117,18 +117,20 @@ class RouterMetrics(Collector):
             return
         where = (mode, route.decode.label, turn)
         self.duration.add(where, (ended.ended_ns - ended.received_ns) / 1e9)
-        tokens = ended.output_tokens
-        if ended.stream and stream is not None and tokens is not None and tokens > 1:
-            self.token_time.add(where, (stream.end_ns - stream.start_ns) / 1e9 / (tokens - 1))
+        if stream is not None and ended.stream:
+            tokens = ended.output_tokens
+            if tokens is not None and tokens > 1:
+                self.token_time.add(where, (stream.end_ns - stream.start_ns) / 1e9 / (tokens - 1))
         prompt, cached, expected = ended.prompt_tokens, ended.cached_tokens, ended.expected_cached_tokens
         if prompt is not None and cached is not None and expected is not None:
-            at = where if route.prefill is None else (mode, route.prefill.label, turn)
-            self.prompt_tokens.values[at] += prompt
-            self.cached_tokens.values[at] += cached
-            self.expected_tokens.values[at] += expected
+            if route.prefill is not None:
+                where = (mode, route.prefill.label, turn)
+            self.prompt_tokens.values[where] += prompt
+            self.cached_tokens.values[where] += cached
+            self.expected_tokens.values[where] += expected
             off = expected - cached
             right = -ROUNDING_TOKENS <= off <= ROUNDING_TOKENS or abs(off) <= prompt // 10
-            self.predictions.values[mode, at[1], "right" if right else "too_high" if off > 0 else "too_low"] += 1
+            self.predictions.values[mode, where[1], "right" if right else "too_high" if off > 0 else "too_low"] += 1
 
     def first_byte(self, mode: str, worker: str, turn: str, seconds: float, own_seconds: float) -> None:
         """Note how long an answer's first byte took."""

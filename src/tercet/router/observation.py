@@ -7,7 +7,7 @@ from time import monotonic
 
 from tercet.core.route import Rank, Route
 from tercet.dialects.protocol import Answer, Exchange, Failure, PicturesNeeded
-from tercet.dialects.usage import Usage, find_usage
+from tercet.dialects.usage import Usage
 from tercet.http.client import Relayed
 from tercet.router.metrics import ROUNDING_TOKENS
 from tercet.router.parts import Parts
@@ -50,7 +50,7 @@ class Observation:
 
     def prefilled(self, parts: Parts, answer: Answer) -> None:
         """P has the prompt, and the pictures that it was given."""
-        usage = find_usage(answer.body)
+        usage = answer.usage
         if usage is not None:
             self.prompt_tokens, self.cached_tokens = usage.prompt_tokens, usage.cached_tokens
         if self.route.prefill is not None:

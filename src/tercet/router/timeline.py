@@ -50,7 +50,7 @@ class TimelineWriter:
 
     def _comment(self) -> bytes:
         account, now_ns = self._account, perf_counter_ns()
-        account.answered(self._tail)
+        account.ending(self._tail)
         spans = account.spans
         if self._worker is not None:
             spans.append(Span(STREAM, self._worker, self._first_ns, now_ns))

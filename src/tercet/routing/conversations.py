@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 from tercet.core.record import record
@@ -14,7 +14,7 @@ Key = tuple[str, str] | bytes
 @record(frozen=True, slots=True)
 class Conversation:
     """After its last turn: the rank at `address` holds `prompt_tokens` and `answer_tokens`; the prompt was `size`
-    units long and named `own`."""
+    units long and named `own`. Where that is the name it is found by, its text begins with the chunk `begin`."""
 
     address: str
     own: bytes
@@ -22,6 +22,7 @@ class Conversation:
     prompt_tokens: int
     answer_tokens: int
     turns: int
+    begin: bytes = b""
 
 
 @record(frozen=True, slots=True)
@@ -37,11 +38,14 @@ class Continuation:
 class Conversations:
     """The last turn of every conversation; bounded, the least recently used go first."""
 
-    __slots__ = ("_known", "capacity")
+    __slots__ = ("_begins", "_known", "capacity")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._known: OrderedDict[Key, Conversation] = OrderedDict()
+        self._begins: Counter[bytes] = Counter()
+        """How many conversations are named by a text that begins with this chunk: a new prompt's is looked up here, and
+        not each of its chunks among the names."""
 
     def __len__(self) -> int:
         """Return the number of remembered turns."""
@@ -52,8 +56,8 @@ class Conversations:
         if facts.session is not None:
             conversation = self._known.get((facts.model, facts.session))
             return None if conversation is None else _continue(conversation, facts)
-        if not facts.chat and self._known.keys().isdisjoint(facts.chunks):
-            return None  # nearly always, and asked of all at once
+        if not facts.chat and (not facts.chunks or facts.chunks[0] not in self._begins):
+            return None
         for key, resume in _places(facts):
             conversation = self._known.get(key)
             # An equally long text with the same chunks is the same turn again, not a later one.
@@ -68,26 +72,42 @@ class Conversations:
             return
         before = self.find(facts)
         turns = before.conversation.turns + 1 if before else 1
-        self._known[key] = Conversation(address, facts.own, facts.size, prompt_tokens, answer_tokens, turns)
+        begin = facts.chunks[0] if facts.chunks and not facts.chat and facts.session is None else b""
+        if begin and key not in self._known:
+            self._begins[begin] += 1
+        self._known[key] = Conversation(address, facts.own, facts.size, prompt_tokens, answer_tokens, turns, begin)
         self._known.move_to_end(key)
         while len(self._known) > self.capacity:
-            self._known.popitem(last=False)
+            self._ended(self._known.popitem(last=False)[1])
 
     def drop(self, facts: RequestFacts) -> None:
         """Forget the conversation that this request continues."""
         if facts.session is not None:
-            self._known.pop((facts.model, facts.session), None)
+            self._pop((facts.model, facts.session))
         for key, _ in _places(facts):
-            self._known.pop(key, None)
+            self._pop(key)
 
     def drop_rank(self, address: str) -> None:
         """Forget every conversation that this rank held."""
         for key in [key for key, known in self._known.items() if known.address == address]:
-            del self._known[key]
+            self._pop(key)
 
     def clear(self) -> None:
         """Forget everything."""
         self._known.clear()
+        self._begins.clear()
+
+    def _pop(self, key: Key) -> None:
+        conversation = self._known.pop(key, None)
+        if conversation is not None:
+            self._ended(conversation)
+
+    def _ended(self, conversation: Conversation) -> None:
+        begin = conversation.begin
+        if begin:
+            self._begins[begin] -= 1
+            if not self._begins[begin]:
+                del self._begins[begin]
 
 
 def _places(facts: RequestFacts) -> Iterable[tuple[bytes, int | None]]:

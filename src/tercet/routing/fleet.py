@@ -141,7 +141,7 @@ class FleetState:
             told = blocks.match(facts.ids)  # the engine's own word: exact
             return Holding(told, facts.tokens_after(told), told)
         chunks, index = facts.chunks, self._indexes[rank.address]
-        count, held = index.match(chunks) if chunks and chunks[0] in index.entries else (0, 0)
+        count, held = index.match(chunks) if chunks and chunks[0] in index.begins else (0, 0)
         if known is not None and known.new_tokens is not None and known.conversation.address == rank.address:
             # The answer is not in the index, but went the way of its prompt.
             evicted = count < known.conversation.size // facts.chunk_size
@@ -345,7 +345,8 @@ class FleetState:
         index = self._indexes.get(address)
         if index is not None and facts.chunks and facts.prompts == 1:
             tokens = facts.prompt_tokens if prompt_tokens is None else prompt_tokens
-            size, pictures = facts.chunk_size, list[tuple[int, int]]()
+            size = facts.chunk_size
+            pictures: list[tuple[int, int]] = []
             if facts.pictures:
                 # In the text's tokens alone: a picture's come all at once where it stands.
                 pictures = [(-(-picture.end // size), picture.tokens) for picture in facts.pictures]

@@ -42,7 +42,7 @@ class PrefixHeads:
         ranks = self._ranks.get(chunk)
         if ranks is None:
             return frozenset()
-        lost = [address for address in ranks if address not in indexes or chunk not in indexes[address].entries]
+        lost = [address for address in ranks if address not in indexes or chunk not in indexes[address].begins]
         if lost:
             ranks.difference_update(lost)
             if not ranks:

@@ -14,17 +14,22 @@ class TextDensity:
     """Running means by model."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, float]] = {}
+        self._sums: dict[str, list[float]] = {}  # by model: tokens, bytes
 
     def of(self, model: str) -> float:
         """Return the running mean of prompt tokens per byte of rendered text."""
-        tokens, size = self._sums.get(model, (0.0, 0.0))
-        return tokens / size if size else TOKENS_PER_BYTE
+        sums = self._sums.get(model)
+        return TOKENS_PER_BYTE if sums is None else sums[0] / sums[1]
 
     def learn(self, facts: RequestFacts, prompt_tokens: int) -> None:
         """Take in what a prompt came to, where that tells of text: of one prompt without pictures."""
-        if facts.exact or not facts.size or facts.prompts > 1 or facts.pictures:
+        size = facts.size
+        if facts.exact or not size or facts.prompts > 1 or facts.pictures:
             return
-        tokens, size = self._sums.get(facts.model, (0.0, 0.0))
-        keep = max(0.0, 1.0 - facts.size / LEARNING_BYTES)
-        self._sums[facts.model] = (tokens * keep + prompt_tokens, size * keep + facts.size)
+        sums = self._sums.get(facts.model)
+        if sums is None:
+            self._sums[facts.model] = [prompt_tokens, size]
+            return
+        keep = 1.0 - size / LEARNING_BYTES if size < LEARNING_BYTES else 0.0
+        sums[0] = sums[0] * keep + prompt_tokens
+        sums[1] = sums[1] * keep + size

@@ -22,7 +22,7 @@ def test_it_names_those_whose_index_holds_the_chunk_and_no_others(stores: list[t
         indexes[address].store([chunk], 16.0)
         heads.add(chunk, address, indexes)
         for each in (letter.encode() for letter in "abcdef"):
-            assert heads.holding(each, indexes) == {at for at, index in indexes.items() if each in index.entries}
+            assert heads.holding(each, indexes) == {at for at, index in indexes.items() if index.match([each])[0]}
 
 
 def test_a_rank_that_left_holds_nothing() -> None:

@@ -19,8 +19,21 @@ def test_match_counts_leading_chunks_and_their_tokens() -> None:
     assert index.match(chain("a", 6)) == (4, 240)
     assert index.match(chain("a", 2)) == (2, 120)
     assert index.match(chain("b", 2)) == (0, 0)
-    index.forget(chain("a", 4)[2:])
-    assert index.match(chain("a", 6)) == (2, 120)
+
+
+def test_what_is_not_held_after_all_may_come_back_with_its_beginning() -> None:
+    index = PrefixIndex(100)
+    index.store(chain("a", 6), 60.0)
+    index.forget(chain("a", 4))
+    assert index.match(chain("a", 6)) == (0, 0) and len(index) == 2
+    index.forget(chain("a", 4))
+    index.store(chain("a", 2), 50.0)
+    assert index.match(chain("a", 6)) == (2, 100) and len(index) == 4
+    index.store(chain("a", 5), 50.0)
+    assert index.match(chain("a", 6)) == (6, 360) and len(index) == 6
+    index.forget(chain("b", 4))
+    index.clear()
+    assert index.match(chain("a", 6)) == (0, 0) and len(index) == 0
 
 
 def test_a_chain_loses_its_end_first_and_the_oldest_chain_goes_first() -> None:
@@ -71,19 +84,17 @@ class EveryChunk:
             self.tokens.popitem(last=False)
 
 
-branching = st.builds(
-    lambda name, length, shared: tuple(f"{name if i >= shared else name[0]}{i}".encode() for i in range(length)),
-    st.sampled_from(["ax", "ay", "az", "bx"]),
-    st.integers(1, 9),
-    st.integers(0, 6),
-)
+def parting(name: str, length: int, shared: int) -> tuple[bytes, ...]:
+    """Return a chain of which the first chunks are those of all that begin alike."""
+    return tuple((f"{name[0]}{i}" if i < shared else f"{name}/{shared}.{i}").encode() for i in range(length))
+
+
+parted = st.builds(parting, st.sampled_from(["ax", "ay", "az", "bx"]), st.integers(1, 9), st.integers(0, 6))
 
 
 @given(
     st.lists(
-        st.tuples(branching, st.sampled_from([1.0, 2.5]), st.sampled_from([(), ((2, 50),)]))
-        | st.integers(1, 20)
-        | branching,
+        st.tuples(parted, st.sampled_from([1.0, 2.5]), st.sampled_from([(), ((2, 50),)])) | st.integers(1, 20),
         max_size=60,
     ),
     st.integers(1, 20),
@@ -94,25 +105,37 @@ def test_it_is_as_if_each_chunk_were_kept_apart(happens: list[Any], capacity: in
         if isinstance(event, int):
             index.resize(event)
             plain.resize(event)
-        elif isinstance(event[0], bytes):
-            index.forget(event)
-            for chunk in event:
-                plain.tokens.pop(chunk, None)
         else:
             index.store(*event)
             plain.store(*event)
             chunks, per_chunk, _ = event
-            assert index.holds(chunks, per_chunk) == (plain.tokens.get(chunks[-1]) == round(len(chunks) * per_chunk))
-        assert index.entries.keys() == plain.tokens.keys()
-        for chunk, prompt in index.entries.items():
-            assert prompt.tokens(int(chunk.lstrip(b"abxyz")) + 1) == plain.tokens[chunk]
+            held = index.holds(chunks, per_chunk)
+            assert held == (plain.tokens.get(chunks[-1]) == round(len(chunks) * per_chunk))
+        assert len(index) == len(plain.tokens)
+        for name in ("ax", "ay", "az", "bx"):
+            for shared in range(7):
+                chunks = parting(name, 9, shared)
+                count = next((i for i, chunk in enumerate(chunks) if chunk not in plain.tokens), len(chunks))
+                assert index.match(chunks) == (count, plain.tokens[chunks[count - 1]] if count else 0)
 
 
-def test_what_everybody_asks_for_is_not_listed_without_end() -> None:
+@given(st.lists(st.tuples(parted, st.booleans()), max_size=40), st.integers(1, 20))
+def test_what_is_forgotten_is_never_found_and_never_counted(happens: list[Any], capacity: int) -> None:
+    index = PrefixIndex(capacity)
+    for chunks, stored in happens:
+        (index.store(chunks, 1) if stored else index.forget(chunks))
+        assert index.match(chunks)[0] == (min(len(chunks), capacity) if stored else 0)
+        assert 0 <= len(index) <= capacity
+    for chunks, _ in happens:
+        index.forget(chunks)
+    index.resize(1)
+    assert len(index) <= 1
+
+
+def test_what_everybody_asks_for_is_listed_once() -> None:
     index = PrefixIndex(100)
     hot, cold = chain("hot", 20), chain("cold", 30)
     index.store(cold, 1)
     for i in range(1000):
-        index.store([*hot, f"{i}".encode()], 1)
-    assert sum(prompt.left for prompt in (*index._newer, *index._older)) < 400
+        index.store([*hot, f"hot20/{i}".encode()], 1)
     assert len(index) == 100 and index.match(hot) == (20, 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -132,15 +133,17 @@ def known(fleet: FleetState) -> dict[str, Any]:
             for address, rank in fleet.ranks.items()
             if (load := fleet.load(rank))
         },
-        "chunks": {
-            address: {
-                c: prompt.tokens(prompt.chunks.index(c) + 1) for c, prompt in fleet.index(address).entries.items()
-            }
-            for address in fleet.ranks
-        },
+        "chunks": {address: dict(_chunks(fleet.index(address).begins)) for address in fleet.ranks},
         "pictures": {address: dict(fleet.pictures(address)._held) for address in fleet.ranks},
         "conversations": {key: asdict(value) for key, value in fleet.conversations._known.items()},
     }
+
+
+def _chunks(runs: dict[bytes, Any], before: int = 0) -> Iterator[tuple[bytes, int]]:
+    for run in runs.values():
+        for i, chunk in enumerate(run.chunks, before + 1):
+            yield chunk, run.tokens(i) if run.held else 0
+        yield from _chunks(run.after, before + len(run.chunks))
 
 
 def turn(conversation: int, number: int) -> RequestFacts:
