@@ -64,6 +64,10 @@ class KeyRing:
     def __iter__(self) -> Iterator[ApiKey]:
         return iter(self._keys.values())
 
+    def of(self, digest: str) -> ApiKey | None:
+        """Return the key of a hash; None when there is none."""
+        return self._keys.get(digest)
+
     def find(self, authorization: str) -> ApiKey:
         """Return the key of an Authorization header. Raises RequestError 401.
 

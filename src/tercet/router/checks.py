@@ -49,7 +49,7 @@ class Door:
     def __init__(self, keys: KeyFile, worker_api_key: str | None) -> None:
         self._keys = keys
         self._worker = f"Bearer {worker_api_key}" if worker_api_key else None
-        self._quotas = Quotas()
+        self.quotas = Quotas()
         self._ids = RequestIds("req")
         self.open = keys.never
         """True when nobody will ever need a key."""
@@ -74,7 +74,7 @@ class Door:
             return None
         ring, anew = self._keys.ring()
         if anew:
-            self._quotas.keep({key.digest for key in ring})
+            self.quotas.keep({key.digest for key in ring})
         if not ring:
             return None
         key = ring.find(headers.get("authorization", ""))
@@ -91,7 +91,13 @@ class Door:
 
     def enter(self, key: ApiKey | None) -> Quota | None:
         """Count a request in; None where nothing is limited. Raises RequestError 429."""
-        return None if key is None else self._quotas.enter(key)
+        return None if key is None else self.quotas.enter(key)
+
+    def spent(self, digest: str, process: int, requests: int, tokens: int, in_flight: int) -> None:
+        """Count what was spent of a key in another process; nothing where no such key is known here."""
+        key = self._keys.ring()[0].of(digest)
+        if key is not None:
+            self.quotas.told(key, process, requests, tokens, in_flight)
 
     def worker_headers(self, rid: str, headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         """Return the headers that go to the workers: never a client's own word on ranks."""

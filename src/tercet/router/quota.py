@@ -28,19 +28,25 @@ class _Bucket:
         self._level -= amount
 
 
-class Quota:
-    """One key's use of its limits."""
+TellSpent = Callable[["Quota", int, int], None]
+"""Told of a key's use: requests and tokens that it spent now."""
 
-    def __init__(self, key: ApiKey, now: float) -> None:
+
+class Quota:
+    """One key's use of its limits. Where several processes serve it, `tell` is told what is spent in this one."""
+
+    def __init__(self, key: ApiKey, now: float, tell: TellSpent | None = None) -> None:
         self.key = key
         self.in_flight = 0
+        self._tell = tell
+        self._elsewhere: dict[int, int] = {}
         self._requests = None if key.requests_per_minute is None else _Bucket(key.requests_per_minute, now)
         self._tokens = None if key.tokens_per_minute is None else _Bucket(key.tokens_per_minute, now)
 
     def enter(self, now: float) -> None:
         """Count a request in. Raises RequestError 429, with the time after which it is worth another try."""
         key = self.key
-        if key.concurrent is not None and self.in_flight >= key.concurrent:
+        if key.concurrent is not None and self.in_flight + sum(self._elsewhere.values()) >= key.concurrent:
             raise _too_much(f"{key.concurrent} requests at once", 1.0)
         # Tokens are known only afterwards: as long as there is one left, a request may overdraw them.
         if self._tokens is not None and (wait := self._tokens.wait_s(1, now)):
@@ -50,12 +56,28 @@ class Quota:
                 raise _too_much(f"{key.requests_per_minute} requests a minute", wait)
             self._requests.take(1)
         self.in_flight += 1
+        if self._tell is not None:
+            self._tell(self, 1, 0)
 
     def leave(self, tokens: int) -> None:
         """Count it out, with the tokens of prompt and answer."""
         self.in_flight -= 1
         if self._tokens is not None:
             self._tokens.take(tokens)
+        if self._tell is not None:
+            self._tell(self, 0, tokens)
+
+    def told(self, process: int, requests: int, tokens: int, in_flight: int, now: float) -> None:
+        """Count what was spent in another process, which has so many requests under way."""
+        self._elsewhere[process] = in_flight
+        for bucket, amount in ((self._requests, requests), (self._tokens, tokens)):
+            if bucket is not None and amount:
+                bucket.wait_s(0, now)
+                bucket.take(amount)
+
+    def withdraw(self, process: int) -> None:
+        """A process is gone, and its requests with it."""
+        self._elsewhere.pop(process, None)
 
 
 class Quotas:
@@ -63,6 +85,7 @@ class Quotas:
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
+        self.tell: TellSpent | None = None
         self._quotas: dict[str, Quota] = {}
 
     def enter(self, key: ApiKey) -> Quota | None:
@@ -70,10 +93,25 @@ class Quotas:
         if not key.limited:
             return None
         now = self._clock()
+        quota = self._of(key, now)
+        quota.enter(now)
+        return quota
+
+    def told(self, key: ApiKey, process: int, requests: int, tokens: int, in_flight: int) -> None:
+        """Count what was spent of `key` in another process, which has so many of its requests under way."""
+        if key.limited:
+            now = self._clock()
+            self._of(key, now).told(process, requests, tokens, in_flight, now)
+
+    def withdraw(self, process: int) -> None:
+        """A process is gone, and its requests with it."""
+        for quota in self._quotas.values():
+            quota.withdraw(process)
+
+    def _of(self, key: ApiKey, now: float) -> Quota:
         quota = self._quotas.get(key.digest)
         if quota is None or quota.key != key:
-            quota = self._quotas[key.digest] = Quota(key, now)
-        quota.enter(now)
+            quota = self._quotas[key.digest] = Quota(key, now, self.tell)
         return quota
 
     def keep(self, digests: set[str]) -> None:

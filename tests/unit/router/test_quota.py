@@ -88,3 +88,35 @@ def test_nobody_gets_more_than_the_limit_and_one_request(steps: list[tuple[float
         quota.leave(tokens)
         spent, largest = spent + tokens, max(largest, tokens)
     assert spent <= limit + (clock.now - 1000.0) * limit / 60 + largest + 1e-6
+
+
+def test_what_other_processes_spend_counts_and_what_a_dead_one_had_under_way_does_not() -> None:
+    clock = Clock()
+    key = ApiKey("a", "d", requests_per_minute=10, tokens_per_minute=100, concurrent=3)
+    here, there = Quotas(clock), Quotas(clock)
+    there.tell = lambda quota, requests, tokens: here.told(key, 1, requests, tokens, quota.in_flight)
+    clock.now += 3600  # full, and long not looked at
+    entered = [there.enter(key) for _ in range(2)]
+    first = here.enter(key)
+    assert first is not None
+    assert _wait(here, key) == 1.0, "three at once"
+    for quota in entered:
+        assert quota is not None
+        quota.leave(0)
+    for _ in range(7):
+        quota = here.enter(key)
+        assert quota is not None
+        quota.leave(0)
+    assert _wait(here, key) == 6.0, "ten a minute"
+    clock.now += 6
+    quota = there.enter(key)
+    assert quota is not None
+    quota.leave(150)
+    clock.now += 20
+    assert _wait(here, key) > 5.0, "more tokens than a minute's"
+    here.withdraw(1)
+    clock.now += 60
+    there.enter(key), there.enter(key)
+    assert _wait(here, key) == 1.0
+    here.withdraw(1)
+    assert here.enter(key) is not None

@@ -215,6 +215,8 @@ class MainRouter(Router):
             self._add(self.parts.visits, peer.visits, more[0])
             self._add(self.parts.handoffs.elsewhere, peer.unaccepted, more[1])
         for item in news:
+            if isinstance(item, tuple) and len(item) > 2:
+                continue  # of an API key: for those that let requests in
             if isinstance(item, tuple):
                 failed, key = item
                 if self._breakers.told(failed, key, monotonic()):

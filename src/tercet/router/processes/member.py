@@ -20,6 +20,7 @@ from tercet.router.processes.breakers import MemberBreakers
 from tercet.router.processes.fleet import MemberFleet
 from tercet.router.processes.pipe import Pipe
 from tercet.router.processes.wire import Kind, decode, encode
+from tercet.router.quota import Quota
 from tercet.router.record import KEPT
 from tercet.routing.breaker import Key
 from tercet.routing.events import ConversationRecorded, Event
@@ -31,6 +32,8 @@ FLUSH_S = 0.002
 REPORT_S = 1.0
 MAX_UNREAD = 8 << 20
 """So many bytes that the main process has not read, and what requests teach is told no more: loads still are."""
+SPENT = "spent"
+"""Begins what is told of an API key's use."""
 QUESTION_S = 90.0
 """Longer than the slowest answer: that to a reset of all caches."""
 OWN = frozenset({"/health", "/openapi.json", HOME})
@@ -59,6 +62,7 @@ class MemberRouter(Router):
         fleet, breakers = self._fleet, self._breakers
         fleet.tell, fleet.changed = self._tell, self._stir
         breakers.tell = self._tell_failure
+        self.parts.door.quotas.tell = self._tell_spent
 
     @property
     def _fleet(self) -> MemberFleet:
@@ -108,7 +112,9 @@ class MemberRouter(Router):
             if waiting is not None and not waiting.done():
                 waiting.set_result(tuple(answer))
         elif kind is Kind.GONE:
-            self._fleet.withdraw(decode(body))
+            process = decode(body)
+            self._fleet.withdraw(process)
+            self.parts.door.quotas.withdraw(process)
         elif kind is Kind.ASK:
             self._flush()
             self._report(decode(body), with_records=True)
@@ -116,7 +122,10 @@ class MemberRouter(Router):
     def _take_news(self, process: int, parts: dict[str, Any], count: int, news: tuple[Any, ...]) -> None:
         self._fleet.take_parts(process, parts, count)
         for item in news:
-            if isinstance(item, tuple):
+            if isinstance(item, tuple) and item[0] == SPENT:
+                _, digest, requests, tokens, in_flight = item
+                self.parts.door.spent(digest, process, requests, tokens, in_flight)
+            elif isinstance(item, tuple):
                 failed, key = item
                 self._breakers.told(failed, key, monotonic())
             else:
@@ -156,6 +165,10 @@ class MemberRouter(Router):
 
     def _tell_failure(self, failed: bool, key: Key) -> None:
         self._news.append((failed, key))
+        self._hurry()
+
+    def _tell_spent(self, quota: Quota, requests: int, tokens: int) -> None:
+        self._news.append((SPENT, quota.key.digest, requests, tokens, quota.in_flight))
         self._hurry()
 
     def _hurry(self) -> None:

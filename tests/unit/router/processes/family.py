@@ -35,6 +35,8 @@ class Many:
     workers: list[FakeWorker]
     tickets: Tickets
     log: Path
+    key: str = ""
+    """What requests show."""
 
     @property
     def url(self) -> str:
@@ -43,6 +45,8 @@ class Many:
     async def send(self, method: str, path: str, body: object = None, **headers: str) -> Got:
         """Send a request on a connection of its own: the kernel chooses the process."""
         client = Client()
+        if self.key:
+            headers.setdefault("Authorization", f"Bearer {self.key}")
         data = b"" if body is None else json.dumps(body).encode()
         try:
             response = await client.request(
@@ -91,7 +95,7 @@ class Many:
 
 @asynccontextmanager
 async def many(
-    folder: Path, letters: str = "PDD", mode: str = "ppd", *flags: str, processes: int = 3
+    folder: Path, letters: str = "PDD", mode: str = "ppd", *flags: str, processes: int = 3, key: str = ""
 ) -> AsyncIterator[Many]:
     tickets, port, log = Tickets(), free_port(), folder / "router.log"
     workers = [await FakeWorker(letter, tickets).start() for letter in letters]
@@ -105,7 +109,7 @@ async def many(
             stderr=out,
             start_new_session=True,
         )
-    router = Many(process, port, workers, tickets, log)
+    router = Many(process, port, workers, tickets, log, key)
     try:
         await router.until(lambda s: s["ready"] and len(s["processes"]) == processes, "ready")
         pairs = letters.count("P") * letters.count("D")

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tercet.core.api_keys import ApiKey, digest_of
 from tercet.http.client import ClientError
 from tests.unit.router.fake_worker import FakeWorker
 from tests.unit.router.processes.family import many
@@ -193,6 +194,20 @@ async def test_a_port_that_others_have_is_refused(tmp_path: Path) -> None:
                 )
                 _, said = await asyncio.wait_for(process.communicate(), 20)
             assert process.returncode == 2 and b"the port is in use" in said
+
+
+async def test_the_limits_of_a_key_hold_for_all_processes_together(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    lines = (ApiKey("op", digest_of("admin"), admin=True), ApiKey("a", digest_of("a"), requests_per_minute=12))
+    keys.write_text("".join(f"{key.line()}\n" for key in lines))
+    async with many(tmp_path, "A", "aggregated", "--api-key-file", str(keys), key="admin") as router:
+        body = {"model": "m", "prompt": "hi"}
+        got = [await router.send("POST", "/v1/completions", body, Authorization="Bearer a") for _ in range(40)]
+        passed = sum(each.status == 200 for each in got)
+        assert 12 <= passed <= 15, "three times as many without each other's news; one may fill up meanwhile"
+        assert {each.status for each in got} == {200, 429}
+        assert (await router.send("GET", "/status", Authorization="Bearer a")).status == 403
+        assert (await router.send("GET", "/status", Authorization="Bearer b")).status == 401
 
 
 async def test_places_are_shared_out(tmp_path: Path) -> None:
