@@ -132,7 +132,9 @@ class Call:
             self._placed(found)
         self._observation = Observation(name, found, self._facts, request.choices, exchange)
         self._account.taken(self._observation)
-        visited = {rank.url for rank in found.ranks} if prefill is not None or found.encode else (decode.url,)
+        visited = {decode.url} if prefill is None else {prefill.url, decode.url}
+        if found.encode:
+            visited |= {share.rank.url for share in found.encode}
         for url in visited:
             visits[url] += 1
         try:

@@ -45,9 +45,7 @@ def divide(
     if not server_timing:
         return [Span(phase, worker, start_ns, end_ns)]
     spans: list[Span] = []
-    said, at = durations(server_timing), start_ns
-    if "image-" in server_timing:
-        said["image"] = sum(ms for name, ms in said.items() if name.startswith("image-"))
+    said, at = _said(server_timing), start_ns
     for word, name in _WORDS:
         milliseconds = said.get(word)
         if milliseconds and at < end_ns and (name is not PREFILL or (whole_prompt and phase != PREFILL)):
@@ -56,3 +54,19 @@ def divide(
             at = until
     spans.append(Span(phase, worker, at, end_ns))
     return spans
+
+
+def _said(server_timing: str) -> dict[str, float]:
+    """Return the durations by name, and as `image` what has to do with pictures, in sum. Written as nearly all write
+    it, it is read in half the time."""
+    said: dict[str, float] = {}
+    for part in server_timing.split(", "):
+        name, _, number = part.partition(";dur=")
+        plain = part.isascii() and name.replace("-", "").isalnum() and number.replace(".", "", 1).isdecimal()
+        if not plain or name in said or not number[0].isdecimal():
+            said = durations(server_timing)
+            break
+        said[name] = float(number)
+    if "image-" in server_timing:
+        said["image"] = sum(ms for name, ms in said.items() if name.startswith("image-"))
+    return said

@@ -64,7 +64,6 @@ class RequestFacts:
     later_turn: bool = False
     prompts: int = 1
     shows_prompt: bool = False
-    max_tokens: int | None = None
     pictures: tuple[Picture, ...] = ()
     ids: Sequence[int] = ()
     prompt_tokens: int = field(init=False, compare=False, default=0)
@@ -72,7 +71,10 @@ class RequestFacts:
 
     def __post_init__(self) -> None:
         """Count the tokens."""
-        self.prompt_tokens = self.tokens_after(0)  # type: ignore[misc]  # see `record`
+        tokens = self.size if self.exact else round(self.size * self.tokens_per_unit)
+        if self.pictures:
+            tokens += self.picture_tokens
+        self.prompt_tokens = tokens  # type: ignore[misc]  # see `record`
 
     @property
     def single(self) -> bool:
@@ -161,7 +163,6 @@ def chat_facts(
         later,
         1,
         _asks_of_prompt(body),
-        _max_tokens(body),
         tuple(pictures),
     )
 
@@ -207,7 +208,6 @@ def completion_facts(body: Mapping[str, Any], session: str | None, tokens_per_by
         False,
         prompts,
         bool(body.get("echo")) or _asks_of_prompt(body),
-        _max_tokens(body),
         (),
         ids,
     )
@@ -235,13 +235,6 @@ def _model_and_root(body: Mapping[str, Any]) -> tuple[str, bytes]:
 @lru_cache(maxsize=64)
 def _root_of(model: str) -> bytes:
     return root_hash(model)
-
-
-def _max_tokens(body: Mapping[str, Any]) -> int | None:
-    value = body.get("max_completion_tokens")
-    if value is None:
-        value = body.get("max_tokens")
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def is_picture(part: object) -> bool:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tercet.core.stage import Stage
+from tercet.http.server_timing import durations
 from tercet.router.span import divide
 from tercet.router.timing import Timing
 
@@ -61,3 +64,27 @@ def test_a_failed_leg_is_marked_or_noted() -> None:
         ("prefill", "P0", "engine_dead"),
         ("decode_first_token", "D0", "worker_unreachable"),
     ]
+
+
+SAID = (
+    *("queue;dur=1", "queue;dur=2.50", "prefill;dur=.5", "prefill;dur=3.", "transfer; dur=4", "image-a;dur=1"),
+    *("image-b ;dur=2", "x;desc=queue;dur=7", "transfer;dur=\N{ARABIC-INDIC DIGIT THREE}", "queue;dur=", "queue"),
+    *("", "prefill;dur=1e3", '"prefill;dur=8', "-queue;dur=1", "p.queue;dur=6"),
+)
+
+
+@given(
+    st.lists(
+        st.sampled_from(SAID),
+        max_size=4,
+    ),
+    st.sampled_from([", ", ",", " , "]),
+)
+def test_whatever_a_worker_writes_is_read_as_it_says(parts: list[str], comma: str) -> None:
+    text = comma.join(parts)
+    found = divide("decode_first_token", "D0", 0, 10**12, text or None)
+    said = durations(text)
+    images = sum(ms for name, ms in said.items() if name.startswith("image-"))
+    expected = {"encode": images, "queue": said.get("queue"), "handoff": said.get("transfer")}
+    expected["prefill"] = said.get("prefill")
+    assert {s.phase: (s.end_ns - s.start_ns) / MS for s in found[:-1]} == {k: v for k, v in expected.items() if v}

@@ -82,7 +82,7 @@ def decode(data: bytes) -> Any:
 
 def brief(facts: RequestFacts) -> RequestFacts:
     """Return the facts without what only the route's choice needs, and what no other process would look at."""
-    return replace(facts, ids=(), max_tokens=None) if facts.ids or facts.max_tokens is not None else facts
+    return replace(facts, ids=()) if facts.ids else facts
 
 
 def _encode(value: Any) -> Any:
