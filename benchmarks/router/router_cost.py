@@ -2,7 +2,8 @@
 
 `python -m benchmarks.router.router_cost [--peers FOLDER] [--repeats 3] [--loads 'whole answers;1000 streams']`
 
-`relay` does nothing but relay; `replicated` (two workers) and `pd` (one prefill, one decode worker: two legs a request)
+`relay` does nothing but relay; `replicated` (two workers; `x3`: by three processes and their main one, all counted) and
+`pd` (one prefill, one decode worker: two legs a request)
 are the router with all that it has by default: prefix index, conversations, histograms, records of requests, deadlines,
 breakers. With `--peers`, a folder with the commands `vllm-router` and `sglang-router` (`python -m venv FOLDER &&
 FOLDER/bin/pip install vllm-router==0.1.17 sglang-router==0.3.2`; pass FOLDER/bin), these stand before the same
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+import psutil
 import uvloop
 from benchmarks.router.backend import Load, run_load, serve_workers
 from benchmarks.router.passthrough import serve_ours
@@ -39,7 +41,7 @@ LOADS = (
     Load("whole answers, 10 tokens", 16, 200, 10, None),
     Load("whole answers, 2000 tokens", 16, 200, 2000, None),
 )
-BASES = {"replicated": "vllm-router", "pd": "vllm-router pd", "relay": "vllm-router"}
+BASES = {"replicated": "vllm-router", "replicated x3": "replicated", "pd": "vllm-router pd", "relay": "vllm-router"}
 """Against which router a ratio is taken."""
 
 
@@ -52,14 +54,15 @@ def role(name: str, port: int, base: int) -> int:
         uvloop.run(serve_ours(port, first))
     if name == "pd":
         return run(RouterConfig(mode=Mode.PD, port=port, prefill=(first,), decode=(second,)))
-    return run(RouterConfig(mode=Mode.REPLICATED, port=port, workers=(first, second)))
+    processes = int(name.partition(" x")[2] or 1)
+    return run(RouterConfig(mode=Mode.REPLICATED, port=port, workers=(first, second), processes=processes))
 
 
 def commands(base: int, peers: Path | None) -> dict[str, list[str]]:
     """Return the command lines of what is measured; {port} is still to be filled in."""
     urls = [f"http://127.0.0.1:{base + i}" for i in (0, 1)]
     own = [sys.executable, "-m", "benchmarks.router.router_cost", "--base", str(base), "--port", "{port}", "--role"]
-    found = {name: [*own, name] for name in ("relay", "replicated", "pd")}
+    found = {name: [*own, name] for name in ("relay", "replicated", "replicated x3", "pd")}
     if peers is not None:
         vllm = [str(peers / "vllm-router"), "--host", "127.0.0.1", "--port", "{port}"]
         apart = ["--vllm-pd-disaggregation", "--prefill", urls[0], "--decode", urls[1]]
@@ -98,8 +101,10 @@ def start(command: list[str], port: int) -> subprocess.Popen[bytes]:
 
 
 def cpu_ns(pid: int) -> int:
-    """Return how long the threads of a process ran on a CPU."""
-    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+    """Return how long the threads of a process and of its children ran on a CPU."""
+    pids = (pid, *(child.pid for child in psutil.Process(pid).children(recursive=True)))
+    paths = (path for each in pids for path in Path(f"/proc/{each}/task").glob("*/schedstat"))
+    return sum(int(path.read_text().split()[0]) for path in paths)
 
 
 def measure(pid: int, port: int, load: Load, salt: str) -> float:

@@ -119,7 +119,7 @@ class Admin:
                 "uptime_s": round(monotonic() - self._started, 1),
                 "in_flight": fleet.in_flight,
                 "waiting": parts.gates.waiting,
-                "conversations": len(fleet.conversations),
+                "conversations": fleet.conversation_count,
                 "workers": [self._worker(url) for url in fleet.workers],
                 "pairs": self._pairs(),
                 "unmatched": self._prober.unmatched(),
@@ -151,7 +151,7 @@ class Admin:
 
     async def clear_conversations(self, request: Request, responder: Responder) -> None:
         """POST /conversations/clear: forget who holds what; the workers' caches stay."""
-        count = len(self._parts.fleet.conversations)
+        count = self._parts.fleet.conversation_count
         self._parts.fleet.apply(ConversationsCleared())
         await _json(responder, 200, {"cleared": count})
 
@@ -212,10 +212,10 @@ class Admin:
                     "requests": fleet.load(rank).requests,
                     "tokens": fleet.load(rank).tokens,
                     "routed": fleet.load(rank).routed,
-                    "prefix_blocks": len(fleet.index(rank.address)),
+                    "prefix_blocks": fleet.prefix_blocks(rank.address),
                     "told_blocks": fleet.told_blocks(rank.address),
                     "kv_use": None if rank.letter == "E" else self._kv_use.of(rank.address),
-                    "pictures": len(fleet.pictures(rank.address)),
+                    "pictures": fleet.picture_count(rank.address),
                     "unaccepted_handoffs": self._parts.handoffs.unaccepted(rank.address),
                 }
                 for rank in ranks

@@ -178,7 +178,8 @@ class Router:
     def _processes(self) -> list[dict[str, object]]:
         """Return what there is to say of the processes that serve requests."""
         fleet, gates = self.parts.fleet, self.parts.gates
-        return [{"process": 0, "pid": os.getpid(), "in_flight": fleet.in_flight, "waiting": gates.waiting, "starts": 1}]
+        load = {"in_flight": fleet.in_flight, "waiting": gates.waiting}
+        return [{"process": 0, "pid": os.getpid(), **load, "starts": 1, "ready": True}]
 
     async def close(self, grace_s: float) -> None:
         """Stop listening, let answers under way end for up to `grace_s` seconds, release what is left, close

@@ -25,13 +25,13 @@ class FleetGauges(Collector):
         prefix blocks, pictures, unaccepted handoffs, breaker."""
         fleet = self._fleet
         yield GaugeMetricFamily(PREFIX + "in_flight", "Requests under way", value=fleet.in_flight)
-        yield GaugeMetricFamily(PREFIX + "conversations", "Conversations remembered", value=len(fleet.conversations))
+        yield GaugeMetricFamily(PREFIX + "conversations", "Conversations remembered", value=fleet.conversation_count)
         yield GaugeMetricFamily(PREFIX + "waiting", "Requests that wait for room", value=self._gates.waiting)
         yield self._of_ranks("rank_ready", "1 when an inference succeeded", lambda a: float(fleet.ready(a)))
         yield self._of_ranks("rank_requests", "Requests under way", lambda a: fleet.load(fleet.ranks[a]).requests)
         yield self._of_ranks("rank_tokens", "Prompt tokens to compute", lambda a: fleet.load(fleet.ranks[a]).tokens)
-        yield self._of_ranks("rank_prefix_blocks", "Pieces believed cached", lambda a: len(fleet.index(a)))
-        yield self._of_ranks("rank_pictures", "Pictures believed held", lambda a: len(fleet.pictures(a)))
+        yield self._of_ranks("rank_prefix_blocks", "Pieces believed cached", fleet.prefix_blocks)
+        yield self._of_ranks("rank_pictures", "Pictures believed held", fleet.picture_count)
         yield self._of_ranks("unaccepted_handoffs", "Handoffs not yet accepted", self._handoffs.unaccepted)
         yield self._of_ranks("breaker_state", "0 closed, 1 half-open, 2 open", self._breakers.state)
         pairs = GaugeMetricFamily(

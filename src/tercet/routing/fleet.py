@@ -43,13 +43,12 @@ class FleetState:
         self.models: dict[str, tuple[str, ...]] = {}
         self.ranks: dict[str, Rank] = {}
         self.conversations = Conversations(max_conversations)
-        self._index_chunks = index_chunks
+        self._index_chunks, self._max_pictures = index_chunks, max_pictures
         self._ready: set[str] = set()
         self._sources: dict[str, set[str]] = {}  # by the address of D: the ranks of P it was proved with
         self._indexes: dict[str, PrefixIndex] = {}
         self._heads = PrefixHeads()
         self._blocks: dict[str, TokenBlocks] = {}
-        self._max_pictures = max_pictures
         self._pictures: dict[str, PictureIndex] = {}
         self.picture_tokens = PictureTokens(max_pictures)
         self._in_flight = InFlight()
@@ -104,6 +103,19 @@ class FleetState:
     def index(self, address: str) -> PrefixIndex:
         """Return the rank's prefix index."""
         return self._indexes[address]
+
+    def prefix_blocks(self, address: str) -> int:
+        """Return how many pieces of prompts the rank is believed to hold."""
+        return len(self._indexes[address])
+
+    def picture_count(self, address: str) -> int:
+        """Return how many pictures' embeddings the rank is believed to hold."""
+        return len(self._pictures[address])
+
+    @property
+    def conversation_count(self) -> int:
+        """Return how many conversations are remembered."""
+        return len(self.conversations)
 
     def told_blocks(self, address: str) -> int | None:
         """Return how many blocks the rank says it holds; None when it says nothing."""

@@ -271,6 +271,7 @@ SCHEMAS: dict[str, Schema] = {
                         "in_flight": integer(0),
                         "waiting": integer(0),
                         "starts": integer(1),
+                        "ready": boolean(),
                     }
                 )
             ),

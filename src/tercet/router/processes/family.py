@@ -47,7 +47,6 @@ class Member:
         self._pipe: Pipe | None = None
         self._peer: Peer | None = None
         self._stopping = asyncio.Event()
-        self._up = False
         self.ready = asyncio.Event()
 
     async def keep(self) -> None:
@@ -81,7 +80,6 @@ class Member:
     async def _run(self) -> int:
         ours, theirs = socket.socketpair()
         self._starts += 1
-        self._up = False
         try:
             child = self._child = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -122,15 +120,16 @@ class Member:
             with suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await gone.wait()
-            allowed = SILENT_S if self._up else READY_S
+            allowed = SILENT_S if self._peer.ready else READY_S
             if not self._stopping.is_set() and monotonic() - self._peer.heard_at > allowed:
                 log.error("router process %d has said nothing for %.0f s: it is killed", self._process, allowed)
                 return
 
     def _heard(self, kind: Kind, body: bytes) -> None:
         if kind is Kind.READY:
-            self._up = True
             self.ready.set()
+            if self._peer is not None:
+                self._peer.ready = True
         if self._peer is not None:
             self._router.heard(self._peer, kind, body)
 

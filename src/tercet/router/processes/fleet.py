@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
 from tercet.router.processes.wire import brief
@@ -16,6 +17,10 @@ NEWS = frozenset({e.ConversationRecorded, e.PrefixLost, e.PicturesHeld, e.Pictur
 """What a request teaches, and every process wants to know."""
 DOUBTS = frozenset({e.RankHealth, e.PairHealth})
 """What a request teaches of a worker's health. The main process decides what follows."""
+
+
+OF_A_RANK = (e.CacheStored, e.ConversationRecorded, e.PrefixLost, e.PicturesHeld, e.PicturesLost)
+MAX_STORED = 4096
 
 
 class SharedFleet(FleetState):
@@ -38,14 +43,22 @@ class SharedFleet(FleetState):
         self._in_flight.withdraw(process)
 
 
+Sizes = tuple[int, dict[str, tuple[int, int]]]
+"""How many conversations are remembered; by rank how many pieces of prompts and pictures it is believed to hold."""
+
+
 class MainFleet(SharedFleet):
-    """In the main process, which watches the workers: whatever happens to it is told to all others, in order."""
+    """In the main process, which watches the workers: whatever happens to it is told to all others, in order.
+
+    It routes nothing, and so takes in nothing of caches: `sizes` are as a process that does has told them.
+    """
 
     tell: Tell
 
     def __init__(self, *, index_chunks: int, max_conversations: int) -> None:
         super().__init__(index_chunks=index_chunks, max_conversations=max_conversations)
         self._sizes: dict[str, e.CacheSized] = {}
+        self.sizes: Sizes = (0, {})
         self.tell = lambda event: None
 
     def apply(self, event: e.Event) -> None:
@@ -54,6 +67,19 @@ class MainFleet(SharedFleet):
         if isinstance(event, e.CacheSized):
             self._sizes[event.address] = event
         self.tell(event)
+
+    def prefix_blocks(self, address: str) -> int:
+        """Return how many pieces of prompts the rank is believed to hold."""
+        return self.sizes[1].get(address, (0, 0))[0]
+
+    def picture_count(self, address: str) -> int:
+        """Return how many pictures' embeddings the rank is believed to hold."""
+        return self.sizes[1].get(address, (0, 0))[1]
+
+    @property
+    def conversation_count(self) -> int:
+        """Return how many conversations are remembered."""
+        return self.sizes[0]
 
     def picture(self) -> list[e.Event]:
         """Return events by which a fleet without workers comes to know these: as they are, by the same names. Caches
@@ -78,6 +104,8 @@ class MemberFleet(SharedFleet):
     def __init__(self, *, index_chunks: int, max_conversations: int) -> None:
         super().__init__(index_chunks=index_chunks, max_conversations=max_conversations)
         self._taking = False
+        # What was told of under way requests' prompts: facts, and their tokens. The facts keep their id from others.
+        self._stored: OrderedDict[tuple[int, str], tuple[RequestFacts, int]] = OrderedDict()
         self.tell = lambda event: None
         self.changed: Callable[[], None] = lambda: None
 
@@ -90,15 +118,21 @@ class MemberFleet(SharedFleet):
         """Return this process's part of every load that changed since this was asked last."""
         return self._in_flight.changes()
 
+    def sizes(self) -> Sizes:
+        """Return how much is believed of caches."""
+        return self.conversation_count, {a: (self.prefix_blocks(a), self.picture_count(a)) for a in self.ranks}
+
     def apply(self, event: e.Event) -> None:
         """Take in what a request here taught, and tell what others want to know."""
         super().apply(event)
         kind = type(event)
         if kind is e.ConversationRecorded:
             assert isinstance(event, e.ConversationRecorded)
-            self.tell(
-                e.ConversationRecorded(brief(event.facts), event.address, event.prompt_tokens, event.completion_tokens)
-            )
+            facts, address, tokens = event.facts, event.address, event.prompt_tokens
+            known = self._stored.pop((id(facts), address), None)
+            same = known is not None and known[1] == tokens
+            told = brief(facts, whole=not (same and facts.chat))
+            self.tell(e.ConversationRecorded(told, address, tokens, event.completion_tokens))
         elif kind is e.PrefixLost:
             assert isinstance(event, e.PrefixLost)
             self.tell(e.PrefixLost(brief(event.facts), event.address))
@@ -131,4 +165,7 @@ class MemberFleet(SharedFleet):
         if not self._taking and not again and facts.chunks and facts.prompts == 1:
             # With what was learnt here of the text's density: every process is to believe the same.
             tokens = facts.prompt_tokens if prompt_tokens is None else prompt_tokens
+            self._stored[id(facts), address] = facts, tokens
+            if len(self._stored) > MAX_STORED:
+                self._stored.popitem(last=False)
             self.tell(e.CacheStored(brief(facts), address, tokens))

@@ -36,7 +36,7 @@ SETTLE_S = 1.0
 REPORT_S = 1.0
 MAX_UNREAD = 64 << 20
 """So many bytes that a process has not read, and it is as good as dead."""
-LOOKS = frozenset({"/metrics", "/status", "/requests", "/metrics/clear"})
+LOOKS = frozenset({"/metrics", "/status", "/requests", "/metrics/clear", "/conversations/clear"})
 """What is asked of all processes before it is answered."""
 
 
@@ -48,6 +48,7 @@ class Peer:
     pid: int
     starts: int
     pipe: Pipe
+    ready: bool = False
     done: int = 0
     heard_at: float = 0.0
     reported: int = 0
@@ -134,6 +135,7 @@ class MainRouter(Router):
                 "in_flight": self._fleet.parts_of(peer.process)[1],
                 "waiting": peer.waiting,
                 "starts": peer.starts,
+                "ready": peer.ready,
             }
             for peer in sorted(self.peers.values(), key=lambda peer: peer.process)
         ]
@@ -161,7 +163,7 @@ class MainRouter(Router):
         peer.pipe.send(Kind.ORDERS, encode((self._number, orders)))
         for other in self.peers:
             parts, count = self._fleet.parts_of(other)
-            peer.pipe.send(Kind.NEWS, encode((other, parts, count, ())))
+            peer.pipe.send(Kind.NEWS, encode((other, parts, count, (), b"")))
         peer.heard_at = monotonic()
         self.peers[peer.process] = peer
 
@@ -187,7 +189,9 @@ class MainRouter(Router):
         elif kind is Kind.DONE:
             peer.done = decode(body)
         elif kind is Kind.REPORT:
-            number, counts, records = decode(body)
+            number, counts, records, sizes = decode(body)
+            if sizes:
+                self._fleet.sizes = sizes
             self.parts.metrics.absorb(counts)
             told = [ToldRecord(data["id"], at, {**data, "process": peer.process}) for at, data in records]
             if told:
@@ -201,10 +205,10 @@ class MainRouter(Router):
             self.prober.suspect(decode(body))
 
     def _take_news(self, peer: Peer, body: bytes) -> None:
-        told, waiting, more, done = decode(body)
-        parts, count, news = decode(told)
-        news = tuple(item for item in news if not self._outdated(item, done))
-        passed = encode((peer.process, parts, count, news))
+        parts, count, waiting, more, done, about, told, news = decode(body)
+        if any(self._emptied.get(address, 0) > done for address in about):
+            news = self._up_to_date(news, done)
+        passed = encode((peer.process, parts, count, told, news))
         for other in self.peers.values():
             if other is not peer:
                 self._send(other, Kind.NEWS, passed)
@@ -214,23 +218,18 @@ class MainRouter(Router):
         if more:
             self._add(self.parts.visits, peer.visits, more[0])
             self._add(self.parts.handoffs.elsewhere, peer.unaccepted, more[1])
-        for item in news:
-            if isinstance(item, tuple) and len(item) > 2:
-                continue  # of an API key: for those that let requests in
-            if isinstance(item, tuple):
+        for item in told:
+            if type(item) in DOUBTS:
+                self._fleet.apply(item)
+            elif len(item) == 2:  # others are of API keys: for those that let requests in
                 failed, key = item
                 if self._breakers.told(failed, key, monotonic()):
                     self._doubt(key)
-            elif type(item) in DOUBTS:
-                self._fleet.apply(item)
-            else:
-                self._fleet.take(item)
 
-    def _outdated(self, news: object, done: int) -> bool:
-        """True for what a process believed of a cache before it heard, as of orders after `done`, that it was emptied:
+    def _up_to_date(self, news: bytes, done: int) -> bytes:
+        """Leave out what a process believed of a cache before it heard, as of orders after `done`, that it was emptied:
         the process itself will forget it."""
-        address = getattr(news, "address", None)
-        return type(news) not in DOUBTS and address is not None and self._emptied.get(address, 0) > done
+        return encode([event for event in decode(news) if self._emptied.get(event.address, 0) <= done])
 
     @staticmethod
     def _add(sums: Counter[str], known: Counter[str], told: dict[str, int]) -> None:

@@ -17,17 +17,17 @@ from tercet.router.app import Router
 from tercet.router.config import RouterConfig
 from tercet.router.dashboard.pages import HOME
 from tercet.router.processes.breakers import MemberBreakers
-from tercet.router.processes.fleet import MemberFleet
+from tercet.router.processes.fleet import DOUBTS, OF_A_RANK, MemberFleet
 from tercet.router.processes.pipe import Pipe
 from tercet.router.processes.wire import Kind, decode, encode
 from tercet.router.quota import Quota
 from tercet.router.record import KEPT
 from tercet.routing.breaker import Key
-from tercet.routing.events import ConversationRecorded, Event
+from tercet.routing.events import Event
 
 log = logging.getLogger(__name__)
 
-FLUSH_S = 0.002
+FLUSH_S = 0.005
 """What others want to know waits so long for more of it."""
 REPORT_S = 1.0
 MAX_UNREAD = 8 << 20
@@ -47,7 +47,8 @@ class MemberRouter(Router):
     def __init__(self, config: RouterConfig, process: int) -> None:
         super().__init__(config)
         self._process = process
-        self._news: list[object] = []
+        self._news: list[Event] = []
+        self._told: list[object] = []
         self._flushing = self._hurrying = False
         self._visits: Counter[str] = Counter()
         self._unaccepted: dict[str, int] = {}
@@ -97,8 +98,12 @@ class MemberRouter(Router):
     def heard(self, kind: Kind, body: bytes) -> None:
         """Take a frame from the main process."""
         if kind is Kind.NEWS:
-            process, parts, count, news = decode(body)
-            self._take_news(process, parts, count, news)
+            process, parts, count, told, news = decode(body)
+            self._fleet.take_parts(process, parts, count)
+            self._take_told(process, told)
+            if news:
+                for event in decode(news):
+                    self._fleet.take(event)
         elif kind is Kind.ORDERS:
             number, orders = decode(body)
             self._flush()  # what was routed and learnt before these orders is to be known when they are done
@@ -119,17 +124,16 @@ class MemberRouter(Router):
             self._flush()
             self._report(decode(body), with_records=True)
 
-    def _take_news(self, process: int, parts: dict[str, Any], count: int, news: tuple[Any, ...]) -> None:
-        self._fleet.take_parts(process, parts, count)
-        for item in news:
-            if isinstance(item, tuple) and item[0] == SPENT:
+    def _take_told(self, process: int, told: tuple[Any, ...]) -> None:
+        for item in told:
+            if not isinstance(item, tuple):
+                continue  # a doubt: the main process says what follows
+            if item[0] == SPENT:
                 _, digest, requests, tokens, in_flight = item
                 self.parts.door.spent(digest, process, requests, tokens, in_flight)
-            elif isinstance(item, tuple):
+            else:
                 failed, key = item
                 self._breakers.told(failed, key, monotonic())
-            else:
-                self._fleet.take(item)
 
     def _begin_anew(self, told: tuple[Event, ...]) -> None:
         self._fleet.begin_anew(told)
@@ -158,17 +162,15 @@ class MemberRouter(Router):
     # --- what it tells ---
 
     def _tell(self, event: Event) -> None:
-        self._news.append(event)
-        if isinstance(event, ConversationRecorded):
-            self._hurry()  # the next turn may come as soon as the client has read this one's answer
+        (self._told if type(event) in DOUBTS else self._news).append(event)
         self._stir()
 
     def _tell_failure(self, failed: bool, key: Key) -> None:
-        self._news.append((failed, key))
+        self._told.append((failed, key))
         self._hurry()
 
     def _tell_spent(self, quota: Quota, requests: int, tokens: int) -> None:
-        self._news.append((SPENT, quota.key.digest, requests, tokens, quota.in_flight))
+        self._told.append((SPENT, quota.key.digest, requests, tokens, quota.in_flight))
         self._hurry()
 
     def _hurry(self) -> None:
@@ -188,21 +190,23 @@ class MemberRouter(Router):
     def _flush(self) -> None:
         self._hurrying = False
         news, self._news = self._news, []
+        told, self._told = self._told, []
         if self.pipe.waiting_bytes > MAX_UNREAD:
             if news and not self._dropped:
                 log.warning("the main process does not listen: what is learnt now is not told")
             self._dropped, news = bool(news) or self._dropped, []
         parts, count, waiting = self._fleet.parts_changed(), self._fleet.own_count, self.parts.gates.waiting
         more = self._changes_for_main()
-        if not (news or parts or more or (count, waiting) != (self._told_count, self._told_waiting)):
+        if not (news or told or parts or more or (count, waiting) != (self._told_count, self._told_waiting)):
             return
         self._told_count, self._told_waiting = count, waiting
         try:
-            told = encode((parts, count, news))
+            learnt = encode(news) if news else b""
         except (ValueError, OverflowError, TypeError) as error:
             log.warning("what was learnt of a request can't be told to other processes: %s", type(error).__name__)
-            told = encode((parts, count, ()))
-        self.pipe.send(Kind.NEWS, encode((told, waiting, more, self._done)))
+            learnt = b""
+        about = {event.address for event in news if isinstance(event, OF_A_RANK)}
+        self.pipe.send(Kind.NEWS, encode((parts, count, waiting, more, self._done, list(about), told, learnt)))
 
     def _changes_for_main(self) -> tuple[dict[str, int], dict[str, int]] | tuple[()]:
         """Return requests by worker, and unaccepted handoffs by rank, that are not as they were told last."""
@@ -232,7 +236,8 @@ class MemberRouter(Router):
                 records.append((record.ended_ns, record.to_json()))
             if records:
                 self._last_record = records[0][0]
-        self.pipe.send(Kind.REPORT, encode((number, self.parts.metrics.moved(), records)))
+        sizes = self._fleet.sizes() if with_records else ()
+        self.pipe.send(Kind.REPORT, encode((number, self.parts.metrics.moved(), records, sizes)))
 
     def _suspect(self, url: str) -> None:
         self.pipe.send(Kind.SUSPECT, encode(url))

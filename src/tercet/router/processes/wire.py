@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields, replace
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -59,6 +60,8 @@ _CLASSES: tuple[type, ...] = (
     BlocksRemoved,
     BlocksCleared,
 )
+DEEPEST = 5
+"""An event holds facts, these pictures; lists between them don't count."""
 _CODES = {cls: code for code, cls in enumerate(_CLASSES)}
 _FIELDS = {cls: tuple(field.name for field in fields(cls) if field.init) for cls in _CLASSES}
 
@@ -68,11 +71,32 @@ _MAKERS: dict[type, Callable[..., Any]] = {
 }
 
 
-def encode(value: object) -> bytes:
-    """Return the bytes of a value made of events and plain data. Raises ValueError, OverflowError and TypeError for
-    what can't be told."""
-    packed: bytes = msgpack.packb(value, default=_encode, unicode_errors="surrogatepass")
-    return packed
+class _Encoder:
+    """Packers that are kept, one for each depth of events in each other: to make one costs more than all it packs."""
+
+    def __init__(self) -> None:
+        self._packers = [
+            msgpack.Packer(default=partial(self._replace, depth), unicode_errors="surrogatepass")
+            for depth in range(DEEPEST)
+        ]
+
+    def encode(self, value: object, depth: int = 0) -> bytes:
+        """Return the bytes of a value made of events and plain data. Raises ValueError, OverflowError and TypeError for
+        what can't be told."""
+        packed: bytes = self._packers[depth].pack(value)
+        return packed
+
+    def _replace(self, depth: int, value: Any) -> Any:
+        code = _CODES.get(type(value))
+        if code is not None:
+            fields = [getattr(value, name) for name in _FIELDS[type(value)]]
+            return msgpack.ExtType(code, self.encode(fields, depth + 1))
+        if isinstance(value, frozenset):
+            return sorted(value)
+        raise TypeError(f"can't tell other processes of {type(value).__name__}")
+
+
+encode = _Encoder().encode
 
 
 def decode(data: bytes) -> Any:
@@ -80,18 +104,12 @@ def decode(data: bytes) -> Any:
     return msgpack.unpackb(data, ext_hook=_decode, use_list=False, strict_map_key=False, unicode_errors="surrogatepass")
 
 
-def brief(facts: RequestFacts) -> RequestFacts:
-    """Return the facts without what only the route's choice needs, and what no other process would look at."""
+def brief(facts: RequestFacts, *, whole: bool = True) -> RequestFacts:
+    """Return the facts without what only the route's choice needs, and what no other process would look at. Not
+    `whole`: without what names the prompt's pieces, where these were told before."""
+    if not whole:
+        return replace(facts, ids=(), chunks=())
     return replace(facts, ids=()) if facts.ids else facts
-
-
-def _encode(value: Any) -> Any:
-    code = _CODES.get(type(value))
-    if code is not None:
-        return msgpack.ExtType(code, encode([getattr(value, name) for name in _FIELDS[type(value)]]))
-    if isinstance(value, frozenset):
-        return sorted(value)
-    raise TypeError(f"can't tell other processes of {type(value).__name__}")
 
 
 def _decode(code: int, data: bytes) -> Any:

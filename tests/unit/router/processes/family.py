@@ -111,7 +111,7 @@ async def many(
         )
     router = Many(process, port, workers, tickets, log, key)
     try:
-        await router.until(lambda s: s["ready"] and len(s["processes"]) == processes, "ready")
+        await router.until(lambda s: s["ready"] and [p["ready"] for p in s["processes"]] == [True] * processes, "ready")
         pairs = letters.count("P") * letters.count("D")
         await router.until(lambda s: sum(pair["ready"] for pair in s["pairs"]) == pairs, "pairs")
         yield router
