@@ -20,7 +20,8 @@ DOUBTS = frozenset({e.RankHealth, e.PairHealth})
 
 
 OF_A_RANK = (e.CacheStored, e.ConversationRecorded, e.PrefixLost, e.PicturesHeld, e.PicturesLost)
-MAX_STORED = 4096
+MAX_STORED = 2048
+"""Requests that end without an answer leave theirs behind."""
 
 
 class SharedFleet(FleetState):
@@ -104,8 +105,9 @@ class MemberFleet(SharedFleet):
     def __init__(self, *, index_chunks: int, max_conversations: int) -> None:
         super().__init__(index_chunks=index_chunks, max_conversations=max_conversations)
         self._taking = False
-        # What was told of under way requests' prompts: facts, and their tokens. The facts keep their id from others.
-        self._stored: OrderedDict[tuple[int, str], tuple[RequestFacts, int]] = OrderedDict()
+        # What was told of the prompts of requests under way: their tokens at each rank. A request's facts are kept
+        # along, so that no others get their id.
+        self._stored: OrderedDict[int, tuple[RequestFacts, dict[str, int]]] = OrderedDict()
         self.tell = lambda event: None
         self.changed: Callable[[], None] = lambda: None
 
@@ -129,8 +131,8 @@ class MemberFleet(SharedFleet):
         if kind is e.ConversationRecorded:
             assert isinstance(event, e.ConversationRecorded)
             facts, address, tokens = event.facts, event.address, event.prompt_tokens
-            known = self._stored.pop((id(facts), address), None)
-            same = known is not None and known[1] == tokens
+            known = self._stored.pop(id(facts), None)
+            same = known is not None and known[1].get(address) == tokens
             told = brief(facts, whole=not (same and facts.chat))
             self.tell(e.ConversationRecorded(told, address, tokens, event.completion_tokens))
         elif kind is e.PrefixLost:
@@ -165,7 +167,7 @@ class MemberFleet(SharedFleet):
         if not self._taking and not again and facts.chunks and facts.prompts == 1:
             # With what was learnt here of the text's density: every process is to believe the same.
             tokens = facts.prompt_tokens if prompt_tokens is None else prompt_tokens
-            self._stored[id(facts), address] = facts, tokens
+            self._stored.setdefault(id(facts), (facts, {}))[1][address] = tokens
             if len(self._stored) > MAX_STORED:
                 self._stored.popitem(last=False)
             self.tell(e.CacheStored(brief(facts), address, tokens))

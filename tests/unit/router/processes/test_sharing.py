@@ -21,6 +21,7 @@ from tercet.router.processes.wire import Kind, decode
 from tercet.routing.breaker import OPEN
 from tercet.routing.events import (
     CacheCleared,
+    CacheStored,
     ConversationRecorded,
     Finished,
     FirstToken,
@@ -366,3 +367,16 @@ async def test_a_fault_in_an_answer_is_a_500_and_no_silence(monkeypatch: pytest.
     kind, body = family.down[0].frames.pop()
     number, status, *_ = decode(body)
     assert (kind, number, status) == (Kind.ANSWER, 7, 500)
+
+
+def test_a_prompt_s_pieces_are_told_once_and_again_only_if_its_length_was_not_known() -> None:
+    for at_first, again in ((210, ()), (None, turn(1, 0).chunks)):
+        family = Family(1)
+        member = family.members[0]
+        fleet, facts, d = member.parts.fleet, turn(1, 0), member.parts.fleet.ranks[DECODE[0]]
+        fleet.apply(Routed("r", Route(Mode.PPD, d, uncached=9), facts))
+        fleet.apply(FirstToken("r", at_first, 0))
+        fleet.apply(ConversationRecorded(facts, d.address, 210, 9))
+        stored, recorded = member._news
+        assert isinstance(stored, CacheStored) and isinstance(recorded, ConversationRecorded)
+        assert (stored.facts.chunks, recorded.facts.chunks, recorded.facts.own) == (facts.chunks, again, facts.own)
