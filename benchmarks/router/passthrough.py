@@ -1,12 +1,13 @@
 """CPU time of a bare pass-through proxy, ours against aiohttp's, in one run.
 
-`python benchmarks/router/passthrough.py [--streams 128] [--rounds 3] [--peer aiohttp] [--command '...']`
+`python benchmarks/router/passthrough.py [--streams 128] [--rounds 3] [--peer aiohttp] [--command '...']...`
 
 A back end emits 64 chunks 10 ms apart; 128 clients keep that many streams open through the proxy. What is printed is
 the proxy process's CPU time (user + system, read from the OS) per request, and the same for non-streamed answers.
 Yardsticks: `--peer aiohttp` (`pip install aiohttp` first), the usual choice, and any router's own command line, e.g.
 `--command 'vllm-router --host 127.0.0.1 --port {port} --worker-urls {upstream} --policy round_robin'`.
-Runs are interleaved (ours, peer, ours, peer...) and the median of `--repeats` is taken: neighbours make noise.
+Runs are interleaved (ours, peer, ours, peer...): neighbours make noise. Printed are the medians of `--repeats`, and
+those of the ratios within each, with their range.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--port", type=int, default=18500)
     parser.add_argument("--peer", choices=["aiohttp"])
-    parser.add_argument("--command", help="a router's command line, with {port} and {upstream}")
+    parser.add_argument("--command", action="append", default=[], help="a router's, with {port} and {upstream}")
     parser.add_argument("--role", choices=["backend", "ours", "aiohttp"], help=argparse.SUPPRESS)
     parser.add_argument("--upstream", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -161,14 +162,19 @@ def main() -> None:
         uvloop.run(serve_aiohttp(args.port, args.upstream))
     else:
         upstream = f"http://127.0.0.1:{args.port}"
-        commands = {"ours": _role("ours", args.port + 1, upstream)}
+        commands, ports = {"ours": _role("ours", args.port + 1, upstream)}, {"ours": args.port + 1}
         if args.peer:
+            ports[args.peer] = args.port + 2
             commands[args.peer] = _role(args.peer, args.port + 2, upstream)
-        if args.command:
-            words = shlex.split(args.command.format(port=args.port + 3, upstream=upstream))
-            commands[Path(words[0]).name] = words
-        ports = {name: args.port + n for n, name in ((1, "ours"), (2, args.peer)) if name}
-        compare(args, commands, {name: ports.get(name, args.port + 3) for name in commands})
+        for port, command in enumerate(args.command, args.port + 3):
+            words = shlex.split(command.format(port=port, upstream=upstream))
+            commands[Path(words[0]).name], ports[Path(words[0]).name] = words, port
+        compare(args, commands, ports)
+
+
+def _against(ours: list[float], it: list[float]) -> str:
+    ratios = [a / b for a, b in zip(ours, it, strict=True)]
+    return f"{median(it):6.1f} ({median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def compare(args: argparse.Namespace, commands: dict[str, list[str]], ports: dict[str, int]) -> None:
@@ -183,12 +189,13 @@ def compare(args: argparse.Namespace, commands: dict[str, list[str]], ports: dic
         for _ in range(args.repeats):
             for name, pid in pids.items():
                 stream = measure(pid, ports[name], STREAM, args.streams, args.rounds)
-                costs[name].append((stream, measure(pid, ports[name], WHOLE, 16, 500)))
-        medians = {name: [median(run[i] for run in runs) for i in (0, 1)] for name, runs in costs.items()}
+                costs[name].append((stream, measure(pid, ports[name], WHOLE, 16, 1500)))
         print(f"CPU of the proxy: us a {CHUNKS}-chunk stream at {args.streams} streams | us a whole answer (ours / it)")
-        for name, (stream, whole) in medians.items():
-            ratios = f"({medians['ours'][0] / stream:.2f}) | {whole:6.1f} ({medians['ours'][1] / whole:.2f})"
-            print(f"{name:12} {stream:6.0f} {ratios}")
+        for name, runs in costs.items():
+            print(
+                f"{name:14}",
+                " | ".join(_against([own[i] for own in costs["ours"]], [it[i] for it in runs]) for i in (0, 1)),
+            )
     finally:
         for process in processes:
             process.terminate()
