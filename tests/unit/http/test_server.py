@@ -394,3 +394,27 @@ async def test_a_handler_can_tell_that_its_client_left() -> None:
         task.cancel()
         await asyncio.wait_for(ended.wait(), 5)
         assert seen == [False, True]
+
+
+async def test_an_answer_to_a_client_that_left_goes_nowhere_and_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    ended: list[BaseException | None] = []
+
+    async def handler(request: Request, responder: Responder) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.01)  # the transport is closed for good by now
+            try:
+                responder.send_now(200, b"too late")
+                ended.append(None)
+            except BaseException as error:
+                ended.append(error)
+            raise
+
+    async with serving(handler) as server:
+        raw = await connect(server)
+        await raw.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        await until(lambda: bool(server.tasks))
+        raw.close()
+        await until(lambda: bool(ended))
+        assert ended == [None] and not caplog.records
