@@ -397,7 +397,7 @@ async def test_a_handler_can_tell_that_its_client_left() -> None:
 
 
 async def test_an_answer_to_a_client_that_left_goes_nowhere_and_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
-    ended: list[BaseException | None] = []
+    ended: list[RuntimeError | None] = []
 
     async def handler(request: Request, responder: Responder) -> None:
         try:
@@ -407,7 +407,7 @@ async def test_an_answer_to_a_client_that_left_goes_nowhere_and_is_no_fault(capl
             try:
                 responder.send_now(200, b"too late")
                 ended.append(None)
-            except BaseException as error:
+            except RuntimeError as error:
                 ended.append(error)
             raise
 
