@@ -52,8 +52,8 @@ class LocalDeployment:
 
     Use it in one event loop, as a context manager or by `start` and `stop`; for another deployment make another one.
     `start_timeout_s` bounds each part's start (None: what the engine needs). With `restart`, crashed parts start again,
-    waiting `backoff_s` between. `asked` is the file that the topology came from, if it did: what changes there is
-    followed as far as it can be.
+    waiting `backoff_s` between. `asked` is the file that the topology came from, if it did: what changes there
+    from now on is followed as far as it can be.
     """
 
     def __init__(
@@ -71,7 +71,8 @@ class LocalDeployment:
         asked: Asked | None = None,
     ) -> None:
         self.topology = topology
-        self._asked, self._sees = asked, False
+        self._sees = False
+        self._reload = None if asked is None else Reload(asked, self.become, self._refuse)
         self._as_asked = topology
         self.name = topology.name
         self.warnings: list[str] = []
@@ -95,8 +96,7 @@ class LocalDeployment:
         self._following: set[asyncio.Task[None]] = set()
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
-        self._started_at = 0.0
-        self._secret = secrets.token_bytes(SECRET_BYTES)
+        self._started_at, self._secret = 0.0, secrets.token_bytes(SECRET_BYTES)
         self._workers_key = None if topology.router.api_key_file is None else key_of_workers(self._secret)
 
     @property
@@ -164,8 +164,8 @@ class LocalDeployment:
         await self._router.start()
         self._publish("ready")
         self._watch(*self._workers, self._router)
-        if self._asked is not None:
-            self._follow(Reload(self._asked, self.become, self._refuse).watch())
+        if self._reload is not None:
+            self._follow(self._reload.watch())
         self._on_progress(Progress("deployment", "ready", self.url))
 
     async def become(self, wanted: Topology) -> None:
@@ -218,12 +218,12 @@ class LocalDeployment:
         self._tell_router(why)
 
     def _tell_router(self, refused: str = "") -> None:
-        if self._asked is not None and self._run_dir is not None:
+        if self._reload is not None and self._run_dir is not None:
             write_private(self._run_dir.path / WORKERS_FILE, workers_file(self._placement, refused))
 
     def _router_argv(self, placement: Placement) -> tuple[str, ...]:
         argv = tuple(self._commands.router(placement))
-        if self._asked is None:
+        if self._reload is None:
             return argv
         return (*argv, "--workers-file", f"{placement.run_path}/{WORKERS_FILE}", "--discovery-interval", f"{LOOK_S:g}")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tercet.core.topology import Topology
 from tercet.launch.change import change_of, merged
 from tercet.launch.detached import DetachedSpec
 from tercet.launch.devices import assign_devices
+from tercet.launch.reload import Reload
 from tercet.launch.source import Asked
 from tercet.launch.topology_file import parse_topology
 
@@ -77,3 +79,23 @@ def test_a_detached_launcher_reads_the_same_file_with_the_same_flags_over_it(tmp
         ("cpu:0", "cpu:1"),
         4,
     )
+
+
+async def test_what_changes_in_the_file_before_it_is_watched_is_followed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tercet.launch.reload.LOOK_S", 0.01)
+    path = tmp_path / "t.yaml"
+    path.write_text("{name: t, workers: 1P1D}")
+    became: asyncio.Future[Topology] = asyncio.get_running_loop().create_future()
+
+    async def become(wanted: Topology) -> None:
+        became.set_result(wanted)
+
+    reload = Reload(Asked(path), become, pytest.fail)
+    path.write_text("{name: t, workers: 1P2D}")  # while everything starts
+    watching = asyncio.create_task(reload.watch())
+    try:
+        assert (await asyncio.wait_for(became, 5)).short_form == "1P2D"
+    finally:
+        watching.cancel()
