@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from socket import socket
 
 import msgpack
@@ -69,16 +70,24 @@ async def test_the_fleet_learns_what_an_engine_holds_and_forgets_after_a_gap() -
         context.destroy(linger=0)
 
 
+def two_free_ports() -> int:
+    """Return the first of two ports in a row that nobody has: others on this machine take some, too."""
+    while True:
+        with socket() as first, socket() as second, suppress(OSError):
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            second.bind(("127.0.0.1", port + 1))
+            return port
+
+
 async def test_workers_may_bring_their_events_to_ports_of_this_machine() -> None:
-    context = zmq.asyncio.Context()
-    with socket() as first:
-        first.bind(("127.0.0.1", 0))
-        port = int(first.getsockname()[1])
+    port = two_free_ports()
     fleet = FleetState()
     fleet.apply(WorkerAdded("http://127.0.0.1:1", frozenset({Stage.PREFILL, Stage.DECODE}), 2))
     facts = completion_facts({"model": "m", "prompt": IDS}, None, 0.25)
     subscriber = KvSubscriber(fleet, {"http://127.0.0.1:1": EventPort(port, here=True)})
     subscriber.start()
+    context = zmq.asyncio.Context()
     publisher = context.socket(zmq.XPUB)
     publisher.connect(f"tcp://127.0.0.1:{port + 1}")
     try:
