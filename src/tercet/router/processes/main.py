@@ -205,6 +205,8 @@ class MainRouter(Router):
             self.prober.suspect(decode(body))
 
     def _take_news(self, peer: Peer, body: bytes) -> None:
+        if self._orders:
+            self._flush()  # all are to hear of workers and of news in the order in which they are taken in here
         parts, count, waiting, more, done, about, told, news = decode(body)
         if any(self._emptied.get(address, 0) > done for address in about):
             news = self._up_to_date(news, done)
