@@ -199,7 +199,7 @@ ACTIONS = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 5), st.integers(
 
 @settings(max_examples=100, deadline=None)
 @given(ACTIONS)
-@example([(0, 2, 0), (6, 0, 0), (9, 0, 6), (9, 0, 6), (7, 0, 4), (10, 2, 0)])  # news, of a worker that left and came back
+@example([(0, 2, 0), (6, 0, 0), (9, 0, 6), (9, 0, 6), (7, 0, 4), (10, 2, 0)])  # a worker left and came back
 def test_once_everything_is_delivered_all_believe_the_same(actions: list[tuple[int, int, int]]) -> None:
     """Whatever the order in which frames cross. A conversation is at one process at a time, as its turns follow each
     other; workers come, go, restart and lose their caches in between, and processes die."""
