@@ -274,13 +274,13 @@ class Exchange:
             sink.ended(self.error)
         elif self._complete:
             sink.ended(None)
+        if self._upstream is not None:
+            self._upstream.resume()  # before the sink is given what was held, which may be too much for it
         for data, now_ns in held or ():
             if self.error is None:
                 self._read(sink, data, now_ns)
         if self._gone:
             self._after_loss()
-        elif self._upstream is not None:
-            self._upstream.resume()
 
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

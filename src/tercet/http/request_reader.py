@@ -45,6 +45,7 @@ class RequestReader:
         "_headers",
         "_known",
         "_limits",
+        "_open",
         "_parser",
         "_pieces",
         "_raw_size",
@@ -68,6 +69,7 @@ class RequestReader:
         self._parser = httptools.HttpRequestParser(self)
         self._headers: dict[str, str] = {}
         self._target = b""
+        self._open = False  # a message has begun in the parser, be it with a letter of its method
         self._body = b""
         self._pieces: BytesIO | None = None
         self._body_size = 0
@@ -118,10 +120,10 @@ class RequestReader:
         self._parse(data)
         if self._complete:
             last, self._request = self._request, None
-            if fresh and last is not None and self._known is not None and not self._target:
+            if fresh and last is not None and self._known is not None and not self._open:
                 self._known.learn(data, last)
             # How much of `data` belongs to the next request isn't known: all of it is counted, and allowed for.
-            self._raw_size = self._raw_slack = len(data) if self._target else 0
+            self._raw_size = self._raw_slack = len(data) if self._open else 0
             return
         excess = self._raw_size - self._raw_slack - self._limits.max_header_bytes
         if excess > 0 and not self.in_body:
@@ -157,6 +159,7 @@ class RequestReader:
 
     def on_message_begin(self) -> None:
         """Forget the last request."""
+        self._open = True
         self._headers = {}
         self._target = b""
         self._body, self._pieces = b"", None
@@ -256,6 +259,7 @@ class RequestReader:
         method = self._parser.get_method().decode("latin-1")
         request = Request(method, target, path, query, self._headers, body, self.client, perf_counter_ns())
         self._complete = True
+        self._open = False
         self._target = b""
         self._body, self._pieces = b"", None
         self.in_body = False

@@ -36,10 +36,14 @@ class Quota:
     """One key's use of its limits. Where several processes serve it, `tell` is told what is spent in this one."""
 
     def __init__(self, key: ApiKey, now: float, tell: TellSpent | None = None) -> None:
-        self.key = key
         self.in_flight = 0
         self._tell = tell
         self._elsewhere: dict[int, int] = {}
+        self.follow(key, now)
+
+    def follow(self, key: ApiKey, now: float) -> None:
+        """Hold to the limits of `key` from now on, none of it spent; what is under way still counts."""
+        self.key = key
         self._requests = None if key.requests_per_minute is None else _Bucket(key.requests_per_minute, now)
         self._tokens = None if key.tokens_per_minute is None else _Bucket(key.tokens_per_minute, now)
 
@@ -110,8 +114,10 @@ class Quotas:
 
     def _of(self, key: ApiKey, now: float) -> Quota:
         quota = self._quotas.get(key.digest)
-        if quota is None or quota.key != key:
+        if quota is None:
             quota = self._quotas[key.digest] = Quota(key, now, self.tell)
+        elif quota.key != key:
+            quota.follow(key, now)
         return quota
 
     def keep(self, digests: set[str]) -> None:

@@ -89,9 +89,10 @@ class PrefixIndex:
     def forget(self, chunks: Sequence[bytes]) -> None:
         """Note that none of a prompt's `chunks` is held."""
         count, _ = self.match(chunks)
-        for run in self._path(tuple(chunks[:count])):
+        for run in reversed(self._path(tuple(chunks[:count]))):
             run.held = False
             self._lost += len(run.chunks)
+            self._runs.move_to_end(run)  # a run that was divided became the latest: its beginnings still go after it
 
     def clear(self) -> None:
         """Forget everything."""

@@ -371,6 +371,42 @@ async def test_a_reader_that_lags_holds_the_server_back_and_loses_nothing() -> N
         assert body == b"".join(i.to_bytes(2, "big") * 32768 for i in range(400))
 
 
+class _PausesOnce:
+    """A sink that asks for a pause at the first it gets, and goes on taking: as a client's connection that is full."""
+
+    last_ns = 0
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+        self.size = 0
+
+    def read(self, raw: bytes, pieces: list[bytes], now_ns: int) -> None:
+        if not self.size:
+            self._response.pause()
+        self.size += len(raw)
+
+    def ended(self, error: ClientError | None) -> None:
+        pass
+
+
+async def test_a_taker_that_is_full_of_what_was_held_is_not_given_more() -> None:
+    async def handler(request: Request, responder: Responder) -> None:
+        responder.start(200)
+        for _ in range(400):
+            responder.write(b"x" * 65536)
+            await responder.drain()
+
+    async with serving(handler) as server, client() as http:
+        response = await http.request("GET", url(server))
+        await asyncio.sleep(0.2)  # more than is held comes meanwhile
+        sink = _PausesOnce(response)
+        response._flow_to(sink)
+        held = sink.size
+        await asyncio.sleep(0.2)
+        assert 0 < held == sink.size
+        response.close()
+
+
 async def test_bounds_of_the_client() -> None:
     async with serving(echo) as server, client(max_connections_per_host=2) as http:
         with pytest.raises(ClientError) as caught:

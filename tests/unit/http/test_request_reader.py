@@ -154,6 +154,24 @@ def test_heads_that_differ_by_a_length_are_read_as_if_none_had_come_before(head:
             assert read(known, data) == read(KnownHeads(), data)
 
 
+def test_a_head_is_not_known_by_an_end_of_it_nor_where_another_has_begun() -> None:
+    """What begins with half a method is no request of its own, to nobody."""
+    known = KnownHeads()
+    whole = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
+    taker = _Taker()
+    reader = RequestReader(ServerLimits(), taker, "c", known)
+    reader.feed(whole + b"GE")
+    assert reader.begun
+    reader.feed(b"T /b HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert not reader.begun and [request.path for request in taker.requests] == ["/a", "/b"]
+    with pytest.raises(RequestError):
+        RequestReader(ServerLimits(), _Taker(), "c", known).feed(b"T /b HTTP/1.1\r\nHost: h\r\n\r\n")
+    reader.feed(whole)  # learnt
+    reader.feed(whole + b"PO")
+    with pytest.raises(RequestError):
+        reader.feed(whole)
+
+
 def test_a_length_makes_no_head_unknown() -> None:
     known = KnownHeads()
     reader = RequestReader(ServerLimits(), _Taker(), "c", known)

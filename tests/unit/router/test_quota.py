@@ -120,3 +120,18 @@ def test_what_other_processes_spend_counts_and_what_a_dead_one_had_under_way_doe
     assert _wait(here, key) == 1.0
     here.withdraw(1)
     assert here.enter(key) is not None
+
+
+def test_what_is_under_way_counts_under_limits_that_changed() -> None:
+    quotas, key = Quotas(Clock()), ApiKey("a", "d", concurrent=2)
+    told: list[int] = []
+    quotas.tell = lambda quota, requests, tokens: told.append(quota.in_flight)
+    first, second = quotas.enter(key), quotas.enter(key)
+    tighter = ApiKey("a", "d", concurrent=1, requests_per_minute=60)
+    with pytest.raises(RequestError, match="1 requests at once"):
+        quotas.enter(tighter)
+    assert first is not None and second is not None
+    first.leave(0)
+    second.leave(0)
+    assert quotas.enter(tighter) is not None
+    assert told == [1, 2, 1, 0, 1]

@@ -126,6 +126,10 @@ def test_what_is_forgotten_is_never_found_and_never_counted(happens: list[Any], 
         (index.store(chunks, 1) if stored else index.forget(chunks))
         assert index.match(chunks)[0] == (min(len(chunks), capacity) if stored else 0)
         assert 0 <= len(index) <= capacity
+        order = list(index._runs)
+        for i, run in enumerate(order):
+            assert run.parent is None or order.index(run.parent) > i, "an end goes before its beginning"
+        assert sum(len(run.chunks) for run in order) == index._listed
     for chunks, _ in happens:
         index.forget(chunks)
     index.resize(1)
