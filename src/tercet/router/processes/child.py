@@ -27,7 +27,8 @@ class Child:
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self._stop, self._hurry, self._ordered = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._stop, self._hurry = asyncio.Event(), asyncio.Event()
+        self._asked: set[object] = set()
         self._hello: asyncio.Future[tuple[int, RouterConfig]] = loop.create_future()
         self._router: MemberRouter | None = None
         self._early: list[tuple[Kind, bytes]] = []
@@ -37,7 +38,7 @@ class Child:
         loop = asyncio.get_running_loop()
         # Ctrl-C goes to the whole family: the main process says what follows.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGTERM, self._ask, signal.SIGTERM)
         pipe = await Pipe.over(end, self._heard, self._stop.set)
         try:
             async with asyncio.timeout(HELLO_S):
@@ -70,9 +71,15 @@ class Child:
             await asyncio.wait({closing})
             await router.close(0.0)
 
+    def _ask(self, how: object) -> None:
+        """Stop; at once when asked twice in the same way. A signal to the whole group comes here, and to the main
+        process, whose order follows: both together are one request."""
+        (self._hurry if how in self._asked else self._stop).set()
+        self._asked.add(how)
+
     def _heard(self, kind: Kind, body: bytes) -> None:
         if kind is Kind.STOP:
-            (self._hurry if self._stop.is_set() else self._stop).set()
+            self._ask(kind)
         elif kind is Kind.HELLO:
             process, data = decode(body)
             try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import signal
 import socket
 import sys
@@ -54,12 +56,15 @@ class Member:
         pause_s = FIRST_PAUSE_S
         while not self._stopping.is_set():
             began = monotonic()
-            status = await self._run()
+            try:
+                how = f"ended with {await self._run()}"
+            except OSError as error:  # too little memory, too many processes or files: that may pass
+                how = f"could not be started: {error.strerror or error}"
             if self._stopping.is_set():
                 return
             if not self.ready.is_set():
-                raise TercetError(f"router process {self._process} ended with {status} before it was ready")
-            log.error("router process %d ended with %d: it is started anew in %.1f s", self._process, status, pause_s)
+                raise TercetError(f"router process {self._process} never got ready: it {how}")
+            log.error("router process %d %s; it is started anew in %.1f s", self._process, how, pause_s)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._stopping.wait()
@@ -79,7 +84,6 @@ class Member:
 
     async def _run(self) -> int:
         ours, theirs = socket.socketpair()
-        self._starts += 1
         try:
             child = self._child = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -94,7 +98,8 @@ class Member:
             raise
         finally:
             theirs.close()
-        gone = asyncio.Event()
+        self._starts += 1
+        gone, hangs = asyncio.Event(), True
         try:
             pipe = self._pipe = await Pipe.over(ours, self._heard, gone.set)
             peer = self._peer = Peer(self._process, child.pid, self._starts, pipe)
@@ -102,19 +107,31 @@ class Member:
             self._router.joined(peer)
             if self._stopping.is_set():
                 pipe.send(Kind.STOP)
-            await self._watch(gone)
+            hangs = await self._watch(gone)
         finally:
             if self._pipe is not None:
                 self._pipe.close()
             if self._peer is not None:
                 self._router.left(self._peer)
             self._pipe = self._peer = None
-            self.kill()
-            status = await child.wait()
+            if hangs:
+                self.kill()
+            status = await self._end_of(child)
         return status
 
-    async def _watch(self, gone: asyncio.Event) -> None:
-        """Return when the process is gone, or as good as that."""
+    async def _end_of(self, child: asyncio.subprocess.Process) -> int:
+        """Let it end by itself: it lets go of its pipe before it says what was wrong."""
+        try:
+            async with asyncio.timeout(END_S):
+                return await child.wait()
+        except TimeoutError:
+            log.error("router process %d let go of its pipe, and does not end: it is killed", self._process)
+        finally:
+            self.kill()
+        return await child.wait()
+
+    async def _watch(self, gone: asyncio.Event) -> bool:
+        """Return when the process let go of its pipe, or, with true, when it hangs."""
         assert self._peer is not None
         while not gone.is_set():
             with suppress(TimeoutError):
@@ -123,7 +140,8 @@ class Member:
             allowed = SILENT_S if self._peer.ready else READY_S
             if not self._stopping.is_set() and monotonic() - self._peer.heard_at > allowed:
                 log.error("router process %d has said nothing for %.0f s: it is killed", self._process, allowed)
-                return
+                return True
+        return False
 
     def _heard(self, kind: Kind, body: bytes) -> None:
         if kind is Kind.READY:
@@ -134,23 +152,45 @@ class Member:
             self._router.heard(self._peer, kind, body)
 
 
-def reserve(config: RouterConfig) -> socket.socket:
-    """Return a socket that is bound to the port, and on which nobody listens: so the port stays the family's. Raises
-    UsageError when others listen there."""
+def reserve(config: RouterConfig) -> list[socket.socket]:
+    """Return sockets that are bound to the port at each of the host's addresses, as servers bind them, and on which
+    nobody listens: so the port stays the family's. Raises UsageError when others listen there."""
+    places: list[socket.socket] = []
+    port = config.port
     try:
-        family, kind, number, _, address = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, number) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)  # with SO_REUSEPORT it would bind beside another family
-            address = probe.getsockname()
-        place = socket.socket(family, kind, number)
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        place.bind(address)
+        for family, *_, found in socket.getaddrinfo(
+            config.host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            try:
+                # With SO_REUSEPORT it would bind beside another family.
+                with _bound(family, (found[0], port, *found[2:]), socket.SO_REUSEADDR) as probe:
+                    address = probe.getsockname()
+            except OSError as error:
+                if error.errno == errno.EAFNOSUPPORT:
+                    continue  # servers leave it out, too
+                raise
+            places.append(_bound(family, address, socket.SO_REUSEADDR, socket.SO_REUSEPORT))
+            port = address[1]
+        if not places:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
     except OSError as error:
+        for place in places:
+            place.close()
         raise no_port(config, error) from error
+    return places
+
+
+def _bound(family: int, address: tuple[object, ...], *options: int) -> socket.socket:
+    place = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        for option in options:
+            place.setsockopt(socket.SOL_SOCKET, option, 1)
+        if family == socket.AF_INET6:
+            place.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        place.bind(address)
+    except OSError:
+        place.close()
+        raise
     return place
 
 
@@ -167,8 +207,8 @@ async def serve_many(config: RouterConfig, on_ready: Callable[[int], None] = lam
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    place = reserve(config)
-    config = replace(config, port=place.getsockname()[1])
+    places = reserve(config)
+    config = replace(config, port=places[0].getsockname()[1])
     router = MainRouter(replace(config, log_requests=False))
     members = [Member(router, config, process) for process in range(config.processes)]
     keepers: list[asyncio.Task[None]] = []
@@ -190,7 +230,8 @@ async def serve_many(config: RouterConfig, on_ready: Callable[[int], None] = lam
     finally:
         await _end(members, keepers, hurry, config.shutdown_grace_s)
         await router.close(0.0)
-        place.close()
+        for place in places:
+            place.close()
     return 0
 
 

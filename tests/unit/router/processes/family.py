@@ -84,6 +84,12 @@ class Many:
             assert monotonic() < deadline, f"{what}: {status}\n{self.log.read_text()}"
             await asyncio.sleep(0.05)
 
+    async def settled(self) -> None:
+        """Wait until nothing is under way, and every process knows what the others learnt: each tells it before it
+        reports, and has heard it before it reports again."""
+        await self.until(lambda s: s["in_flight"] == 0, "nothing to be under way")
+        await self.status()
+
     def children(self) -> list[psutil.Process]:
         found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
         return found

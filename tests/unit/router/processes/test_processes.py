@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 import sys
+from itertools import islice
 from pathlib import Path
+from time import monotonic
 
 import psutil
 import pytest
@@ -55,7 +57,7 @@ async def test_a_later_turn_goes_where_the_first_one_went_whichever_process_gets
             d = first.route.split(">")[-1]
             for turn in range(3):
                 texts += [first.text, f"and {turn}"]
-                await asyncio.sleep(0.05)  # an answer takes longer to read than news to cross
+                await router.settled()
                 assert (await router.chat(*texts)).route == d, "straight to the D that holds it"
         assert {record["process"] for record in (await router.get("/requests"))["requests"]} == {0, 1, 2}
 
@@ -145,29 +147,53 @@ async def test_a_worker_that_fails_is_left_alone_by_all_after_as_many_failures_a
         router.workers[0].status = 500
         failed = 0
         for i in range(60):
-            failed += (await router.chat(f"hi {i}")).status != 200
-        assert 5 <= failed < 8, "two at most while the news of the fifth crosses"
+            if (await router.chat(f"hi {i}")).status != 200:
+                failed += 1
+                await router.settled()
+        assert failed == 5
         worker = (await router.status())["workers"][0]
         assert worker["ranks"][0]["breaker"] == "open" and not worker["ready"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_asked_to_end_streams_end_first_and_nothing_is_left(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "group"),
+    [
+        (signal.SIGINT, True),  # as a terminal does it
+        (signal.SIGTERM, True),  # as systemd does it
+        (signal.SIGTERM, False),
+    ],
+)
+async def test_asked_to_end_streams_end_first_and_nothing_is_left(tmp_path: Path, number: int, group: bool) -> None:
     async with many(tmp_path, "A", "aggregated") as router:
         router.workers[0].gate_after, router.workers[0].gate = 2, asyncio.Event()
         asked = [asyncio.create_task(router.chat(f"hi {i}", stream=True, max_tokens=8)) for i in range(6)]
         await router.until(lambda s: s["in_flight"] == 6, "all to be under way")
         children = router.children()
         assert len(children) == 3
-        if number == signal.SIGINT:  # as a terminal does it: to the whole group
-            os.killpg(router.process.pid, number)
-        else:
-            os.kill(router.process.pid, number)
+        if group and number == signal.SIGTERM:  # which of them is faster is chance: here the main process comes last
+            for child in children:
+                child.terminate()
+            await asyncio.sleep(0.2)
+        (os.killpg if group and number == signal.SIGINT else os.kill)(router.process.pid, number)
         await asyncio.sleep(0.3)
         router.workers[0].gate.set()
         assert [(await task).events[-1] for task in asked] == ["[DONE]"] * 6
         assert await asyncio.wait_for(router.process.wait(), 10) == 0
         assert not any(child.is_running() for child in children)
+
+
+async def test_asked_twice_all_end_at_once(tmp_path: Path) -> None:
+    async with many(tmp_path, "A", "aggregated", "--shutdown-grace", "60") as router:
+        router.workers[0].gate_after, router.workers[0].gate = 2, asyncio.Event()
+        asked = [asyncio.create_task(router.chat(f"hi {i}", stream=True, max_tokens=8)) for i in range(6)]
+        await router.until(lambda s: s["in_flight"] == 6, "all to be under way")
+        children = router.children()
+        os.kill(router.process.pid, signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        assert not any(task.done() for task in asked)
+        assert await router.end(signal.SIGTERM) == 0
+        assert not any(child.is_running() for child in children)
+        assert all(isinstance(each, ClientError) for each in await asyncio.gather(*asked, return_exceptions=True))
 
 
 async def test_without_its_main_process_no_process_stays(tmp_path: Path) -> None:
@@ -202,10 +228,14 @@ async def test_the_limits_of_a_key_hold_for_all_processes_together(tmp_path: Pat
     keys.write_text("".join(f"{key.line()}\n" for key in lines))
     async with many(tmp_path, "A", "aggregated", "--api-key-file", str(keys), key="admin") as router:
         body = {"model": "m", "prompt": "hi"}
-        got = [await router.send("POST", "/v1/completions", body, Authorization="Bearer a") for _ in range(40)]
-        passed = sum(each.status == 200 for each in got)
-        assert 12 <= passed < 20, "36 without each other's news; which takes a moment"
-        assert {each.status for each in got} == {200, 429}
+        began, got = monotonic(), []
+        for _ in range(40):
+            got.append((await router.send("POST", "/v1/completions", body, Authorization="Bearer a")).status)
+            if got[-1] == 200:
+                await router.settled()
+        more = int((monotonic() - began) * 12 / 60)
+        assert 12 <= got.count(200) <= 12 + more, "more than 30 without each other's news"
+        assert set(got) == {200, 429}
         assert (await router.send("GET", "/status", Authorization="Bearer a")).status == 403
         assert (await router.send("GET", "/status", Authorization="Bearer b")).status == 401
 
@@ -216,7 +246,10 @@ async def test_places_are_shared_out(tmp_path: Path) -> None:
         gate = router.workers[0].gate = asyncio.Event()
         # Half the places for each process, and connections are spread by chance: both halves are taken of so many.
         asked = [asyncio.create_task(router.chat(f"hi {i}")) for i in range(40)]
+        async with asyncio.timeout(30):
+            first = [(await answer).status for answer in islice(asyncio.as_completed(asked), 36)]
+        assert set(first) == {429}
         await router.until(lambda s: s["in_flight"] == 4, "all places to be taken")
         gate.set()
         statuses = [(await task).status for task in asked]
-        assert sorted(set(statuses)) == [200, 429] and statuses.count(200) == 4
+        assert statuses.count(200) == 4
