@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 
-from tercet.core.hashing import block_hash
+from tercet.core.hashing import DIGEST_BYTES, block_hash
 
 _STORED = (
     "block_hashes",
@@ -55,7 +55,18 @@ class BlocksCleared:
     """No block is held any more."""
 
 
-BlockEvent = BlocksStored | BlocksRemoved | BlocksCleared
+@dataclass(frozen=True, slots=True)
+class BlocksHeld:
+    """What a rank holds by all it said so far, as one process tells another that comes later: names, and the joined
+    hashes of these blocks. Not `whole`: that is left out, for it is too much."""
+
+    names: tuple[Name, ...]
+    hashes: bytes
+    block_size: int
+    whole: bool = True
+
+
+BlockEvent = BlocksStored | BlocksRemoved | BlocksCleared | BlocksHeld
 
 
 def decode_batch(payload: bytes) -> tuple[BlockEvent, ...]:
@@ -111,8 +122,15 @@ class TokenBlocks:
         elif isinstance(event, BlocksRemoved):
             for name in event.names:
                 self._held.discard(self._names.pop(name, _ROOT))
+        elif isinstance(event, BlocksHeld):
+            self._take(event)
         elif event.plain:
             self._store(event)
+
+    def held(self) -> BlocksHeld:
+        """Return what is held, by which others come to know the same."""
+        names = {name: block for name, block in self._names.items() if block in self._held}
+        return BlocksHeld(tuple(names), b"".join(names.values()), self._size)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -129,6 +147,12 @@ class TokenBlocks:
             if parent not in self._held:
                 return end - size
         return len(tokens) // size * size
+
+    def _take(self, event: BlocksHeld) -> None:
+        self._size = event.block_size
+        hashes = [event.hashes[i : i + DIGEST_BYTES] for i in range(0, len(event.hashes), DIGEST_BYTES)]
+        self._names.update(zip(event.names, hashes, strict=True))
+        self._held.update(hashes)
 
     def _store(self, event: BlocksStored) -> None:
         parent = _ROOT if event.parent is None else self._names.get(event.parent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
 from tercet.router.processes.wire import brief
@@ -10,6 +9,7 @@ from tercet.routing import events as e
 from tercet.routing.facts import RequestFacts
 from tercet.routing.fleet import FleetState
 from tercet.routing.in_flight import Part
+from tercet.routing.kv_events import BlocksCleared, BlocksHeld
 
 Tell = Callable[[e.Event], None]
 
@@ -19,9 +19,9 @@ DOUBTS = frozenset({e.RankHealth, e.PairHealth})
 """What a request teaches of a worker's health. The main process decides what follows."""
 
 
+MAX_BLOCKS = 1 << 19
+"""So many blocks, some 25 MB, a process that comes is told of: of ranks beyond these it knows nothing exactly."""
 OF_A_RANK = (e.CacheStored, e.ConversationRecorded, e.PrefixLost, e.PicturesHeld, e.PicturesLost)
-MAX_STORED = 2048
-"""Requests that end without an answer leave theirs behind."""
 
 
 class SharedFleet(FleetState):
@@ -51,7 +51,8 @@ Sizes = tuple[int, dict[str, tuple[int, int]]]
 class MainFleet(SharedFleet):
     """In the main process, which watches the workers: whatever happens to it is told to all others, in order.
 
-    It routes nothing, and so takes in nothing of caches: `sizes` are as a process that does has told them.
+    It routes nothing, and so takes in nothing of caches: sizes are as those processes tell them that do, each of which
+    may have come late and know less than others.
     """
 
     tell: Tell
@@ -59,7 +60,7 @@ class MainFleet(SharedFleet):
     def __init__(self, *, index_chunks: int, max_conversations: int) -> None:
         super().__init__(index_chunks=index_chunks, max_conversations=max_conversations)
         self._sizes: dict[str, e.CacheSized] = {}
-        self.sizes: Sizes = (0, {})
+        self._told: dict[int, Sizes] = {}
         self.tell = lambda event: None
 
     def apply(self, event: e.Event) -> None:
@@ -67,24 +68,35 @@ class MainFleet(SharedFleet):
         super().apply(event)
         if isinstance(event, e.CacheSized):
             self._sizes[event.address] = event
+        elif isinstance(event, e.WorkerRemoved):
+            self._sizes = {address: size for address, size in self._sizes.items() if address in self.ranks}
         self.tell(event)
+
+    def take_sizes(self, process: int, sizes: Sizes) -> None:
+        """Take in how much another process believes of caches."""
+        self._told[process] = sizes
+
+    def withdraw(self, process: int) -> None:
+        """Another process is gone, and what it believed with it."""
+        super().withdraw(process)
+        self._told.pop(process, None)
 
     def prefix_blocks(self, address: str) -> int:
         """Return how many pieces of prompts the rank is believed to hold."""
-        return self.sizes[1].get(address, (0, 0))[0]
+        return max((ranks.get(address, (0, 0))[0] for _, ranks in self._told.values()), default=0)
 
     def picture_count(self, address: str) -> int:
         """Return how many pictures' embeddings the rank is believed to hold."""
-        return self.sizes[1].get(address, (0, 0))[1]
+        return max((ranks.get(address, (0, 0))[1] for _, ranks in self._told.values()), default=0)
 
     @property
     def conversation_count(self) -> int:
         """Return how many conversations are remembered."""
-        return self.sizes[0]
+        return max((conversations for conversations, _ in self._told.values()), default=0)
 
     def picture(self) -> list[e.Event]:
-        """Return events by which a fleet without workers comes to know these: as they are, by the same names. Caches
-        and conversations are left out: those it learns of anew."""
+        """Return events by which a fleet without workers comes to know these: as they are, by the same names. Of
+        caches only what their engines said: what requests taught, and conversations, it learns anew."""
         told: list[e.Event] = []
         for url in dict.fromkeys(rank.url for rank in self.ranks.values()):
             worker = self.workers[url]
@@ -94,6 +106,11 @@ class MainFleet(SharedFleet):
         told += [size for address, size in self._sizes.items() if address in self.ranks]
         told += [e.RankHealth(address, True) for address in self.ranks if address in self._ready]
         told += [e.PairHealth(p, d, True) for d, sources in self._sources.items() for p in sorted(sources)]
+        left = MAX_BLOCKS
+        for address, blocks in self._blocks.items():
+            whole = len(blocks) <= left
+            left -= len(blocks) if whole else 0
+            told.append(e.KvTold(address, (blocks.held() if whole else BlocksHeld((), b"", 0, whole=False),)))
         return [*told, e.ModeChanged(self.mode)]
 
 
@@ -105,9 +122,10 @@ class MemberFleet(SharedFleet):
     def __init__(self, *, index_chunks: int, max_conversations: int) -> None:
         super().__init__(index_chunks=index_chunks, max_conversations=max_conversations)
         self._taking = False
-        # What was told of the prompts of requests under way: their tokens at each rank. A request's facts are kept
-        # along, so that no others get their id.
-        self._stored: OrderedDict[int, tuple[RequestFacts, dict[str, int]]] = OrderedDict()
+        self._partly: set[str] = set()  # ranks whose engines said what this process was not told
+        # What was told of the prompts of requests under way: their tokens at each rank, by the id of their facts, which
+        # lasts as long as they do.
+        self._stored: dict[int, dict[str, int]] = {}
         self.tell = lambda event: None
         self.changed: Callable[[], None] = lambda: None
 
@@ -126,13 +144,17 @@ class MemberFleet(SharedFleet):
 
     def apply(self, event: e.Event) -> None:
         """Take in what a request here taught, and tell what others want to know."""
-        super().apply(event)
         kind = type(event)
+        if kind is e.Finished:
+            assert isinstance(event, e.Finished)
+            flight = self._in_flight.find(event.request_id)
+            if flight is not None:
+                self._stored.pop(id(flight.facts), None)
+        super().apply(event)
         if kind is e.ConversationRecorded:
             assert isinstance(event, e.ConversationRecorded)
             facts, address, tokens = event.facts, event.address, event.prompt_tokens
-            known = self._stored.pop(id(facts), None)
-            same = known is not None and known[1].get(address) == tokens
+            same = self._stored.get(id(facts), {}).get(address) == tokens
             told = brief(facts, whole=not (same and facts.chat))
             self.tell(e.ConversationRecorded(told, address, tokens, event.completion_tokens))
         elif kind is e.PrefixLost:
@@ -144,11 +166,26 @@ class MemberFleet(SharedFleet):
 
     def take(self, event: e.Event) -> None:
         """Take in what another process said: it is told nobody."""
+        if isinstance(event, e.KvTold) and not self._follows(event):
+            return
         self._taking = True
         try:
             super().take(event)
         finally:
             self._taking = False
+
+    def _follows(self, event: e.KvTold) -> bool:
+        """True when all is known that the rank's engine said before: by a part of it, its cache would look empty."""
+        for told in event.events:
+            if isinstance(told, BlocksHeld) and not told.whole:
+                self._partly.add(event.address)
+            elif isinstance(told, BlocksCleared):
+                self._partly.discard(event.address)
+        return event.address not in self._partly
+
+    def _forget_rank(self, address: str) -> None:
+        super()._forget_rank(address)
+        self._partly.discard(address)
 
     def begin_anew(self, told: Iterable[e.Event]) -> None:
         """Forget the workers, and know those of `told`."""
@@ -167,7 +204,5 @@ class MemberFleet(SharedFleet):
         if not self._taking and not again and facts.chunks and facts.prompts == 1:
             # With what was learnt here of the text's density: every process is to believe the same.
             tokens = facts.prompt_tokens if prompt_tokens is None else prompt_tokens
-            self._stored.setdefault(id(facts), (facts, {}))[1][address] = tokens
-            if len(self._stored) > MAX_STORED:
-                self._stored.popitem(last=False)
+            self._stored.setdefault(id(facts), {})[address] = tokens
             self.tell(e.CacheStored(brief(facts), address, tokens))

@@ -191,7 +191,7 @@ class MainRouter(Router):
         elif kind is Kind.REPORT:
             number, counts, records, sizes = decode(body)
             if sizes:
-                self._fleet.sizes = sizes
+                self._fleet.take_sizes(peer.process, sizes)
             self.parts.metrics.absorb(counts)
             told = [ToldRecord(data["id"], at, {**data, "process": peer.process}) for at, data in records]
             if told:
@@ -238,6 +238,9 @@ class MainRouter(Router):
         for name, number in told.items():
             sums[name] += number - known[name]
             known[name] = number
+            for counter in (sums, known):
+                if not counter[name]:
+                    del counter[name]  # workers come and go
 
     def _doubt(self, key: Key) -> None:
         event = RankHealth(key, False) if isinstance(key, str) else PairHealth(*key, False)
@@ -247,6 +250,9 @@ class MainRouter(Router):
 
     def _tell_event(self, event: Event) -> None:
         self._tell("event", event)
+        if isinstance(event, e.WorkerRemoved):
+            for peer in self.peers.values():
+                peer.visits.pop(event.url, None)  # as the sum was: what is told of it now begins anew
         if isinstance(event, e.ConversationsCleared) or (isinstance(event, e.CacheCleared) and event.address is None):
             emptied: Iterable[str] = self._fleet.ranks
         elif isinstance(event, e.CacheCleared | e.RankRestarted):
@@ -303,7 +309,10 @@ class MainRouter(Router):
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._flush()
+            try:
+                self._flush()
+            except Exception as error:  # noqa: BLE001 - the boundary: later orders are to be told all the same
+                log.error("orders to the router's processes failed: %s", whence(error))
 
     async def _settle(self) -> None:
         self._flush()

@@ -12,6 +12,7 @@ from typing import Any
 
 from tercet.core.api_keys import ApiKey
 from tercet.core.errors import RequestError
+from tercet.core.faults import whence
 from tercet.http.server import Request, Responder
 from tercet.router.app import Router
 from tercet.router.config import RouterConfig
@@ -31,12 +32,17 @@ FLUSH_S = 0.005
 """What others want to know waits so long for more of it."""
 REPORT_S = 1.0
 MAX_UNREAD = 8 << 20
-"""So many bytes that the main process has not read, and what requests teach is told no more: loads still are."""
+"""So many bytes that the main process has not read, and it is told and asked nothing until it reads again."""
+MAX_TOLD = 4096
+"""So many failures and doubts are kept for it meanwhile."""
 SPENT = "spent"
 """Begins what is told of an API key's use."""
 QUESTION_S = 90.0
 """Longer than the slowest answer: that to a reset of all caches."""
 OWN = frozenset({"/health", "/openapi.json", HOME})
+WITH_BODY = frozenset({"/workers"})
+"""Where the main process reads what a client sent; elsewhere it does not get it."""
+MAX_QUESTION = 1 << 20
 
 
 class MemberRouter(Router):
@@ -49,6 +55,7 @@ class MemberRouter(Router):
         self._process = process
         self._news: list[Event] = []
         self._told: list[object] = []
+        self._spent: dict[str, tuple[str, str, int, int, int]] = {}  # what of each key's use is not told yet
         self._flushing = self._hurrying = False
         self._visits: Counter[str] = Counter()
         self._unaccepted: dict[str, int] = {}
@@ -170,7 +177,9 @@ class MemberRouter(Router):
         self._hurry()
 
     def _tell_spent(self, quota: Quota, requests: int, tokens: int) -> None:
-        self._told.append((SPENT, quota.key.digest, requests, tokens, quota.in_flight))
+        digest = quota.key.digest
+        _, _, before, used, _ = self._spent.get(digest, (SPENT, digest, 0, 0, 0))
+        self._spent[digest] = (SPENT, digest, before + requests, used + tokens, quota.in_flight)
         self._hurry()
 
     def _hurry(self) -> None:
@@ -187,14 +196,23 @@ class MemberRouter(Router):
         self._flushing = False
         self._flush()
 
+    @property
+    def _unheard(self) -> bool:
+        """True while the main process does not read what it was sent: more would fill the memory."""
+        return self.pipe.waiting_bytes > MAX_UNREAD
+
     def _flush(self) -> None:
         self._hurrying = False
-        news, self._news = self._news, []
-        told, self._told = self._told, []
-        if self.pipe.waiting_bytes > MAX_UNREAD:
-            if news and not self._dropped:
+        if self._unheard:
+            if not self._dropped:
                 log.warning("the main process does not listen: what is learnt now is not told")
-            self._dropped, news = bool(news) or self._dropped, []
+            self._dropped = True
+            self._news.clear()
+            del self._told[:-MAX_TOLD]
+            return
+        self._dropped = False
+        news, self._news = self._news, []
+        told, self._told, self._spent = [*self._told, *self._spent.values()], [], {}
         parts, count, waiting = self._fleet.parts_changed(), self._fleet.own_count, self.parts.gates.waiting
         more = self._changes_for_main()
         if not (news or told or parts or more or (count, waiting) != (self._told_count, self._told_waiting)):
@@ -212,22 +230,32 @@ class MemberRouter(Router):
         """Return requests by worker, and unaccepted handoffs by rank, that are not as they were told last."""
         visits, handoffs = self.parts.visits, self.parts.handoffs
         going = {url: visits[url] for url in {*visits, *self._visits} if visits[url] != self._visits[url]}
+        before = self._unaccepted
+        now = {address: n for address in {*self._fleet.ranks, *before} if (n := handoffs.unaccepted(address))}
+        unaccepted = {a: now.get(a, 0) for a in {*now, *before} if now.get(a, 0) != before.get(a, 0)}
+        self._unaccepted = now
         for url, number in going.items():
             self._visits[url] = number
-        now = {address: handoffs.unaccepted(address) for address in self._fleet.ranks}
-        unaccepted = {address: n for address, n in now.items() if n != self._unaccepted.get(address, 0)}
-        self._unaccepted.update(unaccepted)
+        # Where nothing is left nothing is kept: workers come and go.
+        for counter in (visits, self._visits):
+            for url in [url for url, number in counter.items() if not number]:
+                del counter[url]
         return (going, unaccepted) if going or unaccepted else ()
 
     async def _report_always(self) -> None:
         while True:
             await asyncio.sleep(REPORT_S)
-            self._flush()
-            self._report(0, with_records=False)
+            try:
+                self._flush()
+                self._report(0, with_records=False)
+            except Exception as error:  # noqa: BLE001 - the boundary: who reports no more is taken for dead
+                log.error("a report to the main process failed: %s", whence(error))
 
     def _report(self, number: int, *, with_records: bool) -> None:
         """Tell what was counted since the last report; `with_records` the requests that ended since they were last
-        told."""
+        told. Nothing while the main process does not read: later all of it."""
+        if self._unheard:
+            return
         records = []
         if with_records:
             for record in self.parts.recent.latest(KEPT):
@@ -240,34 +268,46 @@ class MemberRouter(Router):
         self.pipe.send(Kind.REPORT, encode((number, self.parts.metrics.moved(), records, sizes)))
 
     def _suspect(self, url: str) -> None:
-        self.pipe.send(Kind.SUSPECT, encode(url))
+        if not self._unheard:
+            self.pipe.send(Kind.SUSPECT, encode(url))
 
     # --- what the main process answers ---
 
     async def _dispatch(
         self, request: Request, responder: Responder, headers: list[tuple[str, str]], key: ApiKey | None
     ) -> None:
-        path = request.path
-        if self._methods(path) is None or path in OWN or path.startswith(HOME + "/"):
-            await super()._dispatch(request, responder, headers, key)
+        path, methods = request.path, self._methods(request.path)
+        method = "GET" if request.method == "HEAD" else request.method
+        if methods is None or method not in methods or path in OWN or path.startswith(HOME + "/"):
+            await super()._dispatch(request, responder, headers, key)  # which refuses what it has no method for
         else:
-            await self._ask(request, responder)
+            await self._ask(request, responder, headers[0][1])
 
-    async def _ask(self, request: Request, responder: Responder) -> None:
-        """Have the main process answer. Raises RequestError 503 when it does not."""
+    async def _ask(self, request: Request, responder: Responder, request_id: str) -> None:
+        """Have the main process answer. Raises RequestError 413, and 503 when it does not."""
+        body = request.body if request.path in WITH_BODY else b""
+        if len(body) > MAX_QUESTION:
+            raise RequestError(413, f"the body is larger than {MAX_QUESTION} bytes", code="request_too_large")
+        if self._unheard:
+            raise _silent()
         self._asked += 1
         number = self._asked
         waiting = self._questions[number] = asyncio.get_running_loop().create_future()
-        told = (request.method, request.target, request.path, request.query, dict(request.headers), request.body)
+        headers = {**request.headers, "x-request-id": request_id}  # which is in this process's log
+        told = (request.method, request.target, request.path, request.query, headers, body)
         self.pipe.send(Kind.QUESTION, encode((number, *told, request.client, request.received_ns)))
         try:
             async with asyncio.timeout(QUESTION_S):
-                status, headers, content_type, body = await waiting
+                status, answered, content_type, answer = await waiting
         except TimeoutError:
-            raise RequestError(503, "the router's main process does not answer", code="main_process_silent") from None
+            raise _silent() from None
         finally:
             self._questions.pop(number, None)
-        await responder.send(status, body, headers=headers, content_type=content_type)
+        await responder.send(status, answer, headers=answered, content_type=content_type)
+
+
+def _silent() -> RequestError:
+    return RequestError(503, "the router's main process does not answer", code="main_process_silent")
 
 
 _ORDERS: dict[str, Callable[..., None]] = {

@@ -13,7 +13,7 @@ import msgpack
 from tercet.core.stage import Mode, Stage
 from tercet.routing import events as e
 from tercet.routing.facts import Anchor, RequestFacts
-from tercet.routing.kv_events import BlocksCleared, BlocksRemoved, BlocksStored
+from tercet.routing.kv_events import BlocksCleared, BlocksHeld, BlocksRemoved, BlocksStored
 from tercet.routing.pictures import Picture
 
 
@@ -59,7 +59,10 @@ _CLASSES: tuple[type, ...] = (
     BlocksStored,
     BlocksRemoved,
     BlocksCleared,
+    BlocksHeld,
 )
+LEAST, MOST = -(1 << 63), (1 << 64) - 1
+"""The integers that msgpack has. One beyond them came from a client or a worker, and is told as the nearest."""
 DEEPEST = 5
 """An event holds facts, these pictures; lists between them don't count."""
 _CODES = {cls: code for code, cls in enumerate(_CLASSES)}
@@ -81,8 +84,8 @@ class _Encoder:
         ]
 
     def encode(self, value: object, depth: int = 0) -> bytes:
-        """Return the bytes of a value made of events and plain data. Raises ValueError, OverflowError and TypeError for
-        what can't be told."""
+        """Return the bytes of a value made of events and plain data; integers beyond 64 bits become the nearest of
+        these. Raises ValueError, OverflowError and TypeError for what can't be told."""
         packed: bytes = self._packers[depth].pack(value)
         return packed
 
@@ -93,6 +96,8 @@ class _Encoder:
             return msgpack.ExtType(code, self.encode(fields, depth + 1))
         if isinstance(value, frozenset):
             return sorted(value)
+        if isinstance(value, int):
+            return max(LEAST, min(MOST, value))
         raise TypeError(f"can't tell other processes of {type(value).__name__}")
 
 
