@@ -13,24 +13,27 @@ function kept() {
   }
 }
 
+function isDark(theme) {
+  return theme ? theme === "dark" : system.matches;
+}
+
 function show(theme) {
   set(document.documentElement, "data-theme", theme);
-  const dark = theme ? theme === "dark" : system.matches;
+  const dark = isDark(theme);
   say(byId("theme"), dark ? "Light" : "Dark");
   set(byId("theme"), "aria-label", `Switch to the ${dark ? "light" : "dark"} theme`);
-  return dark;
 }
 
 export function startTheme() {
-  let dark = show(kept());
-  system.addEventListener("change", () => (dark = show(kept())));
+  show(kept());
+  system.addEventListener("change", () => show(kept()));
   byId("theme").addEventListener("click", () => {
-    const theme = dark ? "light" : "dark";
+    const theme = isDark(document.documentElement.dataset.theme) ? "light" : "dark"; // what is seen now
     try {
       localStorage.setItem(KEPT, theme);
     } catch {
       // it holds for this page
     }
-    dark = show(theme);
+    show(theme);
   });
 }
