@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 
 PIECE = 65536
 
@@ -23,10 +24,13 @@ class FaultProxy:
         self.refusing = False
         self.port = 0
 
-    async def start(self) -> None:
-        """Listen on any free port."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = int(self._server.sockets[0].getsockname()[1])
+    async def start(self, taken: Collection[int] = ()) -> None:
+        """Listen on any free port but those `taken`: on its worker's, which is still to start, it would call itself."""
+        while self._server is None or self.port in taken:
+            server, self._server = self._server, await asyncio.start_server(self._accept, "127.0.0.1", 0)
+            self.port = int(self._server.sockets[0].getsockname()[1])
+            if server is not None:
+                server.close()
 
     async def close(self) -> None:
         """Stop, and break what is open."""

@@ -124,7 +124,7 @@ class ChaosFleet:
         """Start everything; return when each worker and pair is ready."""
         urls: list[str] = []
         for worker in self.workers:
-            await worker.proxy.start()
+            await worker.proxy.start({self.port, *(each.port for each in self.workers)})
             worker.start()
             encodes = "#encode" if worker.letter in "PA" else ""
             urls += [FLAGS[worker.letter], f"http://127.0.0.1:{worker.proxy.port}{encodes}"]
