@@ -272,14 +272,7 @@ def _no_method(request: Request, methods: Collection[str], headers: list[tuple[s
 
 async def serve(config: RouterConfig) -> int:
     """Run a router until SIGINT or SIGTERM; a second one ends it at once. Raises UsageError."""
-    loop = asyncio.get_running_loop()
-    stop, hurry = asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
+    stop, hurry = on_signals()
     router = Router(config)
     try:
         await router.start()
@@ -288,15 +281,32 @@ async def serve(config: RouterConfig) -> int:
         await stop.wait()
         log.info("stopping")
     finally:
-        closing = asyncio.create_task(router.close(config.shutdown_grace_s))
-        hurried = asyncio.create_task(hurry.wait())
-        await asyncio.wait({closing, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
-        if not closing.done():
-            closing.cancel()
-            await asyncio.wait({closing})
-            await router.close(0.0)
+        await close(router, config.shutdown_grace_s, hurry)
     return 0
+
+
+def on_signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Return what SIGINT or SIGTERM sets from now on: the first one, and a second."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    return stop, hurry
+
+
+async def close(router: Router, grace_s: float, hurry: asyncio.Event) -> None:
+    """End a router within `grace_s`, or at once when `hurry` is set."""
+    closing = asyncio.create_task(router.close(grace_s))
+    hurried = asyncio.create_task(hurry.wait())
+    await asyncio.wait({closing, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    hurried.cancel()
+    if not closing.done():
+        closing.cancel()
+        await asyncio.wait({closing})
+        await router.close(0.0)
 
 
 def collect_less() -> None:

@@ -12,7 +12,7 @@ import uvloop
 from setproctitle import setproctitle
 
 from tercet.core.errors import TercetError, UsageError
-from tercet.router.app import collect_less
+from tercet.router.app import close, collect_less
 from tercet.router.config import RouterConfig
 from tercet.router.processes.member import MemberRouter
 from tercet.router.processes.pipe import Pipe
@@ -58,18 +58,8 @@ class Child:
             pipe.send(Kind.READY)
             await self._stop.wait()
         finally:
-            await self._close(router, config.shutdown_grace_s)
+            await close(router, config.shutdown_grace_s, self._hurry)
             await pipe.finish(1.0)
-
-    async def _close(self, router: MemberRouter, grace_s: float) -> None:
-        closing = asyncio.create_task(router.close(grace_s))
-        hurried = asyncio.create_task(self._hurry.wait())
-        await asyncio.wait({closing, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
-        if not closing.done():
-            closing.cancel()
-            await asyncio.wait({closing})
-            await router.close(0.0)
 
     def _ask(self, how: object) -> None:
         """Stop; at once when asked twice in the same way. A signal to the whole group comes here, and to the main

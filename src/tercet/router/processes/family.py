@@ -6,7 +6,6 @@ import asyncio
 import errno
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from dataclasses import replace
 from time import monotonic
 
 from tercet.core.errors import TercetError, UsageError
-from tercet.router.app import no_port
+from tercet.router.app import no_port, on_signals
 from tercet.router.config import RouterConfig
 from tercet.router.processes.main import MainRouter, Peer
 from tercet.router.processes.pipe import Pipe
@@ -199,14 +198,7 @@ async def serve_many(config: RouterConfig, on_ready: Callable[[int], None] = lam
     port. Raises TercetError."""
     if any(port.here for port in config.event_ports().values()):
         raise UsageError("--workers: KV events that workers bring to this machine (events-here) need one process")
-    loop = asyncio.get_running_loop()
-    stop, hurry = asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
+    stop, hurry = on_signals()
     places = reserve(config)
     config = replace(config, port=places[0].getsockname()[1])
     router = MainRouter(replace(config, log_requests=False))
