@@ -102,6 +102,13 @@ CacheReset = Annotated[
 TokeniseOnce = Annotated[
     bool, typer.Option("--tokenise-once", help="Have vllm's D take a text prompt's tokens from P.")
 ]
+Hybrid = Annotated[
+    bool,
+    typer.Option(
+        "--hybrid",
+        help="Under pd, ppd, epd and eppd, workers that do both (A) answer beside the pairs of P and D, by load.",
+    ),
+]
 RankMatch = Annotated[
     str | None,
     typer.Option(

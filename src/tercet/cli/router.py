@@ -139,6 +139,7 @@ def router(
         typer.Option(metavar="NAME", help="What hands KV on between vLLM workers: nixl, mooncake or p2p-nccl."),
     ] = None,
     tokenise_once: flags.TokeniseOnce = False,
+    hybrid: flags.Hybrid = False,
     rank_match: flags.RankMatch = None,
     prefill_fallback: Annotated[
         str | None, typer.Option(metavar="WHAT", help="When no P answers: error, or decode (D does it).")
@@ -258,6 +259,7 @@ def router(
         "dialect": dialect,
         "balancer": None if balancer is None else BALANCER_ALIASES.get(balancer, balancer),
         "ppd_threshold": ppd_threshold,
+        "hybrid": hybrid or None,
         "kv_connector": kv_connector,
         "tokenise_once": tokenise_once or None,
         "rank_match": rank_match,

@@ -115,6 +115,7 @@ def serve(
             metavar="N", help="Ranks of each worker that prefills or decodes.  [default: the file's, else 1]", min=1
         ),
     ] = None,
+    hybrid: flags.Hybrid = False,
     rank_match: flags.RankMatch = None,
     tokenise_once: flags.TokeniseOnce = False,
     tls_cert: flags.TlsCert = None,
@@ -195,6 +196,7 @@ def serve(
         "port": port,
         "balancer": balancer,
         "ppd_threshold": ppd_threshold,
+        "hybrid": hybrid or None,
         "prefill_fallback": prefill_fallback,
         "rank_match": rank_match,
         "tokenise_once": tokenise_once or None,
@@ -271,6 +273,8 @@ def _serve(
     # Before minutes go into fetching a model; the launcher looks again.
     check_router_port(default_run_root(), topology.router)
     console = Console(highlight=False)
+    if topology.idle:
+        console.print(topology.idle, markup=False)
     with start_view(console) as view:
         prepare_model(topology, cache_dir, view.model)
         if detach:

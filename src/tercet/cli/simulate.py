@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tercet.cli import device_options as device
+from tercet.cli import engine_options as engine
 from tercet.cli import traffic_options as flags
 
 
@@ -49,6 +50,7 @@ def simulate(
         int | None,
         typer.Option(metavar="TOKENS", help="New tokens from which on a later turn goes through P.  [default: 512]"),
     ] = None,
+    hybrid: engine.Hybrid = False,
     workload: flags.Workload = "W1",
     dataset: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Replay a file instead: what `tercet bench --dataset` takes.")
@@ -123,6 +125,7 @@ def simulate(
       tercet simulate 1P1D --model llama-3.1-8b --gpu h100 --workload W1 --qps 2,4,8
       tercet simulate 2A --gpu a100 --turns 3 --think 5 --qps 4 --duration 120 --slo ttft:500 --slo tpot:30
       tercet simulate 2E1P1D --model llava-1.6-mistral-7b --workload images --concurrency 1,8,32
+      tercet simulate 1A1P2D --hybrid --mode ppd --turns 4 --qps 12
       tercet simulate topology.yaml --stack stack.yaml --dataset mooncake_trace.jsonl --duration 300
       tercet simulate 2P2D --mode ppd --turns 4 --qps 6 --requests 2000 --lose D1@60+30
     """
@@ -179,7 +182,7 @@ def simulate(
             "max_num_batched_tokens": max_num_batched_tokens,
             "kv_blocks": kv_blocks,
         },
-        routing={"balancer": balancer, "ppd_threshold": ppd_threshold},
+        routing={"balancer": balancer, "ppd_threshold": ppd_threshold, "hybrid": hybrid or None},
         traffic=traffic,
         load_kind=kind,
         loads=loads,

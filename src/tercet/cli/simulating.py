@@ -89,6 +89,8 @@ def run_simulations(asked: Asked) -> int:
     ]
     view = narrator(console_for_output(stderr=True))
     view.say(f"{topology.short_form} in mode {fleet.mode}: {device.chosen.source.summary}")
+    if topology.idle:
+        view.say(topology.idle)
     created = datetime.now(UTC)
     found: dict[int, SimulationResult] = {}
     outcome = Outcome()

@@ -72,7 +72,7 @@ class EngineSpec:
 class RouterSpec:
     """Settings of the router. `balancer` None leaves the choice to the mode, `rank_match` None to
     the engine's connector; `port` 0 lets the launcher choose. The deadlines are those of every leg.
-    So many `processes` share the port.
+    So many `processes` share the port. `hybrid` lets A workers answer beside P and D.
     `max_concurrent` None is twice what a worker computes at once (`max_num_seqs`)."""
 
     host: str = "127.0.0.1"
@@ -80,6 +80,7 @@ class RouterSpec:
     processes: int = 1
     balancer: str | None = None
     ppd_threshold: int = 512
+    hybrid: bool = False
     rank_match: str | None = None
     tokenise_once: bool = False
     prefill_fallback: str = "error"
@@ -129,6 +130,14 @@ class Topology:
     def of(self, worker: WorkerSpec) -> Topology:
         """Return the topology as `worker` sees it: with its own engine settings."""
         return replace(self, engine=replace(self.engine, **dict(worker.engine))) if worker.engine else self
+
+    @property
+    def idle(self) -> str | None:
+        """What to tell whoever starts A workers beside P and D that get no requests; None when there are none."""
+        letters = {role_letter(worker.stages) for worker in self.workers}
+        if self.router.hybrid or not {"A", "D"} <= letters or self.mode in (Mode.AGGREGATED, Mode.REPLICATED):
+            return None
+        return f"in mode {self.mode} the A workers get no requests: --hybrid lets them answer beside P and D"
 
     def with_mode(self, mode: Mode) -> Topology:
         """Return the same topology under another mode. Raises UsageError when a stage is missing."""

@@ -66,7 +66,7 @@ class TercetCommands:
 _PASSED_FIELDS = (
     *("connect_timeout_s", "first_byte_timeout_s", "answer_timeout_s", "idle_timeout_s"),
     *("max_retries", "breaker_failures", "max_queue", "queue_timeout_s", "priority_header"),
-    *("log_format", "log_requests", "otlp_endpoint", "processes"),
+    *("log_format", "log_requests", "otlp_endpoint", "processes", "hybrid"),
 )
 
 

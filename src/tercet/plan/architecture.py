@@ -51,9 +51,14 @@ class Architecture:
         return f"{self.form} {self.mode}{always}" + (f" TP{self.tp}" if self.tp > 1 else "")
 
     @property
-    def family(self) -> tuple[Mode, int]:
+    def hybrid(self) -> bool:
+        """True when A workers answer beside pairs of P and D."""
+        return self.whole > 0 and self.decode > 0
+
+    @property
+    def family(self) -> tuple[Mode, int, bool]:
         """What it shares with those that only differ in how many workers have which role."""
-        return self.mode, self.tp
+        return self.mode, self.tp, self.hybrid
 
 
 def architectures(
@@ -78,7 +83,8 @@ def _of(gpus: int, tp: int, turns: bool, pictures: bool) -> Iterator[Architectur
         return
     yield Architecture(Mode.REPLICATED if turns and count > 1 else Mode.AGGREGATED, tp, whole=count)
     for prefill in range(1, count):
-        yield from _split(Mode.PD, Mode.PPD, tp, 0, prefill, count - prefill, turns)
+        for decode in range(1, count - prefill + 1):
+            yield from _split(Mode.PD, Mode.PPD, tp, 0, prefill, decode, turns, count - prefill - decode)
     if not pictures:
         return
     for encode in range(1, count):
@@ -88,8 +94,8 @@ def _of(gpus: int, tp: int, turns: bool, pictures: bool) -> Iterator[Architectur
 
 
 def _split(
-    each_turn: Mode, first_turn: Mode, tp: int, encode: int, prefill: int, decode: int, turns: bool
+    each_turn: Mode, first_turn: Mode, tp: int, encode: int, prefill: int, decode: int, turns: bool, whole: int = 0
 ) -> Iterator[Architecture]:
-    yield Architecture(each_turn, tp, encode, prefill, decode)
+    yield Architecture(each_turn, tp, encode, prefill, decode, whole)
     for threshold in PPD_THRESHOLDS if turns else ():
-        yield Architecture(first_turn, tp, encode, prefill, decode, ppd_threshold=threshold)
+        yield Architecture(first_turn, tp, encode, prefill, decode, whole, ppd_threshold=threshold)

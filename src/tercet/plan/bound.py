@@ -26,12 +26,10 @@ def upper_bound(question: Question, architecture: Architecture) -> float:
     if not batch:
         return 0.0
     decode = means.output * scale * oracle.decode(batch, means.context + image_tokens) / batch
-    if architecture.whole:
-        whole = architecture.whole / (prefill + decode + (0.0 if architecture.encode else encode))
-        return 1e3 * min(whole, _encoders(architecture, encode))
     sights = 0.0 if architecture.encode else encode
-    chain = (architecture.prefill / (prefill + sights + TINY), architecture.decode / (decode + TINY))
-    return 1e3 * min(*chain, _encoders(architecture, encode))
+    whole = architecture.whole / (prefill + decode + sights + TINY)
+    pairs = min(architecture.prefill / (prefill + sights + TINY), architecture.decode / (decode + TINY))
+    return 1e3 * min(whole + pairs, _encoders(architecture, encode))
 
 
 def _encoders(architecture: Architecture, encode_ms: float) -> float:

@@ -10,7 +10,7 @@ from tercet.latency.oracle import ChosenOracle
 from tercet.latency.stack import StackConstants
 from tercet.plan.architecture import Architecture
 from tercet.results.slo import Slo
-from tercet.routing.policy import Policy
+from tercet.routing.policy import PPD_THRESHOLD, Policy
 from tercet.sim.fleet import EngineCaps, FleetSpec, fleet_of
 from tercet.traffic.arrivals import Arrivals
 from tercet.traffic.spec import LoadKind, TrafficSpec
@@ -61,7 +61,7 @@ class Question:
             mode=architecture.mode,
             stack=self.stack,
             caps=self.caps,
-            policy=Policy() if threshold is None else Policy(ppd_threshold=threshold),
+            policy=Policy(ppd_threshold=PPD_THRESHOLD if threshold is None else threshold, hybrid=architecture.hybrid),
             gpus=architecture.tp,
             link_bytes_s=self.link_bytes_s,
         )

@@ -145,9 +145,12 @@ def _distinct(ordered: Sequence[Standing]) -> list[Architecture]:
 
 
 def _finalists(ordered: Sequence[Architecture]) -> list[Architecture]:
-    """Return the best of each mode, and the best of the others: whoever asks wants to see their own."""
-    modes = {each.mode: each for each in reversed(ordered)}.values()
-    return list(dict.fromkeys([*sorted(modes, key=ordered.index), *ordered]))[:FINALISTS]
+    """Return the best of each mode, hybrids apart, then of each family, then the others: whoever asks wants to see
+    their own."""
+    modes = {(each.mode, each.hybrid): each for each in reversed(ordered)}.values()
+    families = {each.family: each for each in reversed(ordered)}.values()
+    firsts = [*sorted(modes, key=ordered.index), *sorted(families, key=ordered.index)]
+    return list(dict.fromkeys([*firsts, *ordered]))[:FINALISTS]
 
 
 def _grid(question: Question, asked: float, bounds: Sequence[float], most: float) -> tuple[float, ...]:

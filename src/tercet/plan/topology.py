@@ -35,5 +35,5 @@ def topology_of(
             kv_blocks=caps.kv_blocks,
             tensor_parallel=architecture.tp,
         ),
-        router=RouterSpec(ppd_threshold=architecture.ppd_threshold or PPD_THRESHOLDS[0]),
+        router=RouterSpec(ppd_threshold=architecture.ppd_threshold or PPD_THRESHOLDS[0], hybrid=architecture.hybrid),
     )

@@ -48,8 +48,8 @@ class RouterConfig:
     it, or a pair, must prove itself again: not before `breaker_pause_s`, which doubles up to `breaker_max_pause_s`.
     `max_concurrent` requests may be under way for each rank that answers; `max_queue` more wait, `queue_timeout_s` at
     most. `log_requests` writes a line for each. Traces go to `otlp_endpoint`, if any. `priority_header` lets clients
-    without a key say how urgent they are. `worker_api_key` is sent to the workers. `processes` share the port; each has
-    its share of the bounds on requests.
+    without a key say how urgent they are. `hybrid`: A workers answer beside P and D, too. `worker_api_key` is sent to
+    the workers. `processes` share the port; each has its share of the bounds on requests.
     """
 
     mode: Mode | None = None
@@ -111,6 +111,7 @@ class RouterConfig:
     worker_cert: str | None = None
     worker_key: str | None = None
     seed: int = 0
+    hybrid: bool = False
     log_format: str = "text"
     log_requests: bool = False
     otlp_endpoint: str | None = None
@@ -236,7 +237,7 @@ class RouterConfig:
         dialect = self.make_dialect()
         alone, match = dialect.decode_alone, self.rank_match or dialect.rank_match
         fallback, locally = self.prefill_fallback == "decode", self.encode_fallback == "local"
-        return Policy(self.balancer, self.ppd_threshold, fallback, self.seed, alone, locally, match)
+        return Policy(self.balancer, self.ppd_threshold, fallback, self.seed, alone, locally, match, self.hybrid)
 
     def unequal(self) -> str | None:
         """Return why the ranks that were given for P and D can't be paired, or None."""

@@ -89,7 +89,8 @@ class Gate:
     def _room(self) -> bool:
         fleet = self._fleet
         if self._limit_of != fleet.changes:
-            limit = places(fleet, fleet.mode, self._model, self._live.max_concurrent)
+            live = self._live
+            limit = places(fleet, fleet.mode, self._model, live.max_concurrent, hybrid=live.policy.hybrid)
             self._limit, self._limit_of = _share(limit, self._processes), fleet.changes
         return not self._limit or self._running < self._limit  # without a worker it is refused further on, at once
 

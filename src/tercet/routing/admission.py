@@ -107,7 +107,7 @@ def asked_priority(header: str | None, *, allowed: bool) -> int:
     return max(-MAX_PRIORITY, min(asked, MAX_PRIORITY if allowed else 0))
 
 
-def places(fleet: FleetState, mode: Mode, model: str, each: int) -> int:
+def places(fleet: FleetState, mode: Mode, model: str, each: int, *, hybrid: bool = False) -> int:
     """Return how many requests for `model` may be under way, `each` per rank that answers; 0 when none is ready."""
-    letters = "A" if mode in (Mode.AGGREGATED, Mode.REPLICATED) else "DA" if mode.encodes_apart else "D"
+    letters = "A" if mode in (Mode.AGGREGATED, Mode.REPLICATED) else "DA" if hybrid or mode.encodes_apart else "D"
     return each * sum(len(fleet.candidates(letter, model)) for letter in letters)

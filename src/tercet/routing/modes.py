@@ -51,16 +51,24 @@ def replicated(question: Question) -> Route | Refusal:
 
 
 def pd(question: Question) -> Route | Refusal:
-    """Every turn prefills on P and hands its KV to D."""
+    """Every turn prefills on P and hands its KV to D. In a hybrid fleet A ranks answer some conversations whole."""
+    return _beside_whole(question, _each_turn)
+
+
+def ppd(question: Question) -> Route | Refusal:
+    """Turn 1 as `pd`; later turns straight to the D that holds the prefix, unless the new input is long or the
+    prefix is gone. In a hybrid fleet A ranks answer some conversations whole."""
+    return _beside_whole(question, _first_turn)
+
+
+def _each_turn(question: Question) -> Route | Refusal:
     ranks = question.candidates("D")
     if not ranks:
         return none_ready("decode worker (D)")
     return _through_p(question, ranks, None)
 
 
-def ppd(question: Question) -> Route | Refusal:
-    """Turn 1 as `pd`; later turns straight to the D that holds the prefix, unless the new input is long or the
-    prefix is gone."""
+def _first_turn(question: Question) -> Route | Refusal:
     ranks = question.candidates("D")
     if not ranks:
         return none_ready("decode worker (D)")
@@ -94,6 +102,23 @@ def _apart(
         return question.direct(whole(ranks)) if ranks else none_ready("worker with prefill and decode (A)")
     found = split(question)
     return question.direct(whole(ranks)) if ranks and isinstance(found, Refusal) else found
+
+
+def _beside_whole(question: Question, split: Callable[[Question], Route | Refusal]) -> Route | Refusal:
+    """Return the route of `split`, or to an A rank where the fleet is hybrid and that has less to do first."""
+    whole = question.candidates("A") if question.policy.hybrid else ()
+    if not whole:
+        return split(question)
+    if holder := question.holder(whole):
+        return question.direct(holder)
+    found, fleet = split(question), question.fleet
+    if isinstance(found, Route) and found.prefill is None and not found.fallback:
+        return found
+    alone = question.direct(question.choose(whole))
+    if isinstance(found, Refusal) or found.prefill is None:
+        return alone
+    ahead = fleet.load(found.decode).work + fleet.load(found.prefill).work + found.prefill_uncached
+    return alone if fleet.load(alone.decode).work + alone.uncached < ahead else found
 
 
 def prefix_holder(question: Question, ranks: Sequence[Rank]) -> Rank | None:

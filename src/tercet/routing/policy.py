@@ -33,6 +33,7 @@ class Policy:
     `decode_fallback` lets D prefill when no P is ready; else such a request is refused. `decode_alone` is false where
     D can't prefill at all: then every request goes through P. `encode_locally` lets the rank that prefills encode when
     no E is ready, where its worker has the stage. `rank_match` exact lets P's rank i hand on to D's rank i alone.
+    `hybrid` lets A ranks answer beside P and D in the modes that hand on: else they get no requests there.
     """
 
     balancer: str | None = None
@@ -42,6 +43,7 @@ class Policy:
     decode_alone: bool = True
     encode_locally: bool = False
     rank_match: str = "any"
+    hybrid: bool = False
 
     def balancer_for(self, mode: Mode) -> Balancer:
         """Return the balancer that serves `mode`."""

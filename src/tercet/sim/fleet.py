@@ -162,5 +162,6 @@ def fleet_from_topology(
         router.ppd_threshold,
         router.prefill_fallback == "decode",
         encode_locally=router.encode_fallback == "local",
+        hybrid=router.hybrid,
     )
     return fleet_of(topology.workers, device, mode=topology.mode, stack=stack, caps=caps, policy=policy, gpus=gpus)

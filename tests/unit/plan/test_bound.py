@@ -15,6 +15,7 @@ from tests.unit.plan.questions import question
 
 PAIR = Architecture(Mode.PD, prefill=1, decode=1)
 WHOLE = Architecture(Mode.AGGREGATED, whole=2)
+HYBRID = Architecture(Mode.PD, prefill=1, decode=1, whole=1)
 
 
 def test_means_are_those_of_the_turns() -> None:
@@ -23,7 +24,7 @@ def test_means_are_those_of_the_turns() -> None:
     assert (means.new, means.prefix, means.output, means.context) == (512, 768, 256, 768 + 512 + 128)
 
 
-@pytest.mark.parametrize("architecture", [PAIR, WHOLE], ids=lambda each: each.label)
+@pytest.mark.parametrize("architecture", [PAIR, WHOLE, HYBRID], ids=lambda each: each.label)
 def test_no_simulation_bears_more_and_a_third_is_borne(architecture: Architecture) -> None:
     asked = question("W2")
     bound = upper_bound(asked, architecture)
@@ -35,6 +36,12 @@ def test_a_limit_that_one_request_misses_leaves_nothing() -> None:
     assert upper_bound(question(slo=Slo(ttft_ms=5.0)), PAIR) == 0.0
     assert upper_bound(question(slo=Slo(tpot_ms=5.0)), PAIR) == 0.0
     assert upper_bound(question(slo=None), PAIR) > 0
+
+
+def test_a_hybrid_bears_what_its_parts_do() -> None:
+    asked = question("W2")
+    parts = upper_bound(asked, PAIR) + upper_bound(asked, WHOLE) / 2
+    assert upper_bound(asked, HYBRID) == pytest.approx(parts)
 
 
 def test_the_scarce_stage_bounds_a_chain() -> None:

@@ -10,6 +10,7 @@ from tercet.core.stage import Mode
 from tercet.core.topology import EngineSpec
 from tercet.latency.stack import stack_named
 from tercet.launch.topology_file import parse_topology, topology_to_dict
+from tercet.plan.architecture import Architecture
 from tercet.plan.search import Plan, search
 from tercet.plan.sensitivity import changes_of, sensitivity
 from tercet.plan.topology import topology_of
@@ -84,9 +85,11 @@ def test_a_slow_link_takes_the_choice_from_whoever_hands_over() -> None:
     assert slow.flips and slow.best.mode is not Mode.PD
 
 
-def test_the_topology_reads_back(plan: Plan) -> None:
-    best = plan.ranking.best.architecture
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_the_topology_reads_back(plan: Plan, hybrid: bool) -> None:
+    best = Architecture(Mode.PD, prefill=1, decode=1, whole=2) if hybrid else plan.ranking.best.architecture
     engine = EngineSpec(engine="vllm")
     topology = topology_of(best, name="p", model="m", engine=engine, caps=plan.question.caps, sees=False)
     assert topology.short_form == best.form and topology.mode is best.mode
+    assert topology.router.hybrid is hybrid is plan.question.fleet(best).policy.hybrid
     assert parse_topology(yaml.safe_dump(topology_to_dict(topology)), "t") == topology

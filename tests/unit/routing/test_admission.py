@@ -91,4 +91,5 @@ def test_priorities() -> None:
 def test_places_are_those_of_the_ranks_that_answer() -> None:
     fleet = make_fleet("AAPDDE", ranks=2)
     counts = [places(fleet, mode, "m", 10) for mode in (Mode.REPLICATED, Mode.PD, Mode.EPD)]
+    assert places(fleet, Mode.PD, "m", 10, hybrid=True) == 80
     assert counts == [40, 40, 80] and places(fleet, Mode.PD, "other", 10) == 0

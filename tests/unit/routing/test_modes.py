@@ -100,6 +100,43 @@ def test_ppd_sends_later_turns_straight_to_the_same_decode_worker(session: str |
     assert routes[0].startswith("P") and routes[1:] == [decode] * 3
 
 
+HYBRID = Policy(hybrid=True)
+
+
+@pytest.mark.parametrize("mode", [Mode.PD, Mode.PPD])
+def test_a_hybrid_fleet_shares_requests_between_a_and_d(mode: Mode) -> None:
+    fleet = make_fleet("PDDA")
+    found = []
+    for i in range(9):  # all under way at once
+        facts = chat(f"{i}" * 400)
+        way = routed(route(mode, facts, fleet, HYBRID))
+        fleet.apply(Routed(f"r{i}", way, facts))
+        found.append(str(way))
+    # What P has to do counts as A's own work does: nothing is computed yet.
+    assert sorted(found) == ["A0"] * 5 + ["P0>D0"] * 2 + ["P0>D1"] * 2
+    assert "A" not in "".join(talk(mode, "PDDA")), "unless told so, A gets none"
+
+
+@pytest.mark.parametrize(
+    ("mode", "letter", "later"),
+    [(Mode.PD, "A", "A0"), (Mode.PPD, "A", "A0"), (Mode.PD, "D", "P"), (Mode.PPD, "D", "D0")],
+)
+def test_a_conversation_stays_where_it_began_in_a_hybrid_fleet(mode: Mode, letter: str, later: str) -> None:
+    fleet, (first, second) = make_fleet("PDA"), later_turn()
+    fleet.apply(ConversationRecorded(first, url(letter, 0), 200, 25))
+    assert str(route(mode, second, fleet, HYBRID)).startswith(later)
+
+
+@pytest.mark.parametrize("mode", [Mode.PD, Mode.PPD])
+def test_without_p_a_hybrid_fleet_still_answers(mode: Mode) -> None:
+    assert str(route(mode, chat("x"), make_fleet("DA"), HYBRID)) == "A0"
+    fleet = make_fleet("PDA")
+    fleet.apply(PairHealth(url("P", 0), url("D", 0), False))
+    assert [str(route(mode, chat(f"x{i}"), fleet, HYBRID)) for i in range(3)] == ["A0"] * 3
+    assert isinstance(route(mode, chat("x"), fleet, POLICY), Refusal)
+    assert str(route(mode, chat("x"), make_fleet("DA"), Policy(hybrid=True, decode_fallback=True))) == "A0"
+
+
 def test_pd_always_goes_through_p() -> None:
     assert all(found.startswith("P") for found in talk(Mode.PD, "PPDD", session="s"))
 
