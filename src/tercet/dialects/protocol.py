@@ -40,6 +40,10 @@ class Leg:
         """Where the leg goes: to the rank, or to another server of its worker (`base`)."""
         return (self.base or self.rank.url) + self.path
 
+    def let_go(self) -> None:
+        """Forget what was sent, which may be long: its answer has begun, and may go on for long."""
+        self.body, self.make = b"", None  # type: ignore[misc]  # see `record`
+
 
 class Answer:
     """A whole HTTP answer. Header names are lower case. `usage` is what it says of its tokens; who has read the answer
@@ -112,7 +116,8 @@ class Exchange(Protocol):
         ...
 
     def on_exit(self, accepted: bool) -> tuple[Leg, ...]:
-        """The request is over. Return the releases to send: none when D `accepted` what P held for it."""
+        """The request is over, or D has all that it needs. Return the releases to send: none when D `accepted` what P
+        held for it, and none that were returned before."""
         ...
 
 

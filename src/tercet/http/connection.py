@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from json import dumps
 from time import perf_counter_ns
@@ -67,7 +66,7 @@ class ServerConnection(asyncio.Protocol):
         self._host = host
         self._keep_alive_ns = int(host.limits.keep_alive_s * 1e9)
         self._reader = RequestReader(host.limits, self, "", host.heads)
-        self._queue: deque[tuple[Request | RequestError, Responder]] = deque()
+        self._queue: list[tuple[Request | RequestError, Responder]] = []
         self._task: asyncio.Task[None] | None = None
         self._responder: Responder | None = None
         self._discarding = False
@@ -190,7 +189,7 @@ class ServerConnection(asyncio.Protocol):
             if not self._discarding:
                 self._send_continue()
             return
-        item, responder = self._queue.popleft()
+        item, responder = self._queue.pop(0)
         if isinstance(item, RequestError):
             self._responder = responder
             self._send_refusal(item, responder)

@@ -282,12 +282,15 @@ class Exchange:
         if self._gone:
             self._after_loss()
 
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+    def _wait(self) -> asyncio.Future[None]:
+        """Return what is done at the next `_wake`."""
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        return waiter
+
+    def _let_go(self) -> None:
+        """Close, and leave nothing behind that only the garbage collector would find: the sink refers back here."""
+        self.close()
+        self._sink = None
 
     def _wake(self) -> None:
         waiter = self._waiter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from io import BytesIO
 from time import perf_counter_ns
-from typing import Protocol
+from typing import Any, Protocol
 
 import httptools
 
@@ -66,7 +66,7 @@ class RequestReader:
         self._request: Request | None = None
         self._taker = taker
         self.client = client
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = None  # made when it is needed: nearly all heads are known
         self._headers: dict[str, str] = {}
         self._target = b""
         self._open = False  # a message has begun in the parser, be it with a letter of its method
@@ -132,8 +132,11 @@ class RequestReader:
             raise self._limits.framing_too_large()  # chunk extensions or trailers without end
 
     def _parse(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = httptools.HttpRequestParser(self)
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
             return
         except httptools.HttpParserUpgrade as upgrade:
             rest = data[upgrade.args[0] :]
@@ -146,7 +149,7 @@ class RequestReader:
         # No other protocol is offered: the request is read as if it had not asked. The parser takes its body for the
         # other protocol's bytes, so it is shown the same head once more, without the question.
         self._known = None
-        parser, self._parser = self._parser, httptools.HttpRequestParser(self)
+        self._parser = httptools.HttpRequestParser(self)
         headers = [(name, value) for name, value in self._headers.items() if name not in ("upgrade", "connection")]
         method = parser.get_method().decode("latin-1")
         self._parse(request_head(method, self._target.decode("latin-1"), headers) + rest)

@@ -41,7 +41,7 @@ class Response(Exchange):
             while not whole.done:
                 await self._wait()
         finally:
-            self.close()
+            self._let_go()
         if self.error is not None:
             raise self.error
         pieces = whole.pieces
@@ -65,7 +65,7 @@ class Response(Exchange):
             if self.error is not None:
                 raise self.error
         finally:
-            self.close()
+            self._let_go()
 
     async def relay(
         self,
@@ -97,7 +97,7 @@ class Response(Exchange):
                 await self._wait()
         finally:
             responder.attach(None)
-            self.close()
+            self._let_go()
         return relay.result()
 
     def half_close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from time import perf_counter_ns
 
 from tercet.core.errors import RequestError
@@ -132,9 +132,11 @@ class Call:
             self._placed(found)
         self._observation = Observation(name, found, self._facts, request.choices, exchange)
         self._account.taken(self._observation)
-        visited = {decode.url} if prefill is None else {prefill.url, decode.url}
+        visited: Collection[str] = (decode.url,)
+        if prefill is not None and prefill.url != decode.url:
+            visited = (prefill.url, decode.url)
         if found.encode:
-            visited |= {share.rank.url for share in found.encode}
+            visited = {*visited, *(share.rank.url for share in found.encode)}
         for url in visited:
             visits[url] += 1
         try:
@@ -270,7 +272,7 @@ class Call:
         self._decoded(leg, headers, started, perf_counter_ns(), STREAM)
         step = exchange.on_answer(leg, answer)
         if isinstance(step, Reply) and step.status == 200:
-            self._taken(headers)
+            self._taken(leg, headers)
             account.answered(answer.body)
             self._observation.first_token(self._parts, headers, account.usage)
             self._headers += self._passed_on(headers)
@@ -280,20 +282,23 @@ class Call:
         handed_over, said = self._observation.route.prefill is not None, headers.get("server-timing")
         self._timing.decode(leg.rank.label, started, now_ns, said, phase=phase, handed_over=handed_over)
 
-    def _taken(self, headers: Mapping[str, str]) -> None:
+    def _taken(self, leg: Leg, headers: Mapping[str, str]) -> None:
         """D has all that it needs: nothing is held for it elsewhere, the pictures' bytes least of all."""
         self._accepted = True
         # If the blocks did not come, and D computed them, P still holds them.
         self._took = self._observation.route.prefill is None or headers.get("x-tercet-external-tokens") != "0"
         self._leave_place()
         self._request.let_go()
+        leg.let_go()
+        if self._took:
+            self._observation.exchange.on_exit(True)  # a ticket may be long, too
 
     async def _relay(self, leg: Leg, response: Response, started: int) -> None:
         """Pass D's stream on as it comes. Raises ClientError when it failed before its first byte."""
         observation = self._observation
 
         def on_first(now_ns: int) -> list[tuple[str, str]]:
-            self._taken(response.headers)
+            self._taken(leg, response.headers)
             self._decoded(leg, response.headers, started, now_ns, FIRST_TOKEN)
             observation.first_token(self._parts, response.headers, None)
             return self._first_byte(now_ns, self._passed_on(response.headers), True)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from asyncio import StreamReader as Reader
 from asyncio import StreamWriter as Writer
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import perf_counter_ns
+from weakref import ref
 
 import pytest
 
@@ -80,6 +82,36 @@ async def proxied_handler(handler: Handler, on_first: OnFirst | None = None) -> 
 
 
 TEXT = 'data: {"text": "héllo 世界 🙂"}\n\n'.encode()
+
+
+@pytest.mark.parametrize("take", ["relay", "read", "chunks"])
+async def test_an_answer_that_was_taken_leaves_nothing_to_the_garbage_collector(take: str) -> None:
+    taken: list[ref[object]] = []
+
+    async def stream(request: Request, responder: Responder) -> None:
+        responder.start(200)
+        for _ in range(3):
+            responder.write(TEXT)
+            await asyncio.sleep(0.002)
+
+    async def proxy(request: Request, responder: Responder) -> None:
+        response = await http.request("GET", url(backend))
+        taken.append(ref(response))
+        if take == "relay":
+            await response.relay(responder)
+        elif take == "read":
+            await responder.send(200, await response.read())
+        else:
+            await responder.send(200, b"".join([piece async for piece, _ in response.chunks()]))
+
+    gc.disable()
+    try:
+        async with serving(stream) as backend, client() as http, serving(proxy) as server:
+            answer = await http.request("GET", url(server))
+            assert await answer.read() == TEXT * 3
+            await until(lambda: taken[0]() is None)
+    finally:
+        gc.enable()
 
 
 async def test_a_stream_split_anywhere_arrives_byte_for_byte() -> None:
