@@ -12,6 +12,9 @@ _decode = msgspec.json.Decoder().decode
 _split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 LONG_BYTES = 64 * 1024
+_LONG_VALUE = 16 * 1024
+Pieces = list[bytes | memoryview]
+"""What is long, as parts that follow each other: to join them would be to have it once more."""
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
@@ -40,23 +43,40 @@ def spliced(raw: bytes, changes: Mapping[str, bytes | None]) -> bytes | None:
     changed is copied as it stands: a long prompt is neither read nor written. None for what only the standard library
     takes."""
     try:
-        fields = _split(raw)
-        for name, value in changes.items():
-            if value is not None:
-                fields[name] = msgspec.Raw(value)
-            else:
-                fields.pop(name, None)
-        return _encode(fields) if len(raw) <= LONG_BYTES else _joined(fields)
+        return _encode(_changed(raw, changes))
     except (msgspec.MsgspecError, ValueError):
         return None
 
 
-def _joined(fields: Mapping[str, msgspec.Raw]) -> bytes:
-    """Return the same as `_encode`, in memory of just its size: the encoder's grows by halves."""
-    pieces: list[bytes | msgspec.Raw] = []
+def spliced_pieces(raw: bytes, changes: Mapping[str, bytes | None]) -> Pieces | None:
+    """Return the same in pieces, of which long values that are not changed lie in `raw` itself."""
+    try:
+        fields = _changed(raw, changes)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    pieces: Pieces = []
+    short: Pieces = []
+    before = b"{"
     for name, value in fields.items():
-        pieces += (b"," if pieces else b"{", _encode(name), b":", value)
-    return b"".join((*pieces, b"}")) if pieces else b"{}"
+        view = memoryview(value)
+        short += (before, _encode(name), b":")
+        before = b","
+        if len(view) < _LONG_VALUE:
+            short.append(view)
+        else:
+            pieces += (b"".join(short), view)
+            short.clear()
+    return [*pieces, b"".join((*short, b"}" if fields else b"{}"))]
+
+
+def _changed(raw: bytes, changes: Mapping[str, bytes | None]) -> dict[str, msgspec.Raw]:
+    fields = _split(raw)
+    for name, value in changes.items():
+        if value is not None:
+            fields[name] = msgspec.Raw(value)
+        else:
+            fields.pop(name, None)
+    return fields
 
 
 def dumps(data: object) -> bytes:

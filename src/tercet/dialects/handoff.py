@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any, Protocol
 
 from tercet.core.errors import RequestError
-from tercet.core.fast_json import LONG_BYTES, dumps, loads, spliced, split_object
+from tercet.core.fast_json import LONG_BYTES, Pieces, dumps, loads, spliced, spliced_pieces, split_object
 from tercet.core.record import record
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.early_end import TICKET_FIELD, early_answer
-from tercet.dialects.protocol import Answer, Failure, Headers, Leg, Legs, Reply, Step
+from tercet.dialects.protocol import Answer, Failure, Headers, Leg, Legs, Make, Reply, Step
 from tercet.dialects.refusal import broken, engine_failed, merged_reply, refused, worker_error
 from tercet.dialects.request import ClientRequest, dump
 from tercet.dialects.usage import CACHED, failed, prompt_details, read_usage
@@ -69,7 +69,17 @@ def prefill_body(client: dict[str, Any]) -> dict[str, Any]:
 
 def prefill_json(request: ClientRequest) -> bytes:
     """Return the same as JSON, of a request without pictures: what stays as it is is copied, not written anew."""
-    body = request.body
+    found = spliced(request.raw, _prefill_changes(request.body))
+    return dump(prefill_body(request.body)) if found is None else found
+
+
+def prefill_pieces(request: ClientRequest) -> Pieces:
+    """Return the same of a long request: what stays as it is is not even copied."""
+    found = spliced_pieces(request.raw, _prefill_changes(request.body))
+    return [dump(prefill_body(request.body))] if found is None else found
+
+
+def _prefill_changes(body: Mapping[str, Any]) -> dict[str, bytes | None]:
     changes: dict[str, bytes | None] = {"stream_options": None, "best_of": None}
     changes |= {"max_tokens": b"1", "n": b"1", "stream": b"false"}
     if "max_completion_tokens" in body:
@@ -77,8 +87,7 @@ def prefill_json(request: ClientRequest) -> bytes:
     if isinstance(body.get("min_tokens"), int) and body["min_tokens"] > 1:
         changes["min_tokens"] = b"1"
     changes[TICKET_FIELD] = _ASKED
-    found = spliced(request.raw, changes)
-    return dump(prefill_body(body)) if found is None else found
+    return changes
 
 
 class Ticket:
@@ -154,12 +163,16 @@ def ticket_pictures(params: dict[str, Any]) -> dict[int, tuple[str, int]]:
 
 def with_ticket(raw: bytes, ticket: Ticket) -> bytes:
     """Return a request's body, a JSON object without a ticket, with one."""
+    return b"".join(pieces_with_ticket(raw, ticket))
+
+
+def pieces_with_ticket(raw: bytes, ticket: Ticket) -> Pieces:
+    """Return the same in pieces: a long prompt is not copied."""
     last = raw.rindex(b"}") - 1
     while raw[last] in b" \t\r\n":
         last -= 1
     comma = b"" if raw[last] == _OPENING else b","
-    # By a view: a long prompt is copied once.
-    return b"".join((memoryview(raw)[: last + 1], comma, b'"kv_transfer_params":', ticket.raw, b"}"))
+    return [memoryview(raw)[: last + 1], comma, b'"kv_transfer_params":', ticket.raw, b"}"]
 
 
 @record(frozen=True, slots=True)
@@ -167,7 +180,7 @@ class Content:
     """The body of a leg; `make` makes it when it is sent, where it holds pictures."""
 
     body: bytes = b""
-    make: Callable[[], bytes] | None = None
+    make: Make | None = None
 
 
 class Contents(Protocol):
@@ -205,14 +218,15 @@ class HandoffExchange:
         request, prefill, contents = self._request, self._route.prefill, self._contents
         if prefill is None:
             return self._whole()
-        body, make = b"", None
+        body = b""
+        make: Make | None = None
         if contents is not None:
             content = contents.prefill()
             body, make = content.body, content.make
         elif len(request.raw) <= LONG_BYTES:
             body = prefill_json(request)
         else:
-            make = partial(prefill_json, request)
+            make = partial(prefill_pieces, request)
         return Legs((Leg(Stage.PREFILL, prefill, request.path, leg_headers(request, prefill), body, False, make),))
 
     def pictures(self) -> Mapping[int, tuple[str, int]]:
@@ -262,7 +276,7 @@ class HandoffExchange:
         if contents is None:
             if len(request.raw) <= LONG_BYTES:
                 return self._decode(with_ticket(request.raw, ticket))
-            return self._decode(b"", partial(_with_ticket, request, ticket))
+            return self._decode(b"", partial(_pieces, request, ticket))
         if ticket.names("images"):
             self._pictures = ticket_pictures(ticket.params)
         content = contents.handed_on(ticket)
@@ -276,7 +290,7 @@ class HandoffExchange:
             return self._decode(content.body, content.make)
         return self._decode(request.raw) if len(request.raw) <= LONG_BYTES else self._decode(b"", lambda: request.raw)
 
-    def _decode(self, body: bytes, make: Callable[[], bytes] | None = None) -> Legs:
+    def _decode(self, body: bytes, make: Make | None = None) -> Legs:
         request, rank = self._request, self._route.decode
         details = self._details if request.include_usage else None
         headers = leg_headers(request, rank)
@@ -284,8 +298,8 @@ class HandoffExchange:
         return Legs((leg,))
 
 
-def _with_ticket(request: ClientRequest, ticket: Ticket) -> bytes:
-    return with_ticket(request.raw, ticket)
+def _pieces(request: ClientRequest, ticket: Ticket) -> Pieces:
+    return pieces_with_ticket(request.raw, ticket)
 
 
 def _not_ok(leg: Leg, answer: Answer) -> Step:

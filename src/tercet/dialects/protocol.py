@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tercet.core.build import EngineBuild
 from tercet.core.errors import RequestError
+from tercet.core.fast_json import Pieces
 from tercet.core.record import record
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
@@ -15,6 +16,8 @@ from tercet.dialects.request import ClientRequest
 from tercet.dialects.usage import Usage, find_usage
 
 Headers = tuple[tuple[str, str], ...]
+Make = Callable[[], bytes | Pieces]
+"""Makes a leg's body."""
 
 
 @record(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Leg:
     headers: Headers
     body: bytes
     streams: bool = False
-    make: Callable[[], bytes] | None = None
+    make: Make | None = None
     method: str = "POST"
     base: str | None = None
     usage_details: Mapping[str, int] | None = None

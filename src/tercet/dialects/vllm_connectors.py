@@ -19,7 +19,7 @@ from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.early_end import TICKET_FIELD
 from tercet.dialects.handoff import CACHED_FIELD, PREFILL_PARAMS
-from tercet.dialects.protocol import Answer, Exchange, Leg, Legs, Step
+from tercet.dialects.protocol import Answer, Exchange, Leg, Legs, Make, Step
 from tercet.dialects.refusal import broken
 from tercet.dialects.request import ClientRequest, dump
 from tercet.dialects.usage import read_usage
@@ -158,7 +158,7 @@ class TokenisedOnce(Wrapped):
         """Return a prefill leg that asks for the prompt's tokens."""
         if leg.stage is not Stage.PREFILL or leg.method == "GET":
             return leg
-        return replace(leg, body=leg.body[:-1] + b',"return_token_ids":true}')
+        return edited(leg, lambda body: body[:-1] + b',"return_token_ids":true}')
 
     def on_answer(self, leg: Leg, answer: Answer) -> Step:
         """Move the tokens from P's answer into its ticket."""
@@ -192,14 +192,21 @@ def with_params(leg: Leg, params: Mapping[str, object] | None) -> Leg:
     """Return a prefill leg that asks for another ticket, or none."""
     new = b'"kv_transfer_params":' + (b"null" if params is None else dump(dict(params)))
 
-    def put(body: bytes) -> bytes:
-        return body.replace(_ASKED, new, 1)
+    return edited(leg, lambda body: body.replace(_ASKED, new, 1))
 
+
+def edited(leg: Leg, change: Callable[[bytes], bytes]) -> Leg:
+    """Return a leg whose body is changed, be it now or when it is made."""
     make = leg.make
     if make is None:
-        return replace(leg, body=put(leg.body))
-    made: Callable[[], bytes] = make
-    return replace(leg, make=lambda: put(made()))
+        return replace(leg, body=change(leg.body))
+    made: Make = make
+
+    def remade() -> bytes:
+        body = made()
+        return change(body if isinstance(body, bytes) else b"".join(body))
+
+    return replace(leg, make=remade)
 
 
 def connected(inner: Exchange, connector: str, ports: Mapping[str, int], route: Route) -> Exchange:

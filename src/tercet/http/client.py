@@ -16,6 +16,7 @@ from tercet.http.relay import OnFirst, Relayed
 from tercet.http.response import Response
 from tercet.http.tls import client_context
 from tercet.http.upstream import Key, Upstream
+from tercet.http.wire import Body
 
 __all__ = ["Client", "ClientError", "OnFirst", "Relayed", "Response"]
 
@@ -64,21 +65,22 @@ class Client:
         url: str,
         *,
         headers: Iterable[tuple[str, str]] = (),
-        body: bytes | Callable[[], bytes] = b"",
+        body: bytes | Callable[[], Body] = b"",
         first_byte_timeout_s: float = 60.0,
         idle_timeout_s: float = 30.0,
         on_begin: Callable[[Response], None] | None = None,
     ) -> Response:
         """Send a request; return once the answer's head has arrived.
 
-        A `body` that is a function is called when it is sent, and what it made not kept. `Host` and `Content-Length`
+        A `body` that is a function is called when it is sent, and what it made not kept; of several pieces none is
+        copied. `Host` and `Content-Length`
         are added. `on_begin` is given the response before anything of it came.
         `first_byte_timeout_s` runs until the first byte of the answer's *body*, `idle_timeout_s` between its later
         bytes. Raises ClientError, and ValueError for an URL or header that is none.
         """
         address = self._addresses.get(url) or self._address(url)
         content = body() if callable(body) else body
-        head = address.head(method, headers, len(content))
+        head = address.head(method, headers, len(content) if isinstance(content, bytes) else sum(map(len, content)))
         upstream = self._take_idle(address.key)
         fresh = upstream is None
         while True:

@@ -11,7 +11,7 @@ from tercet.http.answer_reader import BROKEN, AnswerReader
 from tercet.http.errors import ClientError, Reason
 from tercet.http.plain import CHUNKED, plain_chunks
 from tercet.http.upstream import Upstream
-from tercet.http.wire import JOIN_LIMIT
+from tercet.http.wire import JOIN_LIMIT, Body
 
 _HELD_BYTES = 256 * 1024
 _NONE: Mapping[str, str] = {}
@@ -68,7 +68,7 @@ class Exchange:
         return not self.head_ns and not self._head
 
     def send(
-        self, request: bytes, body: bytes, first_byte_timeout_s: float, idle_timeout_s: float
+        self, request: bytes, body: Body, first_byte_timeout_s: float, idle_timeout_s: float
     ) -> asyncio.Future[None]:
         """Send the request, whose head is `request`. The future is done when the answer's head has come, or `error` is
         set because it won't; who stops waiting for it closes the exchange."""
@@ -79,7 +79,9 @@ class Exchange:
         upstream.take = self.received
         upstream.idle_ns = int(idle_timeout_s * 1e9)
         upstream.deadline_ns = now_ns + int(first_byte_timeout_s * 1e9)
-        if len(body) <= JOIN_LIMIT:
+        if not isinstance(body, bytes):
+            upstream.transport.writelines((request, *body))
+        elif len(body) <= JOIN_LIMIT:
             upstream.transport.write(request + body)
         else:
             upstream.transport.writelines((request, body))

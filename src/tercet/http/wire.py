@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
 Headers = Iterable[tuple[str, str]]
+Body = bytes | list[bytes | memoryview]
+"""A message's body, whole or in pieces."""
 
 HOP_BY_HOP = frozenset(
     {

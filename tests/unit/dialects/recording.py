@@ -29,6 +29,7 @@ from tercet.dialects.usage import StreamedUsage
 from tercet.http.client import Client
 from tercet.http.sse import SSEParser
 from tercet.routing.pictures import data_uri_key
+from tests.unit.dialects.samples import sent_body
 
 FOLDER = Path(__file__).parent / "recorded"
 Case = dict[str, Any]
@@ -100,7 +101,7 @@ def begun(case: Case) -> Exchange:
 
 def written(leg: Leg) -> dict[str, Any]:
     """Return a leg as the files hold it. What is random in it is `RANDOM`."""
-    body = leg.make() if leg.make else leg.body
+    body = sent_body(leg)
     sent: dict[str, Any] = {
         "stage": str(leg.stage),
         "url": f"{leg.method} {leg.url}",
@@ -151,7 +152,7 @@ async def record(case: Case, live: Mapping[str, str], client: Client) -> Case:
         leg, *others = step.legs
         assert not others or case["dialect"]["name"] == "sglang", "legs side by side are not recorded"
         base = live[leg.rank.letter]
-        body = leg.make() if leg.make else leg.body
+        body = sent_body(leg)
         response = await client.request(
             "POST", base + leg.path, headers=leg.headers, body=body, first_byte_timeout_s=300.0, idle_timeout_s=300.0
         )

@@ -70,3 +70,9 @@ def only_leg(exchange: Exchange) -> Leg:
     legs = exchange.start().legs
     assert len(legs) == 1
     return legs[0]
+
+
+def sent_body(leg: Leg) -> bytes:
+    """Return a leg's body as it is sent."""
+    body = leg.make() if leg.make else leg.body
+    return body if isinstance(body, bytes) else b"".join(body)

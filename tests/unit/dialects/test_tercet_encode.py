@@ -15,7 +15,7 @@ from tercet.dialects.protocol import Answer, Failure, Leg, Legs, PicturesNeeded,
 from tercet.dialects.request import CHAT_PATH, ClientRequest
 from tercet.dialects.tercet import TercetDialect
 from tercet.dialects.tercet_encode import TercetEncodeExchange
-from tests.unit.dialects.samples import TICKET, D, P, chat_answer
+from tests.unit.dialects.samples import TICKET, D, P, chat_answer, sent_body
 
 E0, E1 = Rank("E", 0, "http://e0:1"), Rank("E", 1, "http://e1:1", 2)
 DIALECT = TercetDialect()
@@ -37,7 +37,7 @@ def encoded(*indices: int) -> Answer:
 
 
 def body_of(leg: Leg) -> Any:
-    return json.loads(leg.make() if leg.make else leg.body)
+    return json.loads(sent_body(leg))
 
 
 def contents(leg: Leg) -> list[Any]:

@@ -11,7 +11,7 @@ from tercet.core.stage import Mode
 from tercet.dialects.protocol import Answer, Exchange, Failure, Leg, Legs, Reply, Step
 from tercet.dialects.registry import dialect_for
 from tercet.dialects.vllm import VllmDialect
-from tests.unit.dialects.samples import DIRECT, NIXL_TICKET, SPLIT, D, chat_answer, request
+from tests.unit.dialects.samples import DIRECT, NIXL_TICKET, SPLIT, D, chat_answer, request, sent_body
 
 ENGINES = Answer(200, {}, b'{"0": {"engine_id": "e0", "worker_addr": {}}, "1": {"engine_id": "e1"}}')
 MOONCAKE = VllmDialect("mooncake", {"http://p:1": 9001})
@@ -108,6 +108,22 @@ def test_a_prompt_is_tokenised_once_and_the_client_sees_nothing_of_it(path: str)
     assert isinstance(step, Reply) and b"token_ids" not in step.body
     wrong = exchange.on_answer(prefill, Answer(200, {}, b"[]"))
     assert isinstance(wrong, Failure)
+
+
+@pytest.mark.parametrize("words", [10, 100_000])
+def test_a_long_prompt_is_tokenised_once_too(words: int) -> None:
+    client = request("/v1/completions", prompt="word " * words)
+    (prefill,) = VllmDialect(tokenise_once=True).begin(client, SPLIT).start().legs
+    body = json.loads(sent_body(prefill))
+    assert body["return_token_ids"] is True and body["prompt"] == client.body["prompt"] and body["max_tokens"] == 1
+
+
+@pytest.mark.parametrize("words", [10, 100_000])
+def test_a_long_prompt_asks_for_the_connectors_own_ticket(words: int) -> None:
+    client = request("/v1/completions", prompt="word " * words)
+    (prefill, _) = MOONCAKE.begin(client, SPLIT).start().legs
+    body = json.loads(sent_body(prefill))
+    assert body["kv_transfer_params"]["transfer_id"] and body["prompt"] == client.body["prompt"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tercet.dialects.protocol import Answer, Failure, Leg, Legs, Reply, Step
 from tercet.dialects.request import CHAT_PATH, ClientRequest
 from tercet.dialects.vllm import VllmDialect
 from tercet.dialects.vllm_encode import VllmEncodeExchange, read_embeddings
-from tests.unit.dialects.samples import NIXL_TICKET, D, P, chat_answer
+from tests.unit.dialects.samples import NIXL_TICKET, D, P, chat_answer, sent_body
 
 E0, E1 = Rank("E", 0, "http://e0:1"), Rank("E", 1, "http://e1:1", 2)
 GRID = {"image_grid_thw": [[1, 4, 6]]}
@@ -39,7 +39,7 @@ def published(*names: str, metadata: dict[str, Any] | None = None, **handle: Any
 
 
 def body_of(leg: Leg) -> Any:
-    return json.loads(leg.make() if leg.make else leg.body)
+    return json.loads(sent_body(leg))
 
 
 def parts_of(leg: Leg) -> list[Any]:

@@ -73,6 +73,28 @@ async def test_the_request_is_sent_as_asked() -> None:
             await http.request("GET", "ftp://x/")
 
 
+@pytest.mark.parametrize("size", [0, 5, 3_000_000])
+async def test_a_body_in_pieces_is_one_body(size: int) -> None:
+    seen: list[bytes] = []
+
+    async def handler(request: Request, responder: Responder) -> None:
+        seen.append(request.body)
+        await responder.send(200, b"{}")
+
+    long, made = bytes(range(256)) * (size // 256 + 1), 0
+
+    def pieces() -> list[bytes | memoryview]:
+        nonlocal made
+        made += 1
+        return [b"{", memoryview(long)[:size], b"", memoryview(b""), b"}"]
+
+    async with serving(handler) as server, client() as http:
+        for _ in range(2):
+            answer = await http.request("POST", url(server), body=pieces)
+            assert (answer.status, await answer.read()) == (200, b"{}")
+    assert seen == [b"{" + long[:size] + b"}"] * 2 and made == 2
+
+
 async def test_connections_are_reused() -> None:
     async with serving(echo) as server, client() as http:
         for _ in range(5):

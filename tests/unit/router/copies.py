@@ -1,4 +1,5 @@
-"""How often a long request lies in the router's memory at once, as a program: `python -m tests.unit.router.copies`.
+"""How often a long request lies in the router's memory at once, and what a stream under way takes there, as a program:
+`python -m tests.unit.router.copies`.
 
 The router runs in uvloop, as it does in production, in a process of its own with nothing else in it but a client that
 copies nothing; the workers are in another one.
@@ -27,7 +28,10 @@ from tests.unit.router.fake_vision import Embeddings, SeeingWorker
 from tests.unit.router.fake_worker import FakeWorker, Tickets
 
 SIZE = 4 << 20
-CASES = (("prompt", "A", "aggregated"), ("prompt", "PD", "pd"), ("picture", "A", "aggregated"), ("picture", "PD", "pd"))
+STREAMS = 100
+WORDS = 2000
+LONG = (("prompt", "A", "aggregated"), ("prompt", "PD", "pd"), ("picture", "A", "aggregated"), ("picture", "PD", "pd"))
+CASES = (*LONG, ("streams", "A", "aggregated"), ("streams", "PD", "pd"))
 
 
 class Brief(FakeWorker):
@@ -37,11 +41,12 @@ class Brief(FakeWorker):
         return {"prompt_token_ids": []}
 
 
-async def serve_workers(letters: str, seeing: bool) -> None:
+async def serve_workers(letters: str, what: str) -> None:
     """Serve, say where, and go on until the input ends."""
+    seeing, kind = what == "picture", Brief if what == "prompt" else FakeWorker
     tickets, embeddings = Tickets(), Embeddings()
     workers: list[FakeWorker] = [
-        SeeingWorker(x, tickets, embeddings, encodes=x in "PA") if seeing else Brief(x, tickets) for x in letters
+        SeeingWorker(x, tickets, embeddings, encodes=x in "PA") if seeing else kind(x, tickets) for x in letters
     ]
     gate = asyncio.Event()
     for worker in workers:
@@ -82,6 +87,33 @@ def ask(port: int, path: str, body: bytes, on_first: Callable[[], None] | None =
         return status
 
 
+def hold(port: int, count: int, name: str) -> list[socket.socket]:
+    """Begin streams; return their connections when each has its first bytes."""
+    held = []
+    for i in range(count):
+        data = {"model": "m", "max_tokens": 4, "stream": True, "prompt": f"{name}{i} " + "word " * WORDS}
+        body = json.dumps(data).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+        connection.sendall(head.encode() + body)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        held.append(connection)
+    return held
+
+
+async def stream_bytes(port: int) -> int:
+    """Return what a stream under way takes."""
+    held = await asyncio.to_thread(hold, port, STREAMS, "first")
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0]
+    held += await asyncio.to_thread(hold, port, STREAMS, "second")
+    gc.collect()
+    taken = tracemalloc.get_traced_memory()[0] - before
+    for connection in held:
+        connection.close()
+    return taken // STREAMS
+
+
 async def measure(what: str, letters: str, mode: str, urls: list[str], go: Callable[[], None]) -> dict[str, object]:
     """Return how many times the body lay in memory at most while a request of it was served, and while its answer
     streamed. `go` has the workers end their answers."""
@@ -103,6 +135,8 @@ async def measure(what: str, letters: str, mode: str, urls: list[str], go: Calla
         async with asyncio.timeout(30):
             while not all(map(fleet.ready, fleet.ranks)) or (mode == "pd" and not fleet.paired(*urls)):
                 await asyncio.sleep(0.05)
+        if what == "streams":
+            return {"what": what, "mode": mode, "bytes": await stream_bytes(router.port)}
         path = "/v1/completions" if what == "prompt" else "/v1/chat/completions"
         small = body_of("nothing")
         await asyncio.to_thread(ask, router.port, path, small)
@@ -130,7 +164,7 @@ async def measure(what: str, letters: str, mode: str, urls: list[str], go: Calla
 def main() -> None:
     """Measure each case, or serve as their workers."""
     if len(sys.argv) > 1:
-        asyncio.run(serve_workers(sys.argv[1], sys.argv[2] == "picture"))
+        asyncio.run(serve_workers(sys.argv[1], sys.argv[2]))
         return
     tracemalloc.start(int(os.environ.get("FRAMES", "1")))
     for what, letters, mode in CASES:
