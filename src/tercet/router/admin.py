@@ -72,7 +72,11 @@ class Admin:
         parts = self._parts
         parts.metrics.keep({rank.label for rank in parts.fleet.ranks.values()})
         gauges = FleetGauges(parts.fleet, parts.handoffs, parts.breakers, parts.gates)
-        await responder.send(200, parts.metrics.render(gauges), content_type=PROMETHEUS)
+        text: list[bytes] = []
+        for piece in parts.metrics.pieces(gauges):
+            text.append(piece)
+            await asyncio.sleep(0)  # streams go on
+        await responder.send(200, b"".join(text), content_type=PROMETHEUS)
 
     async def mode(self, request: Request, responder: Responder) -> None:
         """GET /mode: the mode, and of each whether this topology can run it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
@@ -37,6 +37,10 @@ class Count:
         """Forget what is said of other workers than these."""
         for values in _others(self._labels, self.values, workers):
             del self.values[values]
+
+    def parts(self) -> Iterator[Metric]:
+        """Yield the counts for Prometheus."""
+        yield self.family()
 
     def family(self) -> Metric:
         """Return the counts for Prometheus."""
@@ -73,10 +77,19 @@ class Spread:
         for values in _others(self._labels, self.values, workers):
             del self.values[values]
 
+    def parts(self) -> Iterator[Metric]:
+        """Yield the histogram for Prometheus, two rows of labels at a time."""
+        rows = list(self.values.items())
+        for at in range(0, max(1, len(rows)), 2):
+            yield self._family(rows[at : at + 2])
+
     def family(self) -> Metric:
         """Return the histogram for Prometheus: cumulative buckets, and the sum."""
+        return self._family(self.values.items())
+
+    def _family(self, rows: Iterable[tuple[tuple[str, ...], list[float]]]) -> Metric:
         family = HistogramMetricFamily(PREFIX + self._name, self._text, labels=self._labels)
-        for labels, row in self.values.items():
+        for labels, row in rows:
             total, buckets = 0.0, []
             for bound, count in zip((*map(str, self._bounds), "+Inf"), row, strict=False):
                 total += count

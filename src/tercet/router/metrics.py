@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Container, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from tercet.router.exposition import pieces
 from tercet.router.instruments import ROUTER, WORKER, Count, Spread
 from tercet.router.span import ENCODE, FIRST_TOKEN, HANDOFF, PREFILL, QUEUE, STREAM, Span
 
@@ -191,12 +192,15 @@ class RouterMetrics(Collector):
                 yield name, metric
         yield from self.phases.items()
 
+    def pieces(self, *others: Collector) -> Iterator[bytes]:
+        """Yield everything, and what `others` collect, in Prometheus' text format, about a millisecond's work at a
+        time."""
+        own = (part for metric in self._all() for part in metric.parts())
+        return pieces(chain(own, *(collector.collect() for collector in others)))
+
     def render(self, *others: Collector) -> bytes:
-        """Return everything, and what `others` collect, in Prometheus' text format."""
-        registry = CollectorRegistry()
-        for collector in (self, *others):
-            registry.register(collector)
-        return generate_latest(registry)
+        """Return the same as a whole."""
+        return b"".join(self.pieces(*others))
 
 
 def _outcome(status: int) -> str:
