@@ -1,69 +1,105 @@
-"""What the router adds to latency, and what it needs of memory, at 1,000 streams.
+"""What a router adds to latency, and what it needs of memory, at 1,000 streams.
 
-`python -m benchmarks.router.streams [--streams 1000] [--gap-ms 100] [--repeats 3]`
+`python -m benchmarks.router.streams [--streams 1000] [--gap-ms 100] [--words 10] [--rounds 3] [--peers FOLDER/bin]`
 
-The same client asks a worker straight, and through the router in mode `replicated`, in turn: streams that begin evenly
-spread over one stream's length, twice each. Printed are time to the first byte and time between chunks beyond the
-worker's pace, median and 99th percentile of each; their differences are what the router adds, as far as the machine is
-quiet: client, worker and router share it. Memory is what the router's resident set grew by, over the streams open at
-once (their connections' buffers in the kernel are not in it).
+In each round the same client asks a worker straight, and through each router in turn, for as long as one stream lasts
+once all of them are going: a new one begins where one ends, and their beginnings are spread evenly. Every chunk says
+when it was sent, and the kernel when it arrived, so that neither worker nor client is in the times; they have one core,
+the router has the other. Printed are, of all rounds together, median and 99th percentile of
+
+- the way of a request to the worker and of the first chunk back,
+- the way of every later chunk,
+- how much longer than it was sent the time between two chunks was,
+
+then by how much each exceeds what it is straight in the same round (median and range over the rounds), and how much of
+the time the router was ready to run and had to wait for its core: what else the machine does is in the router's times.
+Where it does much, `chrt -f 1 python -m benchmarks.router.streams` (as root) puts all that is measured before it.
+
+Memory is what the resident set of a router that has just begun grows by between half of the streams and all, by stream.
+The connections' buffers in the kernel are not in it.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
+import os
+import subprocess
 import sys
+from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median, quantiles
-from time import perf_counter_ns
+from time import sleep
 
 import psutil
-import uvloop
-from benchmarks.router.backend import PATH
 from benchmarks.router.router_cost import commands, start, stop
+from benchmarks.router.stamped import Streams, Times
 
-from tercet.http.client import Client
+STRAIGHT = "straight"
+ROUTERS = ("relay", "replicated", "pd", "vllm-router", "vllm-router pd")
 
 
-async def times(port: int, streams: int, gap_s: float, pid: int | None) -> tuple[list[float], list[float], int]:
-    """Return the milliseconds to first bytes, and between chunks beyond the pace; and the most memory that process
-    `pid` had meanwhile."""
-    client = Client()
-    length_s, firsts, gaps = 64 * gap_s, list[float](), list[float]()
-    most = 0
+@dataclass(slots=True)
+class Seen:
+    """What was measured of one way to the worker: times by round, and the share of the time that its router waited for
+    a core."""
 
-    async def one(slot: int) -> None:
-        await asyncio.sleep(length_s * slot / streams)
-        for turn in range(2):
-            prompt = f"{port}/{slot}/{turn} " + "word " * 10
-            body = {"model": "m", "gap_ms": round(gap_s * 1000), "prompt": prompt, "max_tokens": 64, "stream": True}
-            began = perf_counter_ns()
-            response = await client.request(
-                "POST",
-                f"http://127.0.0.1:{port}{PATH}",
-                headers=[("Content-Type", "application/json")],
-                body=json.dumps(body, separators=(",", ":")).encode(),
+    times: list[Times] = field(default_factory=list)
+    waited: list[float] = field(default_factory=list)
+
+
+def pinned(command: list[str], core: int | None) -> list[str]:
+    """Return a command that runs on one core."""
+    return command if core is None else ["taskset", "-c", str(core), *command]
+
+
+def waited_ns(pid: int) -> int:
+    """Return how long threads of a process were ready to run and did not."""
+    return sum(int(path.read_text().split()[1]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+
+
+def figures(times: Times) -> list[float]:
+    """Return median and 99th percentile of each kind of time."""
+    found = []
+    for values in (times.firsts, times.delays, times.gaps):
+        found += [median(values), quantiles(values, n=100)[98]]
+    return found
+
+
+def show(seen: dict[str, Seen]) -> None:
+    """Print what each way took, and what its router added."""
+    titles = f"{'first byte':^16} {'chunk':^16} {'between chunks':^16}"
+    print(f"\n{'milliseconds':16} {titles}   {'waited':>6}\n{'':16}" + " {:>7} {:>8}".format("median", "p99") * 3)
+    for name, one in seen.items():
+        rows = list(zip(*map(figures, one.times), strict=True))
+        line = " ".join(
+            f"{median(p50):7.3f} {median(p99):8.3f}" for p50, p99 in zip(rows[::2], rows[1::2], strict=True)
+        )
+        print(f"{name:16} {line}   {median(one.waited) * 100 if one.waited else 0:5.1f}%")
+    print("\nadded, median over the rounds (lowest to highest)")
+    base = [figures(times) for times in seen[STRAIGHT].times]
+    for name, one in seen.items():
+        if name != STRAIGHT:
+            added = zip(
+                *([a - b for a, b in zip(figures(t), r, strict=True)] for t, r in zip(one.times, base, strict=True)),
+                strict=True,
             )
-            last = 0
-            async for _, at in response.chunks():
-                if last:
-                    gaps.append((at - last) / 1e6 - gap_s * 1000)
-                else:
-                    firsts.append((at - began) / 1e6)
-                last = at
+            print(
+                f"{name:16} " + "  ".join(f"{median(v):+.3f} ({min(v):+.3f} to {max(v):+.3f})" for v in added),
+                flush=True,
+            )
 
-    async def watch() -> None:
-        nonlocal most
-        while pid is not None:
-            most = max(most, psutil.Process(pid).memory_info().rss)
-            await asyncio.sleep(0.5)
 
-    watching = asyncio.create_task(watch())
-    await asyncio.gather(*(one(slot) for slot in range(streams)))
-    watching.cancel()
-    await client.close()
-    return firsts, gaps, most
+def memory(pid: int, port: int, args: argparse.Namespace) -> float:
+    """Return the kilobytes that a stream more costs a router."""
+    sizes: list[int] = []
+    for count in (args.streams // 2, args.streams):
+        streams = Streams(port, count, args.gap_ms, args.words, f"m{count}/")
+        streams.run(1.5 * streams.length_s)
+        sizes.append(int(psutil.Process(pid).memory_info().rss))
+        streams.close()
+        sleep(1)
+    more: int = args.streams - args.streams // 2
+    return (sizes[1] - sizes[0]) / more / 1024
 
 
 def main() -> int:
@@ -71,24 +107,43 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--gap-ms", type=int, default=100)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--words", type=int, default=10, help="of a prompt")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", type=Path, help="a folder with the commands vllm-router and sglang-router")
+    parser.add_argument("--only", nargs="+", default=ROUTERS, help=f"of {', '.join(ROUTERS)}")
+    parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--port", type=int, default=18700)
     args = parser.parse_args()
-    workers = [sys.executable, "-m", "benchmarks.router.router_cost", "--role", "workers", "--base", str(args.port)]
-    processes = [start(workers, args.port)]
+    cores = sorted(os.sched_getaffinity(0))
+    ours, theirs = (cores[0], cores[1]) if len(cores) > 1 else (None, None)
+    if ours is not None:
+        os.sched_setaffinity(0, {ours})
+    found = {name: line for name, line in commands(args.port, args.peers).items() if name in args.only}
+    worker = [sys.executable, "-m", "benchmarks.router.paced", "--ports", str(args.port), str(args.port + 1)]
+    processes = [start(worker, args.port)]
+    routers: dict[str, tuple[int, subprocess.Popen[bytes]]] = {}
+    seen = {name: Seen() for name in (STRAIGHT, *found)}
     try:
-        processes.append(start(commands(args.port, None)["replicated"], args.port + 2))
-        pid = processes[-1].pid
-        before = psutil.Process(pid).memory_info().rss
-        for repeat in range(args.repeats):
-            for name, port, watched in (("straight", args.port, None), ("through the router", args.port + 2, pid)):
-                firsts, gaps, most = uvloop.run(times(port, args.streams, args.gap_ms / 1000, watched))
-                print(
-                    f"{name:18} first byte {median(firsts):6.2f} ms, p99 {quantiles(firsts, n=100)[98]:6.2f};"
-                    f" between chunks {median(gaps):+6.2f} ms, p99 {quantiles(gaps, n=100)[98]:+6.2f}"
-                    + (f"; {(most - before) / args.streams / 1024:.1f} KB a stream" if watched and not repeat else ""),
-                    flush=True,
-                )
+        for i, (name, command) in enumerate(found.items()):
+            port = args.port + 2 + i
+            routers[name] = port, start(pinned(command, theirs), port)
+            processes.append(routers[name][1])
+        sleep(2)
+        if not args.no_memory:
+            for name, (port, process) in routers.items():
+                print(f"{name:16} {memory(process.pid, port, args):5.1f} KB a stream", flush=True)
+        for turn in range(args.rounds):
+            for name, one in seen.items():
+                port, router = routers.get(name, (args.port, None))
+                streams = Streams(port, args.streams, args.gap_ms, args.words, f"{name}{turn}/")
+                streams.run(streams.length_s * 1.1)
+                before = 0 if router is None else waited_ns(router.pid)
+                one.times.append(streams.run(streams.length_s, counted=True))
+                if router is not None:
+                    one.waited.append((waited_ns(router.pid) - before) / 1e9 / streams.length_s)
+                streams.close()
+                sleep(1)
+        show(seen)
     finally:
         stop(processes)
     return 0
