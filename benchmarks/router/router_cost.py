@@ -7,7 +7,8 @@
 are the router with all that it has by default: prefix index, conversations, histograms, records of requests, deadlines,
 breakers. With `--peers`, a folder with the commands `vllm-router` and `sglang-router` (`python -m venv FOLDER &&
 FOLDER/bin/pip install vllm-router==0.1.17 sglang-router==0.3.2`; pass FOLDER/bin), these stand before the same
-workers, with the policy that costs them least, round robin, and once with `cache_aware`, which is their prefix index.
+workers: with round robin, which costs them least and keeps nothing of prompts, and vllm-router also with the policy
+that it has when nobody chooses one, `cache_aware`, which is its prefix index. Ratios are taken against both.
 
 Printed is CPU time (user + system of all threads, as the scheduler counted it) by request. Runs are interleaved; what
 is compared are ratios within one round: their median and range.
@@ -41,8 +42,13 @@ LOADS = (
     Load("whole answers, 10 tokens", 16, 200, 10, None),
     Load("whole answers, 2000 tokens", 16, 200, 2000, None),
 )
-BASES = {"replicated": "vllm-router", "replicated x3": "replicated", "pd": "vllm-router pd", "relay": "vllm-router"}
-"""Against which router a ratio is taken."""
+BASES = {
+    "relay": ("vllm-router", "vllm-router cache_aware"),
+    "replicated": ("vllm-router", "vllm-router cache_aware"),
+    "replicated x3": ("replicated",),
+    "pd": ("vllm-router pd", "vllm-router pd cache_aware"),
+}
+"""Against which routers a ratio is taken."""
 
 
 def role(name: str, port: int, base: int) -> int:
@@ -72,7 +78,8 @@ def commands(base: int, peers: Path | None) -> dict[str, list[str]]:
             "vllm-router": [*vllm, "--policy", "round_robin", *metrics, "29101", "--worker-urls", *urls],
             "vllm-router cache_aware": [*vllm, "--policy", "cache_aware", *metrics, "29102", "--worker-urls", *urls],
             "vllm-router pd": [*vllm, "--policy", "round_robin", *metrics, "29103", *apart],
-            "sglang-router": [*sglang, "--policy", "round_robin", *metrics, "29104", "--worker-urls", *urls],
+            "vllm-router pd cache_aware": [*vllm, "--policy", "cache_aware", *metrics, "29104", *apart],
+            "sglang-router": [*sglang, "--policy", "round_robin", *metrics, "29105", "--worker-urls", *urls],
         }
     return found
 
@@ -118,11 +125,11 @@ def show(load: Load, costs: dict[str, list[float]]) -> None:
     """Print what each cost, and the ratios."""
     print(f"\n{load.name}")
     for name, values in costs.items():
-        line = f"  {name:24} {median(values):7.0f} us"
-        base = costs.get(BASES.get(name, ""))
-        if base:
-            ratios = [own / other for own, other in zip(values, base, strict=True)]
-            line += f"   {median(ratios):.2f} x {BASES[name]} ({min(ratios):.2f} to {max(ratios):.2f})"
+        line = f"  {name:26} {median(values):7.0f} us"
+        for base in BASES.get(name, ()):
+            if base in costs:
+                ratios = [own / other for own, other in zip(values, costs[base], strict=True)]
+                line += f"   {median(ratios):.2f} x {base} ({min(ratios):.2f} to {max(ratios):.2f})"
         print(line, flush=True)
 
 
