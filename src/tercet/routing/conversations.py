@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable
 
+from tercet.core.hashing import CHUNK_HASH_BYTES
 from tercet.core.record import record
-from tercet.routing.facts import RequestFacts
+from tercet.routing.facts import RequestFacts, text_name, text_names
 
 Key = tuple[str, str] | bytes
 
@@ -21,7 +22,6 @@ class Conversation:
     size: int
     prompt_tokens: int
     answer_tokens: int
-    turns: int
     begin: bytes = b""
 
 
@@ -43,7 +43,7 @@ class Conversations:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._known: OrderedDict[Key, Conversation] = OrderedDict()
-        self._begins: Counter[bytes] = Counter()
+        self._begins: dict[bytes, int] = {}
         """How many conversations are named by a text that begins with this chunk: a new prompt's is looked up here, and
         not each of its chunks among the names."""
 
@@ -56,7 +56,7 @@ class Conversations:
         if facts.session is not None:
             conversation = self._known.get((facts.model, facts.session))
             return None if conversation is None else _continue(conversation, facts)
-        if not facts.chat and (not facts.chunks or facts.chunks[0] not in self._begins):
+        if not facts.chat and facts.begin not in self._begins:
             return None
         for key, resume in _places(facts):
             conversation = self._known.get(key)
@@ -70,15 +70,15 @@ class Conversations:
         key: Key = facts.own if facts.session is None else (facts.model, facts.session)
         if not key:
             return
-        before = self.find(facts)
-        turns = before.conversation.turns + 1 if before else 1
-        begin = facts.chunks[0] if facts.chunks and not facts.chat and facts.session is None else b""
-        if begin and key not in self._known:
-            self._begins[begin] += 1
-        self._known[key] = Conversation(address, facts.own, facts.size, prompt_tokens, answer_tokens, turns, begin)
-        self._known.move_to_end(key)
-        while len(self._known) > self.capacity:
-            self._ended(self._known.popitem(last=False)[1])
+        known = self._known
+        begin = b"" if facts.chat or facts.session is not None else facts.begin
+        if key in known:
+            known.move_to_end(key)
+        elif begin:
+            self._begins[begin] = self._begins.get(begin, 0) + 1
+        known[key] = Conversation(address, facts.own, facts.size, prompt_tokens, answer_tokens, begin)
+        while len(known) > self.capacity:
+            self._ended(known.popitem(last=False)[1])
 
     def drop(self, facts: RequestFacts) -> None:
         """Forget the conversation that this request continues."""
@@ -105,8 +105,10 @@ class Conversations:
     def _ended(self, conversation: Conversation) -> None:
         begin = conversation.begin
         if begin:
-            self._begins[begin] -= 1
-            if not self._begins[begin]:
+            left = self._begins[begin] - 1
+            if left:
+                self._begins[begin] = left
+            else:
                 del self._begins[begin]
 
 
@@ -114,7 +116,7 @@ def _places(facts: RequestFacts) -> Iterable[tuple[bytes, int | None]]:
     """Yield the names under which an earlier turn may be remembered, the latest first, with where its answer ends."""
     if facts.chat:
         return ((anchor.key, anchor.resume) for anchor in facts.anchors)
-    return ((chunk, None) for chunk in reversed(facts.chunks))
+    return ((name, None) for name in reversed(text_names(facts.chunks)))
 
 
 def _continue(conversation: Conversation, facts: RequestFacts) -> Continuation:
@@ -124,9 +126,14 @@ def _continue(conversation: Conversation, facts: RequestFacts) -> Continuation:
         return Continuation(conversation, conversation.prompt_tokens, 0)  # the same turn once more
     if not conversation.own:
         return _after(conversation, facts, None)
-    for key, resume in _places(facts):
-        if key == conversation.own:
-            return _after(conversation, facts, resume)
+    if not facts.chat:
+        chunks = facts.chunks[: conversation.size // facts.chunk_size * CHUNK_HASH_BYTES]
+        return (
+            _after(conversation, facts, None) if text_name(chunks) == conversation.own else Continuation(conversation)
+        )
+    for anchor in facts.anchors:
+        if anchor.key == conversation.own:
+            return _after(conversation, facts, anchor.resume)
     return Continuation(conversation)
 
 

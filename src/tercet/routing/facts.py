@@ -11,7 +11,9 @@ from hashlib import blake2b
 from itertools import chain
 from typing import Any
 
-from tercet.core.hashing import DIGEST_BYTES, root_hash, text_chunk_hashes
+from xxhash import xxh3_128, xxh3_128_digest
+
+from tercet.core.hashing import CHUNK_HASH_BYTES, DIGEST_BYTES, chunk_hashes, root_hash
 from tercet.core.record import record
 from tercet.routing.long_text import LONG_CHARS, LongText, text_pieces
 from tercet.routing.pictures import DEFAULT_TOKENS, Picture
@@ -41,9 +43,10 @@ class Anchor:
 class RequestFacts:
     """Facts of one request. A prompt is measured in units: bytes of rendered text, or token ids (then `exact`).
 
-    `chunks` chain over full pieces of `chunk_size` units. `own` names the whole prompt, under it this turn is
-    remembered, and is empty for a text too short to have a name; a chat's `anchors` name the places where an earlier
-    turn may have ended, the latest first (a text shows no such places: any chunk's end stands for those inside it).
+    `chunks` are the hashes of its full pieces of `chunk_size` units, one after the other (`chunk_hashes`). `own` names
+    the whole prompt, under it this turn is remembered, and is empty for a text too short to have a name; a chat's
+    `anchors` name the places where an earlier turn may have ended, the latest first (a text shows no such places: any
+    chunk's end stands for those inside it).
     `affinity` is equal for all turns of a conversation. `later_turn` says that the prompt holds an answer already.
     `prompts` counts the prompts of the request: the other facts are the first one's. `pictures` are in the order of the
     prompt. `ids` are those of a token-id prompt. `shows_prompt`: the answer is to hold the prompt's text, logprobs or
@@ -56,7 +59,7 @@ class RequestFacts:
     size: int = 0
     tokens_per_unit: float = 0.25
     exact: bool = False
-    chunks: tuple[bytes, ...] = ()
+    chunks: bytes = b""
     chunk_size: int = CHUNK_BYTES
     own: bytes = b""
     anchors: tuple[Anchor, ...] = ()
@@ -68,9 +71,13 @@ class RequestFacts:
     ids: Sequence[int] = ()
     prompt_tokens: int = field(init=False, compare=False, default=0)
     """Length of the prompt in tokens: estimated, or exact for token ids. Made once: every decision asks for it."""
+    begin: bytes = field(init=False, compare=False, default=b"")
+    """The first of `chunks`."""
 
     def __post_init__(self) -> None:
         """Count the tokens."""
+        if self.chunks:
+            self.begin = self.chunks[:CHUNK_HASH_BYTES]  # type: ignore[misc]  # see `record`
         tokens = self.size if self.exact else round(self.size * self.tokens_per_unit)
         if self.pictures:
             tokens += self.picture_tokens
@@ -141,7 +148,7 @@ def chat_facts(
             pictures += [Picture(key, size, tokens_of(key)) for key in found]
         roles.append(message.get("role") if isinstance(message, dict) else None)
     if long is None:
-        chunks = text_chunk_hashes(pieces[0] if len(pieces) == 1 else b"".join(pieces), CHUNK_BYTES, root)
+        chunks = chunk_hashes(pieces[0] if len(pieces) == 1 else b"".join(pieces), CHUNK_BYTES, root)
     else:
         long.feed(b"".join(pieces))
         chunks = long.hashes
@@ -155,7 +162,7 @@ def chat_facts(
         size,
         tokens_per_byte,
         False,
-        tuple(chunks),
+        chunks,
         CHUNK_BYTES,
         parent,
         tuple(anchors),
@@ -187,12 +194,12 @@ def completion_facts(body: Mapping[str, Any], session: str | None, tokens_per_by
         if len(text) <= LONG_CHARS:
             data = text.encode("utf-8", "surrogatepass")
             size = len(data)
-            chunks = tuple(text_chunk_hashes(data, CHUNK_BYTES, root)) if size >= CHUNK_BYTES else ()
+            chunks = chunk_hashes(data, CHUNK_BYTES, root)
         else:
             long = LongText(CHUNK_BYTES, root)
             for piece in text_pieces(text):
                 long.feed(piece)
-            size, chunks = long.size, tuple(long.hashes)
+            size, chunks = long.size, long.hashes
     return RequestFacts(
         model,
         False,
@@ -202,15 +209,28 @@ def completion_facts(body: Mapping[str, Any], session: str | None, tokens_per_by
         exact,
         chunks,
         chunk_size,
-        chunks[-1] if chunks else b"",
+        text_name(chunks),
         (),
-        chunks[0] if chunks else root,
+        chunks[:CHUNK_HASH_BYTES] or root,
         False,
         prompts,
         bool(body.get("echo")) or _asks_of_prompt(body),
         (),
         ids,
     )
+
+
+def text_name(chunks: bytes) -> bytes:
+    """Return under which name a text of these chunks is remembered: empty where there are none."""
+    return xxh3_128_digest(chunks) if chunks else b""
+
+
+def text_names(chunks: bytes) -> list[bytes]:
+    """Return the names of all beginnings of a text that end with a chunk, the shortest first."""
+    hasher = xxh3_128()
+    update, digest = hasher.update, hasher.digest
+    ends = range(0, len(chunks), CHUNK_HASH_BYTES)
+    return [update(chunks[at : at + CHUNK_HASH_BYTES]) or digest() for at in ends]
 
 
 def _asks_of_prompt(body: Mapping[str, Any]) -> bool:
@@ -271,9 +291,9 @@ def _named(message: object, keys: Sequence[str | None]) -> object:
     return {**message, "content": content}
 
 
-def _id_chunks(ids: list[Any], root: bytes) -> tuple[bytes, ...]:
+def _id_chunks(ids: list[Any], root: bytes) -> bytes:
     try:
         data = array("I", ids).tobytes()
     except (TypeError, OverflowError):
-        return ()  # not token ids: the worker refuses them
-    return tuple(text_chunk_hashes(data, CHUNK_IDS * array("I").itemsize, root))
+        return b""  # not token ids: the worker refuses them
+    return chunk_hashes(data, CHUNK_IDS * array("I").itemsize, root)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from tercet.core.record import record
@@ -153,7 +153,7 @@ class FleetState:
             told = blocks.match(facts.ids)  # the engine's own word: exact
             return Holding(told, facts.tokens_after(told), told)
         chunks, index = facts.chunks, self._indexes[rank.address]
-        count, held = index.match(chunks) if chunks and chunks[0] in index.begins else (0, 0)
+        count, held = index.match(chunks) if facts.begin in index.begins else (0, 0)
         if known is not None and known.new_tokens is not None and known.conversation.address == rank.address:
             # The answer is not in the index, but went the way of its prompt.
             evicted = count < known.conversation.size // facts.chunk_size
@@ -169,11 +169,11 @@ class FleetState:
 
         For a new prompt that is one look for its first chunk: a decision among hundreds of ranks stays cheap.
         """
-        addresses = self._heads.holding(facts.chunks[0], self._indexes) if facts.chunks else frozenset()
+        addresses: Collection[str] = self._heads.holding(facts.begin, self._indexes)
         if known is not None:
-            addresses = addresses | {known.conversation.address}
-        if facts.ids:
-            addresses = addresses | self._blocks.keys()
+            addresses = {*addresses, known.conversation.address}
+        if facts.ids and self._blocks:
+            addresses = {*addresses, *self._blocks}
         if not addresses:
             return {}  # of a new prompt
         ranks = self.ranks
@@ -367,7 +367,7 @@ class FleetState:
             if again and not pictures and index.holds(facts.chunks, density):
                 return
             index.store(facts.chunks, density, pictures)
-            self._heads.add(facts.chunks[0], address, self._indexes)
+            self._heads.add(facts.begin, address, self._indexes)
 
     def _learn(self, facts: RequestFacts, prompt_tokens: int) -> None:
         # Names come from clients, and must not fill the memory.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tercet.core.hashing import text_chunk_hashes
+from tercet.core.hashing import CHUNK_HASH_BYTES, chunk_hashes
 
 LONG_CHARS = 64 * 1024
 
@@ -16,21 +16,19 @@ def text_pieces(text: str) -> Iterator[bytes]:
 
 
 class LongText:
-    """The chain over full chunks of what is fed, as `text_chunk_hashes` makes it of the whole; `size` is its bytes."""
+    """The hashes of full chunks of what is fed, as `chunk_hashes` makes them of the whole; `size` is its bytes."""
 
-    __slots__ = ("_chunk_bytes", "_parent", "_rest", "hashes", "size")
+    __slots__ = ("_chunk_bytes", "_rest", "_root", "hashes", "size")
 
     def __init__(self, chunk_bytes: int, root: bytes) -> None:
-        self._chunk_bytes, self._parent, self._rest = chunk_bytes, root, b""
-        self.hashes: list[bytes] = []
+        self._chunk_bytes, self._root, self._rest = chunk_bytes, root, b""
+        self.hashes = b""
         self.size = 0
 
     def feed(self, piece: bytes) -> None:
         """Take what follows."""
         self.size += len(piece)
         data = self._rest + piece
-        found = text_chunk_hashes(data, self._chunk_bytes, self._parent)
-        if found:
-            self._parent = found[-1]
-            self.hashes += found
-        self._rest = data[len(found) * self._chunk_bytes :]
+        found = chunk_hashes(data, self._chunk_bytes, b"" if self.hashes else self._root)
+        self.hashes += found
+        self._rest = data[len(found) // CHUNK_HASH_BYTES * self._chunk_bytes :]

@@ -18,7 +18,7 @@ class PrefixHeads:
     """
 
     def __init__(self) -> None:
-        self._ranks: dict[bytes, set[str]] = {}
+        self._ranks: dict[bytes, tuple[str, ...]] = {}
         self._most = FEWEST
 
     def __len__(self) -> int:
@@ -29,22 +29,25 @@ class PrefixHeads:
         """Note that a rank holds prompts that begin with `chunk`."""
         ranks = self._ranks.get(chunk)
         if ranks is not None:
-            ranks.add(address)
+            if address not in ranks:
+                self._ranks[chunk] = (*ranks, address)
             return
-        self._ranks[chunk] = {address}
+        self._ranks[chunk] = (address,)
         if len(self._ranks) > self._most:
             for known in list(self._ranks):
                 self.holding(known, indexes)
             self._most = max(FEWEST, 2 * len(self._ranks))
 
-    def holding(self, chunk: bytes, indexes: Mapping[str, PrefixIndex]) -> frozenset[str] | set[str]:
+    def holding(self, chunk: bytes, indexes: Mapping[str, PrefixIndex]) -> tuple[str, ...]:
         """Return the addresses of the ranks whose index holds `chunk` now."""
         ranks = self._ranks.get(chunk)
         if ranks is None:
-            return frozenset()
-        lost = [address for address in ranks if address not in indexes or chunk not in indexes[address].begins]
-        if lost:
-            ranks.difference_update(lost)
-            if not ranks:
-                del self._ranks[chunk]
-        return ranks
+            return ()
+        left = tuple(address for address in ranks if address in indexes and chunk in indexes[address].begins)
+        if len(left) == len(ranks):
+            return ranks
+        if left:
+            self._ranks[chunk] = left
+        else:
+            del self._ranks[chunk]
+        return left

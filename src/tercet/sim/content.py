@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from tercet.routing.facts import CHUNK_IDS, RequestFacts
+from xxhash import xxh3_64_digest
+
+from tercet.core.hashing import CHUNK_HASH_BYTES
+from tercet.routing.facts import CHUNK_IDS, RequestFacts, text_name
 from tercet.routing.fleet import FleetState
 from tercet.routing.pictures import Picture
 
@@ -55,7 +58,7 @@ class Content:
         self._segments = _chained((*shown, *shared), own)
         self._text_segments = _chained((*((key, 0) for key, _ in shown), *shared), own) if shown else self._segments
         self._blocks: list[bytes] = []
-        self._chunks: list[bytes] = []
+        self._chunks = b""
 
     @property
     def vision_tokens(self) -> int:
@@ -71,8 +74,11 @@ class Content:
         """Return what a router knows of a prompt of `length` tokens of token ids (and pictures)."""
         size = length - self.vision_tokens
         count = size // CHUNK_IDS
-        _extend(self._chunks, self._text_segments, count, CHUNK_IDS)
-        chunks = tuple(self._chunks[:count])
+        have = len(self._chunks) // CHUNK_HASH_BYTES
+        names: list[bytes] = []
+        _extend(names, self._text_segments, count, CHUNK_IDS, have)
+        self._chunks += b"".join(map(xxh3_64_digest, names))
+        chunks = self._chunks[: count * CHUNK_HASH_BYTES]
         pictures: tuple[Picture, ...] = ()
         if self.pictures:
             known = fleet.picture_tokens
@@ -88,8 +94,8 @@ class Content:
             exact=True,
             chunks=chunks,
             chunk_size=CHUNK_IDS,
-            own=chunks[-1] if chunks else b"",
-            affinity=chunks[0] if chunks else self.session.encode(),
+            own=text_name(chunks),
+            affinity=chunks[:CHUNK_HASH_BYTES] or self.session.encode(),
             later_turn=later,
             pictures=pictures,
         )
@@ -107,8 +113,12 @@ def _chained(pieces: Sequence[tuple[str, int]], own: bytes) -> list[tuple[int, b
     return segments
 
 
-def _extend(names: list[bytes], segments: Sequence[tuple[int, bytes]], count: int, size: int) -> None:
-    have = len(names)
+def _extend(
+    names: list[bytes], segments: Sequence[tuple[int, bytes]], count: int, size: int, have: int | None = None
+) -> None:
+    """Add names up to that of the `count`-th piece; those of the first `have` are there: all of `names` when None."""
+    if have is None:
+        have = len(names)
     if count <= have:
         return
     for end, name in segments:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tercet.core.hashing import extend_block_hashes, root_hash, text_chunk_hashes
+from tercet.core.hashing import CHUNK_HASH_BYTES, chunk_hashes, extend_block_hashes, root_hash
 from tercet.core.image import ImageSpan
 
 TOKENS = st.lists(st.integers(0, 2**31), max_size=70)
@@ -72,7 +72,20 @@ def test_growing_with_pictures_equals_at_once(tokens: list[int], size: int, data
     assert grown == at_once
 
 
-def test_text_chunks_share_a_prefix() -> None:
-    root = root_hash("f")
-    assert text_chunk_hashes(b"abcdefgh", 3, root) == text_chunk_hashes(b"abcdefxy", 3, root)
-    assert text_chunk_hashes(b"abcdefghi", 3, root)[:2] == text_chunk_hashes(b"abcdef", 3, root)
+@given(st.binary(max_size=2000), st.binary(max_size=2000), st.integers(0, 2000), st.integers(1, 9))
+def test_texts_begin_alike_as_far_as_their_chunks_do(one: bytes, two: bytes, same: int, size: int) -> None:
+    root, width = root_hash("f"), CHUNK_HASH_BYTES
+    two = one[:same] + two
+    ones, twos = chunk_hashes(one, size, root), chunk_hashes(two, size, root)
+    assert len(ones) == len(one) // size * width and len(twos) == len(two) // size * width
+    for count in range(min(len(ones), len(twos)) // width + 1):
+        alike = one[: count * size] == two[: count * size]
+        assert (ones[: count * width] == twos[: count * width]) == alike
+
+
+def test_the_root_is_bound_by_the_first_chunk_and_what_follows_can_be_hashed_apart() -> None:
+    data, root = bytes(range(256)) * 8, root_hash("f")
+    whole = chunk_hashes(data, 4, root)
+    assert whole[:CHUNK_HASH_BYTES] != chunk_hashes(data, 4, root_hash("g"))[:CHUNK_HASH_BYTES]
+    assert whole == chunk_hashes(data[:1200], 4, root) + chunk_hashes(data[1200:], 4)
+    assert chunk_hashes(b"abc", 4, root) == b""

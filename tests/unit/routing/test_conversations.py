@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tercet.routing.conversations import Conversations
-from tercet.routing.facts import CHUNK_BYTES, RequestFacts, completion_facts
+from tercet.routing.facts import CHUNK_BYTES, RequestFacts, completion_facts, text_names
 
 
 @given(
@@ -33,15 +33,16 @@ def test_a_text_finds_whatever_turn_of_it_is_remembered(happens: list[tuple[str,
                 plain.popitem(last=False)
         elif what == "drop":
             known.drop(facts)
-            for chunk in facts.chunks:
-                plain.pop(chunk, None)
+            for known_as in text_names(facts.chunks):
+                plain.pop(known_as, None)
         else:
             known.drop_rank(name)
-            for chunk in said(name, 6).chunks:
-                plain.pop(chunk, None)
+            for known_as in text_names(said(name, 6).chunks):
+                plain.pop(known_as, None)
         assert len(known) == len(plain)
         for each in "abc":
             facts = said(each, 6)
-            sizes = [plain[chunk] for chunk in facts.chunks if chunk in plain and plain[chunk] < facts.size]
+            names = text_names(facts.chunks)
+            sizes = [plain[known_as] for known_as in names if known_as in plain and plain[known_as] < facts.size]
             found = known.find(facts)
             assert (None if found is None else found.conversation.size) == (max(sizes) if sizes else None)

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tercet.core.hashing import CHUNK_HASH_BYTES
 from tercet.routing.facts import CHUNK_BYTES, CHUNK_IDS, chat_facts, completion_facts
 from tests.unit.routing.fleets import chat, ids, text
 
@@ -49,15 +50,15 @@ def test_affinity_is_the_same_for_all_turns_and_differs_between_conversations() 
 def test_chunks_of_a_prefix_are_a_prefix_of_the_chunks() -> None:
     long = "abc " * 500
     short = text(long[:1000])
-    assert len(short.chunks) == 1000 // CHUNK_BYTES
+    assert len(short.chunks) == 1000 // CHUNK_BYTES * CHUNK_HASH_BYTES
     assert text(long).chunks[: len(short.chunks)] == short.chunks
-    assert text("x" + long).chunks[0] != short.chunks[0]
+    assert text("x" + long).begin != short.begin == short.chunks[:CHUNK_HASH_BYTES]
 
 
 def test_token_ids_are_counted_exactly() -> None:
     facts = ids(list(range(200)))
-    assert facts.exact and facts.prompt_tokens == 200 and len(facts.chunks) == 200 // CHUNK_IDS
-    assert ids(list(range(300))).chunks[:3] == facts.chunks
+    assert facts.exact and facts.prompt_tokens == 200 and len(facts.chunks) == 200 // CHUNK_IDS * CHUNK_HASH_BYTES
+    assert ids(list(range(300))).chunks[: len(facts.chunks)] == facts.chunks
 
 
 @pytest.mark.parametrize(

@@ -94,14 +94,14 @@ def test_what_a_conversations_rank_holds_includes_the_answer() -> None:
     fleet.apply(ConversationRecorded(first, url("D", 1), 110, 90))
     second = chat("q" * 400, "a" * 360, "new question")
     known = fleet.conversations.find(second)
-    assert known is not None and known.conversation.turns == 1
+    assert known is not None and known.conversation.own == first.own
     d0, d1 = fleet.ranks[url("D", 0)], fleet.ranks[url("D", 1)]
     assert fleet.holding(second, d1, known) == Holding(200, second.tokens_after(second.anchors[0].resume), first.size)
     assert fleet.holding(second, d0, known).held == 0
     fleet.apply(ConversationRecorded(second, url("D", 1), 210, 10))
     third = chat("q" * 400, "a" * 360, "new question", "ok", "more")
     again = fleet.conversations.find(third)
-    assert again is not None and again.conversation.turns == 2
+    assert again is not None and again.conversation.own == second.own
 
 
 def test_token_ids_of_a_later_turn_are_counted_exactly() -> None:

@@ -113,7 +113,7 @@ def brief(facts: RequestFacts, *, whole: bool = True) -> RequestFacts:
     """Return the facts without what only the route's choice needs, and what no other process would look at. Not
     `whole`: without what names the prompt's pieces, where these were told before."""
     if not whole:
-        return replace(facts, ids=(), chunks=())
+        return replace(facts, ids=(), chunks=b"")
     return replace(facts, ids=()) if facts.ids else facts
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tercet.core.hashing import CHUNK_HASH_BYTES
 from tercet.core.route import Route
 from tercet.core.stage import ROLE_STAGES, Mode
 from tercet.http.server import Request
@@ -140,11 +141,12 @@ def known(fleet: FleetState) -> dict[str, Any]:
     }
 
 
-def _chunks(runs: dict[bytes, Any], before: int = 0) -> Iterator[tuple[bytes, int]]:
+def _chunks(runs: dict[bytes, Any], before: bytes = b"") -> Iterator[tuple[bytes, int]]:
     for run in runs.values():
-        for i, chunk in enumerate(run.chunks, before + 1):
-            yield chunk, run.tokens(i) if run.held else 0
-        yield from _chunks(run.after, before + len(run.chunks))
+        chunks = before + run.chunks
+        for end in range(len(before) + CHUNK_HASH_BYTES, len(chunks) + 1, CHUNK_HASH_BYTES):
+            yield chunks[:end], run.tokens(end // CHUNK_HASH_BYTES) if run.held else 0
+        yield from _chunks(run.after, chunks)
 
 
 OF_MEMBERS = ("chunks", "pictures", "conversations")
@@ -371,7 +373,7 @@ async def test_a_fault_in_an_answer_is_a_500_and_no_silence(monkeypatch: pytest.
 
 
 def test_a_prompt_s_pieces_are_told_once_and_again_only_if_its_length_was_not_known() -> None:
-    for at_first, again in ((210, ()), (None, turn(1, 0).chunks)):
+    for at_first, again in ((210, b""), (None, turn(1, 0).chunks)):
         family = Family(1)
         member = family.members[0]
         fleet, facts, d = member.parts.fleet, turn(1, 0), member.parts.fleet.ranks[DECODE[0]]
