@@ -22,18 +22,23 @@ T = TypeVar("T", bound=Timed)
 
 
 class Deadlines(Generic[T]):
-    """The open connections of one server or client; looks every `interval_s` for those whose deadline has passed."""
+    """The open connections of one server or client; looks every `interval_s` for those whose deadline has passed.
+
+    A look that comes late, since the process stood still, judges by the time at which it was due: what came meanwhile
+    has not been read, and is read before the next look.
+    """
 
     def __init__(self, interval_s: float) -> None:
         self.members: set[T] = set()
         self._interval_s = interval_s
         self._timer: asyncio.TimerHandle | None = None
+        self._due_ns = 0
 
     def add(self, member: T) -> None:
         """Watch `member` until it is discarded."""
         self.members.add(member)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._look)
+            self._look_again()
 
     def discard(self, member: T) -> None:
         """Stop watching `member`."""
@@ -46,9 +51,13 @@ class Deadlines(Generic[T]):
             self._timer = None
 
     def _look(self) -> None:
-        now = perf_counter_ns()
+        now = min(perf_counter_ns(), self._due_ns)
         for member in [member for member in self.members if member.deadline_ns <= now]:
             member.expired()
         self._timer = None
         if self.members:
-            self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._look)
+            self._look_again()
+
+    def _look_again(self) -> None:
+        self._due_ns = perf_counter_ns() + int(self._interval_s * 1e9)
+        self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._look)

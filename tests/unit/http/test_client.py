@@ -14,7 +14,7 @@ import pytest
 from tercet.http.client import Client, ClientError, Response
 from tercet.http.server import Request, Responder
 
-from .wires import client, echo, raw_serving, serving, until, url
+from .wires import PATIENCE_S, client, echo, raw_serving, serving, settled, until, url
 
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nX-A: 1\r\nx-a: 2\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -180,7 +180,7 @@ async def test_no_server_and_no_answer_are_told_apart() -> None:
         with pytest.raises(ClientError) as caught:
             await http.request("GET", base, first_byte_timeout_s=0.2)
         assert caught.value.reason == "first_byte_timeout" and caught.value.before_first_byte
-        assert 0.15 < perf_counter() - started < 0.8
+        assert 0.15 < perf_counter() - started < 20, "far from the 60 s that are waited else"
 
 
 async def test_connecting_has_a_deadline() -> None:
@@ -210,7 +210,7 @@ async def test_headers_alone_do_not_end_the_wait_for_the_first_byte() -> None:
         await reader.read()
 
     async with raw_serving(talk) as base, client(deadline_resolution_s=0.02) as http:
-        response = await http.request("GET", base, first_byte_timeout_s=5, idle_timeout_s=0.15)
+        response = await http.request("GET", base, first_byte_timeout_s=60, idle_timeout_s=0.15)
         got = []
         with pytest.raises(ClientError) as caught:
             async for piece, _ in response.chunks():
@@ -412,19 +412,23 @@ class _PausesOnce:
 
 
 async def test_a_taker_that_is_full_of_what_was_held_is_not_given_more() -> None:
+    sent = 0
+
     async def handler(request: Request, responder: Responder) -> None:
+        nonlocal sent
         responder.start(200)
         for _ in range(400):
             responder.write(b"x" * 65536)
+            sent += 65536
             await responder.drain()
 
     async with serving(handler) as server, client() as http:
         response = await http.request("GET", url(server))
-        await asyncio.sleep(0.2)  # more than is held comes meanwhile
+        await settled(lambda: sent)  # more than is held comes meanwhile
         sink = _PausesOnce(response)
         response._flow_to(sink)
         held = sink.size
-        await asyncio.sleep(0.2)
+        await settled(lambda: sink.size)
         assert 0 < held == sink.size
         response.close()
 
@@ -441,25 +445,29 @@ async def test_bounds_of_the_client() -> None:
 
 
 async def test_time_stamps_are_the_sockets_not_the_readers() -> None:
+    wrote: list[int] = []
+
     async def handler(request: Request, responder: Responder) -> None:
         responder.start(200)
         for _ in range(3):
+            wrote.append(perf_counter_ns())
             responder.write(b"x")
             await responder.drain()
             await asyncio.sleep(0.05)
+        wrote.append(perf_counter_ns())
 
     async with serving(handler) as server, client() as http:
         before = perf_counter_ns()
         response = await http.request("GET", url(server))
         assert before < response.started_ns < response.head_ns
-        await asyncio.sleep(0.02)
+        await until(lambda: len(wrote) == 2)  # whoever takes a piece takes it late
         times = []
         async for _, now_ns in response.chunks():
             times.append(now_ns)
-            await asyncio.sleep(0.03)
-        assert 0 <= times[0] - response.head_ns < 10_000_000
-        for earlier, later in pairwise(times):
-            assert 45_000_000 < later - earlier < 100_000_000
+            await until(lambda: len(wrote) == min(len(times) + 2, 4))
+        assert response.head_ns <= times[0]
+        for now_ns, (earlier, later) in zip(times, pairwise(wrote), strict=True):
+            assert earlier < now_ns < later
 
 
 async def test_the_body_is_taken_once() -> None:
@@ -477,7 +485,7 @@ async def _half_closed(http: Client, target: str) -> Response:
         await asyncio.sleep(0)
     await asyncio.sleep(0.05)
     begun[0].half_close()
-    return await asyncio.wait_for(task, 5)
+    return await asyncio.wait_for(task, PATIENCE_S)
 
 
 async def test_a_half_closed_request_still_takes_an_answer_that_is_on_its_way() -> None:
@@ -513,23 +521,29 @@ async def test_a_half_closed_request_cancels_the_servers_work_and_is_not_sent_ag
         await (await http.request("GET", url(server, "/"))).read()  # the connection is a pooled one then
         with pytest.raises(ClientError):
             await _half_closed(http, url(server, "/"))
-        await asyncio.wait_for(cancelled.wait(), 5)
+        await asyncio.wait_for(cancelled.wait(), PATIENCE_S)
         assert came == 2
 
 
 async def test_disconnect_fails_what_is_under_way_at_that_address_only() -> None:
+    came, gate = 0, asyncio.Event()
+
     async def handler(request: Request, responder: Responder) -> None:
-        await asyncio.sleep(0.5)
+        nonlocal came
+        came += 1
+        if came > 1:
+            await gate.wait()
         await responder.send(200, b"done")
 
     async with serving(handler) as one, serving(handler) as other, client() as http:
         await (await http.request("GET", url(one, "/"))).read()  # one of them goes over a pooled connection
         tasks = [asyncio.create_task(http.request("GET", url(server, "/"))) for server in (one, one, other)]
-        await asyncio.sleep(0.1)
+        await until(lambda: came == 4)
         http.disconnect(url(one, "/whatever"))
         for task in tasks[:2]:
             with pytest.raises(ClientError) as caught:
-                await asyncio.wait_for(task, 0.2)
+                await asyncio.wait_for(task, PATIENCE_S)
             assert caught.value.before_first_byte
+        gate.set()
         assert await (await tasks[2]).read() == b"done"
         assert await (await http.request("GET", url(one, "/"))).read() == b"done"

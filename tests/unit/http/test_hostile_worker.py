@@ -122,4 +122,4 @@ async def test_what_could_be_read_in_two_ways_is_an_error_and_never_reaches_a_cl
             assert got.count(b"HTTP/1.1 ") <= 2 and b"Set-Cookie" not in got
             assert got.count(b"HTTP/1.1 200") <= 1
             raw.close()
-        await asyncio.wait_for(closed.wait(), 5)
+        await asyncio.wait_for(closed.wait(), 30)

@@ -17,7 +17,7 @@ from tercet.http.client import Client, ClientError, OnFirst, Relayed
 from tercet.http.server import Handler, Request, Responder, Server
 from tercet.http.wire import end_to_end
 
-from .wires import client, connect, raw_serving, serving, until, url
+from .wires import PATIENCE_S, client, connect, raw_serving, serving, settled, until, url
 
 
 class Doubler:
@@ -354,7 +354,7 @@ async def test_on_first_may_refuse() -> None:
         raw = await connect(server)
         await raw.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
         assert (await raw.answer())[0] == 409
-        await asyncio.wait_for(cancelled.wait(), 2)
+        await asyncio.wait_for(cancelled.wait(), PATIENCE_S)
         raw.close()
 
 
@@ -430,7 +430,7 @@ async def test_a_client_that_leaves_closes_the_upstream_connection() -> None:
         await raw.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
         await raw.head()
         raw.close()
-        await asyncio.wait_for(cancelled.wait(), 2)
+        await asyncio.wait_for(cancelled.wait(), PATIENCE_S)
         await until(lambda: not server.tasks)
 
 
@@ -449,12 +449,10 @@ async def test_a_slow_client_holds_the_upstream_back() -> None:
     async with proxied_handler(handler) as (server, proxy):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
         writer.write(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-        await asyncio.sleep(0.3)
-        held = sent
-        await asyncio.sleep(0.1)
-        assert held == sent < total
+        await until(lambda: sent > 0)
+        assert await settled(lambda: sent) < total
         size = 0
-        while piece := await asyncio.wait_for(reader.read(1 << 20), 5):
+        while piece := await asyncio.wait_for(reader.read(1 << 20), PATIENCE_S):
             size += len(piece)
         assert sent == total and size > total
         await until(lambda: bool(proxy.relayed))

@@ -10,7 +10,7 @@ import pytest
 from tercet.core.errors import RequestError
 from tercet.http.server import Request, Responder, Server
 
-from .wires import RawClient, client, connect, echo, serving, until, url
+from .wires import PATIENCE_S, RawClient, client, connect, echo, serving, settled, until, url
 
 REQUEST = (
     b"POST /v1/x%20y?a=1&b=%2F HTTP/1.1\r\nHost: h\r\nX-A: 1\r\nx-a: 2\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -272,7 +272,7 @@ async def test_a_client_that_leaves_cancels_its_handler(streaming: bool) -> None
         await raw.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
         await started.wait()
         raw.close()
-        await asyncio.wait_for(cancelled.wait(), 2)
+        await asyncio.wait_for(cancelled.wait(), PATIENCE_S)
         await until(lambda: not server.tasks)
 
 
@@ -289,7 +289,7 @@ async def test_work_after_the_answer_is_not_cancelled_when_the_client_leaves() -
         await raw.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
         await raw.answer()
         raw.close()
-        await asyncio.wait_for(done.wait(), 2)
+        await asyncio.wait_for(done.wait(), PATIENCE_S)
 
 
 async def test_a_slow_reader_holds_the_writer_back() -> None:
@@ -306,12 +306,10 @@ async def test_a_slow_reader_holds_the_writer_back() -> None:
     async with serving(handler) as server:
         raw = RawClient(*await asyncio.open_connection("127.0.0.1", server.port, limit=1024))
         await raw.send(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-        await asyncio.sleep(0.2)
-        held = written
-        await asyncio.sleep(0.1)
-        assert held == written < 30_000_000
+        await until(lambda: written > 0)
+        assert await settled(lambda: written) < 30_000_000
         total = 0
-        while piece := await asyncio.wait_for(raw.reader.read(1 << 20), 5):
+        while piece := await asyncio.wait_for(raw.reader.read(1 << 20), PATIENCE_S):
             total += len(piece)
         assert total > 65536 * 1000 and written == 65536 * 1000
 
@@ -328,13 +326,13 @@ async def test_close_waits_for_answers_under_way_and_refuses_new_connections() -
         raw = await connect(server)
         await raw.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
         await raw.head()
-        closing = asyncio.create_task(server.close(5))
+        closing = asyncio.create_task(server.close(100))
         assert await idle.rest() == b""
         with pytest.raises(OSError):
             await connect(server)
         assert (await raw.reader.readuntil(b"0\r\n\r\n")).count(b"x") == 10
         assert await raw.rest() == b""
-        await asyncio.wait_for(closing, 1)
+        await asyncio.wait_for(closing, PATIENCE_S)
 
 
 async def test_close_cuts_what_does_not_end_in_time() -> None:
@@ -351,7 +349,7 @@ async def test_close_cuts_what_does_not_end_in_time() -> None:
         raw = await connect(server)
         await raw.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
         await until(lambda: bool(server.tasks))
-        await asyncio.wait_for(server.close(0.05), 2)
+        await asyncio.wait_for(server.close(0.05), PATIENCE_S)
         assert cleaned.is_set() and not server.tasks
 
 
@@ -392,7 +390,7 @@ async def test_a_handler_can_tell_that_its_client_left() -> None:
         task = asyncio.create_task(http.request("GET", url(server, "/")))
         await until(lambda: bool(seen))
         task.cancel()
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), PATIENCE_S)
         assert seen == [False, True]
 
 

@@ -10,6 +10,9 @@ from contextlib import asynccontextmanager
 from tercet.http.client import Client
 from tercet.http.server import Handler, Request, Responder, Server
 
+PATIENCE_S = 30.0
+"""How long a test waits before it says that something hangs; a busy machine may stand still for seconds."""
+
 
 class RawClient:
     """A TCP connection that reads answers one by one."""
@@ -23,7 +26,7 @@ class RawClient:
         await self.writer.drain()
 
     async def head(self) -> tuple[int, dict[str, str]]:
-        text = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 5)).decode("latin-1")
+        text = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), PATIENCE_S)).decode("latin-1")
         first, *lines = text[:-4].split("\r\n")
         pairs = (line.split(": ", 1) for line in lines)
         return int(first.split(" ")[1]), {name.lower(): value for name, value in pairs}
@@ -32,16 +35,20 @@ class RawClient:
         status, headers = await self.head()
         if headers.get("transfer-encoding") == "chunked":
             body = b""
-            while size := int(await asyncio.wait_for(self.reader.readuntil(b"\r\n"), 5), 16):
+            while size := int(await asyncio.wait_for(self.reader.readuntil(b"\r\n"), PATIENCE_S), 16):
                 body += (await self.reader.readexactly(size + 2))[:-2]
             await self.reader.readexactly(2)
             return status, headers, body
         if "content-length" in headers:
-            return status, headers, await asyncio.wait_for(self.reader.readexactly(int(headers["content-length"])), 5)
+            return (
+                status,
+                headers,
+                await asyncio.wait_for(self.reader.readexactly(int(headers["content-length"])), PATIENCE_S),
+            )
         return status, headers, await self.rest()
 
     async def rest(self) -> bytes:
-        return await asyncio.wait_for(self.reader.read(), 5)
+        return await asyncio.wait_for(self.reader.read(), PATIENCE_S)
 
     def close(self) -> None:
         self.writer.close()
@@ -107,8 +114,19 @@ async def echo(request: Request, responder: Responder) -> None:
     await responder.send(200, json.dumps(seen).encode())
 
 
-async def until(condition: Callable[[], bool], seconds: float = 3.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     """Wait for `condition`, failing when it takes too long."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+async def settled(value: Callable[[], int]) -> int:
+    """Return what `value` is once it stays the same while the event loop goes round."""
+    last, looks = value(), 0
+    async with asyncio.timeout(PATIENCE_S):
+        while looks < 20:
+            await asyncio.sleep(0.01)
+            looks = looks + 1 if value() == last else 0
+            last = value()
+    return last
