@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from tercet.compare.admin import CAPITAL_QUESTION
-from tests.e2e.conftest import Serve, call, free_port, metric, wait_until
+from tests.e2e.conftest import Serve, call, metric, wait_until
 from tests.engines.asking import (
     BLOCK,
     BY_SOURCE,
@@ -29,6 +29,7 @@ from tests.engines.asking import (
     told,
     worker,
 )
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1500)]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -19,15 +18,10 @@ import yaml
 
 from tercet.core.topology import Topology
 from tercet.launch.kubernetes.folder import kubernetes_files
+from tests.ports import free_port
 from tests.unit.launch.kubernetes.cases import options_for, topology_of
 
 DEADLINE_S = 90.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def pods(files: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +14,7 @@ from tercet.http.client import Client, ClientError
 from tests.conformance.engine import Engine
 from tests.conformance.sglang import Rooms, SglangServer
 from tests.conformance.trtllm import Held, TrtllmServer
+from tests.ports import free_port
 
 
 def engines(dialect: str) -> Sequence[Engine]:
@@ -23,13 +23,6 @@ def engines(dialect: str) -> Sequence[Engine]:
         return [SglangServer("P", rooms, bootstrap_port=9001), SglangServer("D", rooms)]
     held = Held()
     return [TrtllmServer("P", held), TrtllmServer("D", held)]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize(("dialect", "fragment"), [("sglang", "#bootstrap=9001"), ("trtllm", "")])

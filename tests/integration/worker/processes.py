@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from tercet.launch import child
+from tests.ports import free_port
 
 SECRET = "5a" * 32
 START_TIMEOUT_S = 60.0
@@ -44,12 +45,6 @@ class Answer:
         return self.body["error"]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def wait_until(check: Callable[[], object], timeout_s: float, what: str) -> None:
     deadline = time.monotonic() + timeout_s
     while not check():
@@ -72,7 +67,7 @@ class Worker:
         named = {key.replace("_", "-"): value for key, value in headers.items()}
         request = urllib.request.Request(self.url + path, data=data, headers={**self.headers, **named})
         try:
-            with urllib.request.urlopen(request, timeout=30) as response:
+            with urllib.request.urlopen(request, timeout=60) as response:
                 raw, status, got = response.read(), response.status, response.headers
         except urllib.error.HTTPError as error:
             raw, status, got = error.read(), error.code, error.headers
@@ -123,14 +118,14 @@ class Worker:
             return False
 
     def wait_idle(self) -> None:
-        wait_until(lambda: self.metric("tercet:kv_blocks_in_use") == 0, 5, "KV blocks in use never returned to zero")
+        wait_until(lambda: self.metric("tercet:kv_blocks_in_use") == 0, 30, "KV blocks in use never returned to zero")
 
     def open(self, body: dict[str, Any], path: str = "/v1/completions") -> socket.socket:
         """Send a request by hand; close the socket to leave."""
         host, port = self.url.removeprefix("http://").split(":")
         data = json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: w\r\nContent-Length: {len(data)}\r\n\r\n"
-        connection = socket.create_connection((host, int(port)), 10)
+        connection = socket.create_connection((host, int(port)), 30)
         connection.sendall(head.encode() + data)
         return connection
 
@@ -138,7 +133,7 @@ class Worker:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            return self.process.wait(15)
+            return self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise

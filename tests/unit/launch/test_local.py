@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.ports import free_port
 
 from tercet.core.errors import TercetError, UsageError
 from tercet.core.topology import Topology, WorkerSpec
@@ -381,9 +382,7 @@ def test_two_launchers_never_choose_the_same_ports(tmp_path: Path) -> None:
 
 
 def test_worker_ports_follow_the_routers(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port(3)
     local = deployment(tmp_path)
     placed = local._reserve_ports(topology(port))
     local._ports.close()

@@ -148,9 +148,13 @@ async def measure(what: str, letters: str, mode: str, urls: list[str], go: Calla
 
         def on_first() -> None:
             nonlocal held
-            sleep(0.2)  # until what was sent is let go of
-            gc.collect()
-            held = tracemalloc.get_traced_memory()[0] - before
+            looks = 0
+            while looks < 3:  # until what was sent is let go of
+                sleep(0.1)
+                gc.collect()
+                now = tracemalloc.get_traced_memory()[0] - before
+                looks = looks + 1 if held and now > held - len(body) // 100 else 0
+                held = now
             go()
 
         status = await asyncio.to_thread(ask, router.port, path, body, on_first)

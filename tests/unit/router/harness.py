@@ -153,7 +153,7 @@ def part(piece: str | bytes) -> dict[str, Any]:
     return {"type": "text", "text": piece}
 
 
-async def until(check: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def until(check: Callable[[], object], timeout_s: float = 30.0) -> None:
     deadline = monotonic() + timeout_s
     while not check():
         assert monotonic() < deadline, "timed out"
@@ -187,7 +187,7 @@ async def routing(
         await workers[-1].start()
     said = "#encode" if seeing == "local" else ""
     urls = {x: tuple(w.url + (said if x in "PA" else "") for w in workers if w.role == x) for x in "APDE"}
-    settings: dict[str, Any] = {"health_interval_s": 0.1, "health_timeout_s": 0.3, "connect_timeout_s": 0.5, **config}
+    settings: dict[str, Any] = {"health_interval_s": 0.1, "health_timeout_s": 0.3, **config}
     if key := settings.get("worker_api_key"):
         for worker in workers:
             worker.api_key = key

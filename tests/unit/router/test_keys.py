@@ -11,7 +11,7 @@ from tercet.core.errors import UsageError
 from tercet.router import key_file
 from tercet.router.key_file import KeyFile
 
-from .harness import routing
+from .harness import routing, until
 
 
 def _bearer(key: str) -> dict[str, str]:
@@ -75,9 +75,11 @@ async def test_limits_answer_429_with_the_time_to_wait() -> None:
         assert got.status == 429
         assert (await setup.get("/v1/models", _bearer("few"))).status == 200  # what costs nothing isn't
 
-        several = [setup.complete("a b c d", headers=_bearer("one"), max_tokens=50) for _ in range(4)]
-        statuses = sorted(got.status for got in await asyncio.gather(*several))
-        assert statuses[0] == 200 and statuses[-1] == 429
+        gate = setup.workers[0].gate = asyncio.Event()
+        several = [asyncio.create_task(setup.complete("a b c d", headers=_bearer("one"))) for _ in range(4)]
+        await until(lambda: sum(asked.done() for asked in several) == 3)
+        gate.set()
+        assert sorted(got.status for got in await asyncio.gather(*several)) == [200, 429, 429, 429]
         assert (await setup.complete("a", headers=_bearer("one"))).status == 200
 
         assert (await setup.complete("a b c d e f g h", headers=_bearer("tokens"), max_tokens=8)).status == 200

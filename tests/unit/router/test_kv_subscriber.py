@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from socket import socket
-
 import msgpack
 import pytest
 import zmq
@@ -17,6 +14,7 @@ from tercet.router.named_worker import EventPort
 from tercet.routing.events import CacheCleared, WorkerAdded
 from tercet.routing.facts import completion_facts
 from tercet.routing.fleet import FleetState
+from tests.ports import free_port
 from tests.unit.router.fake_worker import FakeWorker
 from tests.unit.router.harness import routing, until
 
@@ -70,18 +68,8 @@ async def test_the_fleet_learns_what_an_engine_holds_and_forgets_after_a_gap() -
         context.destroy(linger=0)
 
 
-def two_free_ports() -> int:
-    """Return the first of two ports in a row that nobody has: others on this machine take some, too."""
-    while True:
-        with socket() as first, socket() as second, suppress(OSError):
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            second.bind(("127.0.0.1", port + 1))
-            return port
-
-
 async def test_workers_may_bring_their_events_to_ports_of_this_machine() -> None:
-    port = two_free_ports()
+    port = free_port(2)
     fleet = FleetState()
     fleet.apply(WorkerAdded("http://127.0.0.1:1", frozenset({Stage.PREFILL, Stage.DECODE}), 2))
     facts = completion_facts({"model": "m", "prompt": IDS}, None, 0.25)

@@ -125,8 +125,12 @@ async def test_refused_broken_and_abandoned_requests() -> None:
 
 async def test_waiting_is_a_span() -> None:
     async with routing("A", "aggregated", max_concurrent=1) as setup:
-        setup.workers[0].token_s = 0.01
-        await asyncio.gather(*(setup.complete("a", max_tokens=4) for _ in range(2)))
+        gate = setup.workers[0].gate = asyncio.Event()
+        asking = [asyncio.create_task(setup.complete("a", max_tokens=4)) for _ in range(2)]
+        await until(lambda: setup.router.parts.gates.waiting == 1)
+        await asyncio.sleep(0.03)
+        gate.set()
+        await asyncio.gather(*asking)
         waited, _ = await records(setup)
         assert phases(waited)[0] == ("queue", None)
         assert waited["spans"][0]["end_ms"] - waited["spans"][0]["start_ms"] > 20

@@ -150,7 +150,7 @@ async def test_a_collector_that_is_away_keeps_nobody_waiting() -> None:
     async with routing("A", "aggregated", otlp_endpoint="http://127.0.0.1:9") as setup:
         assert (await setup.complete("a")).status == 200
         ending = monotonic()
-    assert monotonic() - ending < 3
+    assert monotonic() - ending < 10
 
 
 async def test_without_an_endpoint_the_clients_word_is_passed_on_as_it_is() -> None:

@@ -30,6 +30,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
 STEADY_S = 30.0
 END_S = 3.0
 """What a process may take to end beyond the time its requests have."""
+LOOK_S = 1.0
+"""How often is looked whether one is silent."""
 
 
 class Member:
@@ -133,9 +135,13 @@ class Member:
         """Return when the process let go of its pipe, or, with true, when it hangs."""
         assert self._peer is not None
         while not gone.is_set():
+            looked = monotonic()
             with suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(LOOK_S):
                     await gone.wait()
+            # Whoever stood still with this process, as when a machine pauses, could not have spoken.
+            paused_s = max(0.0, monotonic() - looked - LOOK_S)
+            self._peer.heard_at = min(self._peer.heard_at + paused_s, monotonic())
             allowed = SILENT_S if self._peer.ready else READY_S
             if not self._stopping.is_set() and monotonic() - self._peer.heard_at > allowed:
                 log.error("router process %d has said nothing for %.0f s: it is killed", self._process, allowed)

@@ -6,10 +6,9 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -18,14 +17,9 @@ from typing import Any
 import psutil
 
 from tercet.http.client import Client, ClientError
+from tests.ports import free_port
 from tests.unit.router.fake_worker import FakeWorker, Tickets
 from tests.unit.router.harness import Got
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -71,7 +65,7 @@ class Many:
     async def status(self) -> Any:
         return await self.get("/status")
 
-    async def until(self, true: Callable[[Any], bool], what: str, timeout_s: float = 30.0) -> Any:
+    async def until(self, true: Callable[[Any], bool], what: str, timeout_s: float = 60.0) -> Any:
         """Wait until the status is so, and return it."""
         deadline = monotonic() + timeout_s
         while True:
@@ -89,6 +83,15 @@ class Many:
         reports, and has heard it before it reports again."""
         await self.until(lambda s: s["in_flight"] == 0, "nothing to be under way")
         await self.status()
+
+    async def closed(self) -> None:
+        """Wait until nobody listens at the port: every process was told to end."""
+        async with asyncio.timeout(60):
+            with suppress(ConnectionError):
+                while True:
+                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                    writer.close()
+                    await asyncio.sleep(0.02)
 
     def children(self) -> list[psutil.Process]:
         found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
@@ -69,6 +70,28 @@ async def test_one_that_hangs_is_killed_at_once(fill: Fill, monkeypatch: pytest.
     with pytest.raises(TercetError, match="it ended with -9"):
         await a_member()[0].keep()
     assert monotonic() - began < 30
+
+
+async def test_one_that_stood_still_with_the_main_process_is_left_alone(
+    fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(family, "SILENT_S", 2.0)
+    monkeypatch.setattr(family, "LOOK_S", 0.1)
+    speak = f"os.write(fd, bytes((0, 0, 0, 0, {Kind.READY:d})))\n"
+    fill(READY + f"time.sleep(2.5)\nwhile True:\n time.sleep(0.05)\n {speak}")
+    member, router = a_member()
+    keeper = asyncio.create_task(member.keep())
+    try:
+        async with asyncio.timeout(30):
+            while not (1 in router.peers and router.peers[1].ready):
+                await asyncio.sleep(0.01)
+        time.sleep(2.5)  # as if the machine paused
+        await asyncio.sleep(1.5)
+        assert not keeper.done() and router.peers[1].starts == 1
+    finally:
+        member.stop()
+        member.kill()
+        await keeper
 
 
 async def test_one_that_can_not_be_started_at_first_is_an_error_that_says_so(fill: Fill) -> None:

@@ -65,7 +65,7 @@ async def test_a_later_turn_goes_where_the_first_one_went_whichever_process_gets
 async def test_mode_and_workers_change_for_all_at_once(tmp_path: Path) -> None:
     async with many(tmp_path, "PD", "pd") as router:
         assert (await router.send("POST", "/mode/ppd")).json == {"mode": "ppd", "before": "pd"}
-        for i in range(9):
+        for i in range(20):  # that the kernel gives all of them to one process is no chance to speak of
             assert (await router.chat(f"hi {i}")).status == 200
         records = (await router.get("/requests"))["requests"]
         assert {record["mode"] for record in records} == {"ppd"} and len({r["process"] for r in records}) > 1
@@ -116,7 +116,7 @@ async def test_one_that_is_killed_comes_back_and_the_others_go_on(tmp_path: Path
         status = await router.until(lambda s: [p["ready"] for p in s["processes"]] == [True] * 3, "it to come back")
         again = next(p for p in status["processes"] if p["process"] == victim["process"])
         assert again["starts"] == 2 and again["pid"] != victim["pid"]
-        for i in range(30):
+        for i in range(60):
             assert (await router.chat(f"ho {i}")).status == 200
         records = (await router.get("/requests"))["requests"]
         assert {record["process"] for record in records} == {0, 1, 2}
@@ -126,7 +126,7 @@ async def test_one_that_hangs_is_replaced(tmp_path: Path) -> None:
     async with many(tmp_path, "A", "aggregated", processes=2) as router:
         victim = (await router.status())["processes"][0]
         os.kill(victim["pid"], signal.SIGSTOP)
-        deadline = asyncio.get_running_loop().time() + 40
+        deadline = asyncio.get_running_loop().time() + 90
         while True:  # the kernel goes on giving it connections until it is gone
             try:
                 async with asyncio.timeout(1):
@@ -178,7 +178,7 @@ async def test_asked_to_end_streams_end_first_and_nothing_is_left(tmp_path: Path
         await asyncio.sleep(0.3)
         router.workers[0].gate.set()
         assert [(await task).events[-1] for task in asked] == ["[DONE]"] * 6
-        assert await asyncio.wait_for(router.process.wait(), 10) == 0
+        assert await asyncio.wait_for(router.process.wait(), 30) == 0
         assert not any(child.is_running() for child in children)
 
 
@@ -189,7 +189,8 @@ async def test_asked_twice_all_end_at_once(tmp_path: Path) -> None:
         await router.until(lambda s: s["in_flight"] == 6, "all to be under way")
         children = router.children()
         os.kill(router.process.pid, signal.SIGTERM)
-        await asyncio.sleep(0.3)
+        await router.closed()  # two signals that are seen at once are one
+        await asyncio.sleep(0.1)
         assert not any(task.done() for task in asked)
         assert await router.end(signal.SIGTERM) == 0
         assert not any(child.is_running() for child in children)
@@ -201,7 +202,7 @@ async def test_without_its_main_process_no_process_stays(tmp_path: Path) -> None
         children = router.children()
         router.process.kill()
         await router.process.wait()
-        _, alive = psutil.wait_procs(children, timeout=10)
+        _, alive = psutil.wait_procs(children, timeout=30)
         assert not alive
 
 
@@ -218,7 +219,7 @@ async def test_a_port_that_others_have_is_refused(tmp_path: Path) -> None:
                     *("--worker", router.workers[0].url),
                     stderr=asyncio.subprocess.PIPE,
                 )
-                _, said = await asyncio.wait_for(process.communicate(), 20)
+                _, said = await asyncio.wait_for(process.communicate(), 60)
             assert process.returncode == 2 and b"the port is in use" in said
 
 
