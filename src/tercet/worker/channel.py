@@ -127,6 +127,12 @@ class FrontChannel(asyncio.Protocol):
         """Seconds since the engine last sent anything."""
         return time.monotonic() - self.heard
 
+    def pardon(self, seconds: float) -> None:
+        """Do not hold it against the engine that it was silent for so long: this process stood still then, as when a
+        machine pauses."""
+        if seconds > 0:
+            self.heard = min(self.heard + seconds, time.monotonic())
+
     async def send(self, message: Message) -> None:
         """Send one message, once there is room. Does nothing when the engine is gone: `closed` tells."""
         data = pack(message)

@@ -240,9 +240,11 @@ class EngineClient:
         probe = asyncio.create_task(self._probe())
         try:
             while True:
+                looked = time.monotonic()
                 with contextlib.suppress(TimeoutError):
                     await child.wait(timeout_s=LOOK_S)
                     return
+                child.channel.pardon(time.monotonic() - looked - LOOK_S)
                 if probe.done() and not self.ready:
                     return
                 if child.channel.silent_s > self._stall_s:

@@ -1,6 +1,6 @@
 """A worker whose executor does what a test tells it to, by the length of a prompt; runs as front or as engine.
 
-Prompts of 11 tokens raise, of 12 hang, of 13 take ten seconds, of 14 kill the engine process; any other step takes
+Prompts of 11 tokens raise, of 12 hang, of 13 take a minute, of 14 kill the engine process; any other step takes
 20 ms. Starts in a fraction of a second, as there is no torch.
 """
 
@@ -37,7 +37,7 @@ class StubExecutor:
             raise RuntimeError("the stub was told to fail")
         if DIES in lengths:
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(1000 if HANGS in lengths else 10 if SLOW in lengths else STEP_S)
+        time.sleep(1000 if HANGS in lengths else 60 if SLOW in lengths else STEP_S)
         return [SampledToken(65 + len(c.sequence.tokens) % 20) if c.samples else None for c in batch.chunks]
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ def build(config: EngineConfig, device: Device, threads: int, allocate: Allocate
 
 
 def run_front(arguments: list[str]) -> int:
-    """Start a front of stubs: --port N TOPOLOGY."""
+    """Start a front of stubs: --port N TOPOLOGY [GRACE_S]."""
     config = WorkerConfig(
         name="stub",
         stages=frozenset({Stage.PREFILL, Stage.DECODE}),
@@ -63,7 +63,7 @@ def run_front(arguments: list[str]) -> int:
         max_model_len=2000,
     )
     command = (sys.executable, "-m", "tests.integration.worker.stub", "engine")
-    return front.run(config, engine_command=command, grace_s=GRACE_S)
+    return front.run(config, engine_command=command, grace_s=float(arguments[3]) if len(arguments) > 3 else GRACE_S)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -67,7 +69,7 @@ class Collected:
         return bool(self.deltas) and self.deltas[-1].ends
 
 
-async def until(check: Callable[[], object], timeout_s: float = 10.0) -> None:
+async def until(check: Callable[[], object], timeout_s: float = 30.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not check():
             await asyncio.sleep(0.005)
@@ -133,10 +135,10 @@ async def test_an_engine_that_hangs_is_replaced() -> None:
         started = time.monotonic()
         await client.submit(item(client, HANGS), sinks[1])
         await until(lambda: all(sink.ended for sink in sinks))
-        assert time.monotonic() - started < 6
+        assert time.monotonic() - started < 25
         refusals = [sink.deltas[-1].refusal for sink in sinks]
         assert all(r is not None and r.status == 500 and "hung" in r.message for r in refusals)
-        await until(lambda: not alive(pid), 2)
+        await until(lambda: not alive(pid))
         with pytest.raises(RequestError) as caught:
             await client.submit(item(client), Collected())
         assert caught.value.status == 503
@@ -147,6 +149,16 @@ async def test_an_engine_that_hangs_is_replaced() -> None:
 async def test_an_idle_engine_does_not_look_hung() -> None:
     async with running(stall_s=2.0) as client:
         await asyncio.sleep(3.0)
+        assert client.ready and client.restarts == 0
+
+
+async def test_an_engine_that_stood_still_with_its_front_is_not_replaced() -> None:
+    async with running(stall_s=2.0) as client:
+        assert client.pid is not None
+        os.kill(client.pid, signal.SIGSTOP)
+        time.sleep(3.0)  # as if the machine paused
+        os.kill(client.pid, signal.SIGCONT)
+        await asyncio.sleep(2.5)
         assert client.ready and client.restarts == 0
 
 
@@ -190,7 +202,7 @@ async def test_closing_while_starting(delay: float) -> None:
     client.start()
     await asyncio.sleep(delay)
     pid = client.pid
-    await asyncio.wait_for(client.close(), 3)
+    await asyncio.wait_for(client.close(), 30)
     assert pid is None or not alive(pid)
     assert not segments(TOPOLOGY)
 

@@ -65,7 +65,7 @@ def test_the_same_answer_as_one_worker_gives(whole: Worker, decode: Worker, samp
     assert got.body["usage"] == want.body["usage"] | {
         "prompt_tokens_details": got.body["usage"]["prompt_tokens_details"]
     }
-    wait_until(lambda: whole.metric("tercet:handoffs_total", result="accepted") == accepted + 1, 5, "not accepted")
+    wait_until(lambda: whole.metric("tercet:handoffs_total", result="accepted") == accepted + 1, 30, "not accepted")
     whole.wait_idle()
     decode.wait_idle()
 
@@ -109,7 +109,7 @@ def test_choices_share_one_handoff(whole: Worker, decode: Worker) -> None:
     accepted = whole.metric("tercet:handoffs_total", result="accepted")
     got, want = handed_over(whole, decode, body), whole.call("/v1/completions", body)
     assert [c["token_ids"] for c in got.body["choices"]] == [c["token_ids"] for c in want.body["choices"]]
-    wait_until(lambda: whole.metric("tercet:handoffs_total", result="accepted") == accepted + 1, 5, "not accepted")
+    wait_until(lambda: whole.metric("tercet:handoffs_total", result="accepted") == accepted + 1, 30, "not accepted")
     decode.wait_idle()
 
 
@@ -126,7 +126,7 @@ def test_a_stop_string_in_the_first_tokens(whole: Worker, decode: Worker) -> Non
     answer = prefill_answer(whole, first)
     if answer.choice["finish_reason"] == "stop":
         assert "kv_transfer_params" not in answer.body
-        wait_until(lambda: whole.metric("tercet:handoffs_total", result="released") > released, 5, "never released")
+        wait_until(lambda: whole.metric("tercet:handoffs_total", result="released") > released, 30, "never released")
     else:  # the first token is a part of a character: no stop string yet
         whole.call("/kv/release", {"ticket_id": answer.body["kv_transfer_params"]["ticket_id"]})
     whole.wait_idle()
@@ -154,7 +154,7 @@ def test_an_answer_that_ends_at_once_has_no_ticket(whole: Worker) -> None:
 def test_a_release_frees_at_once_and_the_ticket_is_recomputed(whole: Worker, decode: Worker) -> None:
     body = {"prompt": new_prompt(), "max_tokens": 10, "logprobs": 1, "return_token_ids": True, **GREEDY}
     ticket = ticket_of(whole, body)
-    wait_until(lambda: whole.metric("tercet:kv_blocks_held") == 7, 5, "the ticket holds no blocks")
+    wait_until(lambda: whole.metric("tercet:kv_blocks_held") == 7, 30, "the ticket holds no blocks")
     whole.call("/kv/release", {"ticket_id": ticket["ticket_id"]})
     whole.wait_idle()
     recomputes = decode.metric("tercet:remote_recomputes_total")
@@ -162,16 +162,21 @@ def test_a_release_frees_at_once_and_the_ticket_is_recomputed(whole: Worker, dec
     assert answer.choice["token_ids"] == whole.call("/v1/completions", body).choice["token_ids"]
     assert answer.headers["x-tercet-recomputed"] == "1" and answer.headers["x-tercet-external-tokens"] == "0"
     assert len(answer.choice["logprobs"]["tokens"]) == 10
-    wait_until(lambda: decode.metric("tercet:remote_recomputes_total") == recomputes + 1, 5, "not counted")
+    wait_until(lambda: decode.metric("tercet:remote_recomputes_total") == recomputes + 1, 30, "not counted")
     decode.wait_idle()
 
 
 def test_an_unread_ticket_expires(virtual: Worker) -> None:
     body = {"prompt": new_prompt(), "max_tokens": 5, "return_token_ids": True, **GREEDY}
     want = virtual.call("/v1/completions", body).choice["token_ids"]
+
+    def expired() -> float:
+        return virtual.metric("tercet:handoffs_total", result="expired")
+
+    before = expired()
     ticket = ticket_of(virtual, body)
     assert ticket["lease_s"] == 1.0
-    wait_until(lambda: virtual.metric("tercet:handoffs_total", result="expired") == 1, 5, "the lease never ended")
+    wait_until(lambda: expired() == before + 1, 30, "the lease never ended")
     virtual.wait_idle()
     late = virtual.call("/v1/completions", {**body, "kv_transfer_params": ticket})
     assert late.choice["token_ids"] == want and late.headers["x-tercet-recomputed"] == "1"
@@ -229,9 +234,12 @@ def test_clients_that_leave_around_a_prefill_leave_nothing(virtual: Worker) -> N
     before = counts()
     for i in range(60):
         connection = virtual.open({"prompt": new_prompt(60), "max_tokens": 1, "kv_transfer_params": PREFILL})
-        time.sleep(i * 0.0005)
+        if i < 55:
+            time.sleep(i * 0.0005)
+        else:  # however slow the machine is
+            connection.recv(1)
         connection.close()
-    wait_until(lambda: sum(counts()[:2]) == sum(before[:2]) + 60, 5, "a request never ended")
+    wait_until(lambda: sum(counts()[:2]) == sum(before[:2]) + 60, 30, "a request never ended")
     virtual.wait_idle()
     aborted, answered, expired = (now - then for now, then in zip(counts(), before, strict=True))
     assert aborted > 0 and answered > 0, "the delays must cover both"
@@ -260,7 +268,7 @@ def test_a_prefill_engine_that_dies_or_hangs_with_the_ticket_out(
         started = time.monotonic()
         answer = virtual.call("/v1/completions", {**body, "kv_transfer_params": ticket})
         assert answer.choice["token_ids"] == want and answer.headers["x-tercet-recomputed"] == "1"
-        assert time.monotonic() - started < 8
+        assert time.monotonic() - started < 25
     finally:
         doomed.stop()
     virtual.wait_idle()

@@ -35,7 +35,7 @@ def stub(log: Path) -> Iterator[Worker]:
     worker = wait_ready(launch(log, TOPOLOGY, command=STUB))
     yield worker
     worker.stop(signal.SIGKILL)
-    wait_until(lambda: not segments(TOPOLOGY), 5, f"left in /dev/shm: {segments(TOPOLOGY)}")
+    wait_until(lambda: not segments(TOPOLOGY), 30, f"left in /dev/shm: {segments(TOPOLOGY)}")
 
 
 def in_background(call: Callable[[], Answer]) -> tuple[threading.Thread, list[Answer]]:
@@ -54,22 +54,22 @@ def test_a_broken_engine_fails_its_requests_and_comes_back(stub: Worker, length:
     before = stub.engines()[0]
     thread, box = in_background(lambda: stub.complete([5] * 50, max_tokens=1000))
     streams = [in_background(lambda: stub.call("/v1/completions", {"prompt": [5], "max_tokens": 900, "stream": True}))]
-    wait_until(lambda: stub.metric("vllm:num_requests_running") == 2, 5, "the requests never ran")
+    wait_until(lambda: stub.metric("vllm:num_requests_running") == 2, 30, "the requests never ran")
     started = time.monotonic()
     answer = stub.complete([1] * length, max_tokens=5)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 20
     assert (answer.status, answer.error["code"], answer.error["type"]) == (500, "engine_dead", "server_error")
-    thread.join(1)
+    thread.join(30)
     assert [a.status for a in box] == [500]
     for stream, got in streams:
-        stream.join(1)
+        stream.join(30)
         (broken,) = got
         assert broken.status == 200 and broken.body.startswith("data: {")
         assert '"code":"engine_dead"' in broken.body and broken.body.endswith("data: [DONE]\n\n")
     assert stub.call("/health").status == 200
     refused = stub.complete("a")
     assert (refused.status, refused.error["code"]) == (503, "starting")
-    wait_until(stub.is_ready, 10, "the engine did not come back")
+    wait_until(stub.is_ready, 30, "the engine did not come back")
     after = stub.engines()[0]
     assert after["engine_id"] != before["engine_id"] and after["pid"] != before["pid"] and after["restarts"] == 1
     assert stub.complete("a", max_tokens=2).status == 200
@@ -84,9 +84,9 @@ def test_a_killed_engine_comes_back(log: Path) -> None:
     try:
         before = worker.engines()[0]
         thread, box = in_background(lambda: worker.complete("a", max_tokens=4000, ignore_eos=True))
-        wait_until(lambda: worker.metric("vllm:num_requests_running") == 1, 5, "the request never ran")
+        wait_until(lambda: worker.metric("vllm:num_requests_running") == 1, 30, "the request never ran")
         os.kill(before["pid"], signal.SIGKILL)
-        thread.join(2)
+        thread.join(30)
         assert [answer.status for answer in box] == [500]
         assert worker.metric("tercet:kv_blocks_in_use") == 0
         wait_until(worker.is_ready, 20, "the engine did not come back")
@@ -103,9 +103,9 @@ def test_a_killed_front_interrupts_a_real_step(log: Path) -> None:
     engine = pid_of(worker)
     connection = worker.open({"prompt": [5] * 4000, "max_tokens": 1})
     worker.process.kill()
-    wait_until(lambda: not alive(engine), 2, "the engine outlives its front")
+    wait_until(lambda: not alive(engine), 30, "the engine outlives its front")
     connection.close()
-    wait_until(lambda: not segments(TOPOLOGY), 2, "a shared segment is left")
+    wait_until(lambda: not segments(TOPOLOGY), 30, "a shared segment is left")
 
 
 @pytest.mark.parametrize("length", [1, HANGS])
@@ -114,21 +114,22 @@ def test_a_killed_front_takes_its_engine_along(stub: Worker, length: int) -> Non
     connection = stub.open({"prompt": [5] * length, "max_tokens": 500})
     time.sleep(0.1)
     stub.process.kill()
-    wait_until(lambda: not alive(engine), 1, "the engine outlives its front")
-    wait_until(lambda: not segments(TOPOLOGY), 1, "a shared segment is left")
+    wait_until(lambda: not alive(engine), 30, "the engine outlives its front")
+    wait_until(lambda: not segments(TOPOLOGY), 30, "a shared segment is left")
     connection.close()
 
 
-def test_sigterm_lets_requests_end(stub: Worker) -> None:
+def test_sigterm_lets_requests_end(log: Path) -> None:
+    stub = wait_ready(launch(log, TOPOLOGY, "60", command=STUB))
     engine = pid_of(stub)
     thread, box = in_background(lambda: stub.complete("a", max_tokens=30))
-    wait_until(lambda: stub.metric("vllm:num_requests_running") == 1, 5, "the request never ran")
+    wait_until(lambda: stub.metric("vllm:num_requests_running") == 1, 30, "the request never ran")
     started = time.monotonic()
     stub.process.terminate()
-    thread.join(5)
+    thread.join(30)
     assert [answer.status for answer in box] == [200]
     assert box[0].body["usage"]["completion_tokens"] == 30
-    assert stub.stop() == 0 and time.monotonic() - started < 2.5
+    assert stub.stop() == 0 and time.monotonic() - started < 30, "and not the minute that they may take"
     assert not alive(engine) and not segments(TOPOLOGY)
 
 
@@ -138,14 +139,14 @@ def test_sigterm_fails_what_takes_too_long(stub: Worker, length: int) -> None:
     body: dict[str, Any] = {"prompt": [5] * length, "max_tokens": 1500}
     whole, answers = in_background(lambda: stub.call("/v1/completions", body))
     stream, streams = in_background(lambda: stub.call("/v1/completions", {**body, "stream": True}))
-    time.sleep(0.3)
+    time.sleep(1.0)
     started = time.monotonic()
     stub.process.terminate()
-    whole.join(5)
-    stream.join(5)
+    whole.join(30)
+    stream.join(30)
     assert [answer.status for answer in answers] == [503] and answers[0].error["code"] == "stopping"
     assert '"code":"stopping"' in str(streams[0].body) if length == 1 else streams[0].status == 503
-    assert stub.stop() == 0 and time.monotonic() - started < 1 + 0.5 + 1.5 + 0.5
+    assert stub.stop() == 0 and time.monotonic() - started < 20
     assert not alive(engine) and not segments(TOPOLOGY)
 
 
@@ -156,7 +157,7 @@ def test_sigterm_while_starting(log: Path) -> None:
     assert worker.call("/ready").status == 503
     started = time.monotonic()
     assert worker.stop() == 0
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20
     assert not alive(engine) and not segments(TOPOLOGY)
 
 
@@ -169,14 +170,14 @@ def _answers(worker: Worker) -> bool:
 
 def test_an_engine_that_can_not_start_ends_the_worker(log: Path) -> None:
     worker = launch(log, *TINY, *VIRTUAL[:2], "--gpu", "nonsense", "--topology-id", TOPOLOGY)
-    assert worker.process.wait(20) == 1
+    assert worker.process.wait(60) == 1
     assert "unknown GPU 'nonsense'" in log.read_text()
 
 
 def test_clients_that_leave_free_their_blocks(stub: Worker) -> None:
     bodies = [{"prompt": [5] * 40, "max_tokens": 1900, "stream": stream, "n": 2} for stream in (True, False)]
     connections = [stub.open(body) for body in bodies]
-    wait_until(lambda: stub.metric("vllm:num_requests_running") == 4, 5, "the requests never ran")
+    wait_until(lambda: stub.metric("vllm:num_requests_running") == 4, 30, "the requests never ran")
     for connection in connections:
         connection.close()
     stub.wait_idle()
@@ -186,7 +187,7 @@ def test_clients_that_leave_free_their_blocks(stub: Worker) -> None:
 
 def test_a_client_that_reads_slowly_gets_everything(stub: Worker) -> None:
     with stub.open({"prompt": [5], "max_tokens": 60, "n": 4, "stream": True, "return_token_ids": True}) as connection:
-        connection.settimeout(10)
+        connection.settimeout(60)
         time.sleep(1.0)
         got = b""
         while b"data: [DONE]" not in got:

@@ -72,7 +72,7 @@ def cached(answer: Answer) -> int:
 
 
 def settled(worker: Worker) -> None:
-    wait_until(lambda: worker.metric("tercet:num_images_held") == 0, 10, "image tickets are left over")
+    wait_until(lambda: worker.metric("tercet:num_images_held") == 0, 30, "image tickets are left over")
 
 
 # --- a worker that does it all ---
@@ -126,7 +126,7 @@ def test_a_client_that_leaves_leaves_nothing(workers: Fleet, web: Site) -> None:
     body = {"messages": [{"role": "user", "content": [url(web.url("/silent")), url(web.url("/ok"))]}]}
     asked = len(web.paths)
     connection = sees.open(body, "/v1/chat/completions")
-    wait_until(lambda: len(web.paths) >= asked + 2, 10, "the pictures are not fetched")
+    wait_until(lambda: len(web.paths) >= asked + 2, 30, "the pictures are not fetched")
     connection.close()
     settled(sees)
     assert ask(sees, url(web.url("/ok"))).status == 200

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -171,19 +172,23 @@ class PrefillProcess:
         return pattern(self.seed, self.block_bytes * self.num_blocks)
 
     def stop(self) -> None:
-        """Freeze the process (SIGSTOP)."""
+        """Freeze the process (SIGSTOP), and return when every thread of it stands still."""
         self.process.send_signal(signal.SIGSTOP)
+        threads, end = Path(f"/proc/{self.process.pid}/task"), time.monotonic() + 30.0
+        while any((each / "stat").read_text().rpartition(") ")[2][0] != "T" for each in threads.iterdir()):
+            assert time.monotonic() < end
+            time.sleep(0.001)
 
     def kill(self) -> None:
         """Kill -9."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def close(self) -> None:
         """End the process, whatever state it is in, and remove what it left."""
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 stream.close()

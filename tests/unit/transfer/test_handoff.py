@@ -155,11 +155,11 @@ def test_another_secret_reaches_nobody(prefill: Prefill, transport: str) -> None
     with closing(HandoffClient(transports=[transport], secret=b"another secret")) as stranger:
         begun = time.monotonic()
         with pytest.raises(TransferError, match="secret"):
-            stranger.fetch(ticket, [1], empty_pool(), [0], BLOCK, 5.0)
+            stranger.fetch(ticket, [1], empty_pool(), [0], BLOCK, 60.0)
         with pytest.raises(TransferError, match="secret"):
             stranger.renew(ticket)
         assert not stranger.release(ticket)
-        assert time.monotonic() - begun < 1.0
+        assert time.monotonic() - begun < 20.0
     assert len(prefill.leases) == 1
 
 

@@ -135,17 +135,23 @@ def test_bad_topology_names(name: str) -> None:
 
 def test_creators_and_sweepers_do_not_trip_over_each_other(topology: str) -> None:
     code = f"""
-import time
+import threading, sys
 from tercet.transfer.pool import sweep
-end = time.monotonic() + 1.0
-while time.monotonic() < end: sweep({topology!r})
+print("up", flush=True)
+ending = threading.Thread(target=sys.stdin.read)
+ending.start()
+swept = 0
+while ending.is_alive() or swept < 50:
+    sweep({topology!r})
+    swept += 1
 """
-    with subprocess.Popen([sys.executable, "-c", code]) as sweeper:
-        created = 0
-        while sweeper.poll() is None:
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sweeper:
+        assert sweeper.stdin is not None and sweeper.stdout is not None
+        sweeper.stdout.readline()
+        for _ in range(1000):
             pool = SharedPool.create(topology, "p", 4096)
             assert segments(topology) == [f"tercet.{topology}.p"]
             pool.close()
-            created += 1
+        sweeper.stdin.close()
     assert sweeper.returncode == 0
-    assert created > 50

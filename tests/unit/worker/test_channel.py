@@ -53,11 +53,12 @@ async def test_both_ways_and_the_end() -> None:
     await front.channel.send({"op": "one"})
     front.channel.send_now({"op": "two"})
     assert [m["op"] for m in engine.receive()] == ["one", "two"]
+    before = time.monotonic()
     engine.send({"op": "three"})
-    await asyncio.wait_for(front.news.wait(), 1)
-    assert front.got == [{"op": "three"}] and front.channel.silent_s < 1
+    await asyncio.wait_for(front.news.wait(), 30)
+    assert front.got == [{"op": "three"}] and front.channel.silent_s < time.monotonic() - before
     engine.close()
-    await asyncio.wait_for(front.channel.closed.wait(), 1)
+    await asyncio.wait_for(front.channel.closed.wait(), 30)
     await front.channel.send({"op": "nobody hears this"})
 
 
@@ -77,7 +78,7 @@ async def test_a_listener_that_fails_ends_the_channel() -> None:
     front = Front()
     engine = await front.connect()
     engine.send({"bad": True})
-    await asyncio.wait_for(front.channel.closed.wait(), 1)
+    await asyncio.wait_for(front.channel.closed.wait(), 30)
     engine.close()
 
 
@@ -88,13 +89,13 @@ def test_a_front_that_does_not_read_is_given_up() -> None:
     with ours, pytest.raises(ChannelError, match="read nothing"):
         while True:
             engine.send({"x": b"\0" * 100_000})
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20, "and not the 60 s that is the rule"
     engine.close()
 
 
 def test_a_large_message_waits_for_its_reader() -> None:
     ours, theirs = socket.socketpair()
-    engine = EngineChannel(theirs, send_timeout_s=5)
+    engine = EngineChannel(theirs, send_timeout_s=60)
     message: dict[str, Any] = {"x": b"\1" * 3_000_000}
     sender = threading.Thread(target=engine.send, args=(message,))
     sender.start()
@@ -103,7 +104,7 @@ def test_a_large_message_waits_for_its_reader() -> None:
     with ours:
         while not got:
             got = unpacker.feed(ours.recv(50_000))
-    sender.join(5)
+    sender.join(60)
     assert got == [message]
     engine.close()
 

@@ -87,11 +87,26 @@ def sequence_of(ticket: Ticket) -> Sequence:
     return Sequence("s", tokens, len(ticket.token_ids), sampling, 0.0, b"", ticket=ticket)
 
 
-def until(check: Callable[[], object], timeout_s: float = 5.0) -> None:
+def until(check: Callable[[], object], timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not check():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def pace(leases: LeaseTable, *names: str) -> bool:
+    """Return whether each ticket is renewed at least four times in 0.9 s, every third of its 0.3 s: whoever renews as
+    often does so in one of ten tries, however busy the machine is."""
+    for _ in range(10):
+        seen, ends = dict.fromkeys(names, 0), time.monotonic() + 0.9
+        renewals(leases)
+        while time.monotonic() < ends:
+            for name in renewals(leases):
+                seen[name] += 1
+            time.sleep(0.02)
+        if min(seen.values()) >= 4:
+            return True
+    return False
 
 
 def renewals(leases: LeaseTable) -> list[str]:
@@ -103,7 +118,7 @@ def test_blocks_are_fetched_and_the_lease_ends(peer: Peer) -> None:
     with reader(pool) as (remote, woken):
         remote.keep("s", ticket)
         remote.fetch(Fetch(sequence_of(ticket), (1, 2), (5, 6)))
-        assert woken.wait(5) and remote.fetched() == [Fetched("s", None)] and remote.fetched() == []
+        assert woken.wait(30) and remote.fetched() == [Fetched("s", None)] and remote.fetched() == []
         assert pool[5 * BLOCK : 7 * BLOCK] == b"\7" * 2 * BLOCK and pool[:BLOCK] == bytes(BLOCK)
         assert len(peer.leases) == 0
         time.sleep(0.4)
@@ -114,13 +129,7 @@ def test_a_waiting_ticket_is_renewed_until_it_is_dropped(peer: Peer) -> None:
     with reader(bytearray(BLOCK * BLOCKS)) as (remote, _):
         for name in ("a", "b"):
             remote.keep(name, peer.ticket(name))
-        seen = {"a": 0, "b": 0}
-        ends = time.monotonic() + 0.9
-        while time.monotonic() < ends:
-            for name in renewals(peer.leases):
-                seen[name] += 1
-            time.sleep(0.02)
-        assert min(seen.values()) >= 4, "at least every third of 0.3 s"
+        assert pace(peer.leases, "a", "b")
         remote.drop("a")
         until(lambda: len(peer.leases) == 1)
         (event,) = [event for event in peer.leases.drain() if event.until is None]
@@ -134,10 +143,11 @@ def test_a_lease_that_is_over_is_not_asked_for_again(peer: Peer, caplog: pytest.
     peer.leases.revoke("t")
     with reader(bytearray(BLOCK * BLOCKS)) as (remote, woken):
         remote.keep("s", ticket)
-        time.sleep(0.5)
+        until(lambda: "ended before" in caplog.text)
+        time.sleep(0.3)
         assert caplog.text.count("ended before its blocks were read") == 1
         remote.fetch(Fetch(sequence_of(ticket), (1, 2), (5, 6)))
-        assert woken.wait(5)
+        assert woken.wait(30)
         (fetched,) = remote.fetched()
         assert fetched.why is not None
 
@@ -149,7 +159,7 @@ def test_a_fetch_whose_client_left_does_not_copy(peer: Peer) -> None:
         sequence.state = State.DONE
         remote.keep("s", ticket)
         remote.fetch(Fetch(sequence, (1, 2), (5, 6)))
-        assert woken.wait(5)
+        assert woken.wait(30)
         assert remote.fetched() == [Fetched("s", "its client left")]
         assert pool == bytes(BLOCK * BLOCKS)
         until(lambda: len(peer.leases) == 0)
@@ -163,12 +173,7 @@ def test_a_dead_peer_does_not_cost_the_others_their_leases(peer: Peer) -> None:
         for ticket in gone:
             remote.keep(ticket.id, ticket)
         remote.keep("s", peer.ticket("alive"))
-        count = 0
-        ends = time.monotonic() + 1.0
-        while time.monotonic() < ends:
-            count += len(renewals(peer.leases))
-            time.sleep(0.02)
-        assert count >= 4
+        assert pace(peer.leases, "alive")
         for ticket in gone:
             remote.drop(ticket.id)
 
@@ -181,4 +186,4 @@ def test_closing_does_not_wait() -> None:
         remote.keep("s", ticket)
         remote.fetch(Fetch(sequence_of(ticket), (1, 2), (5, 6)))
         started = time.monotonic()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10, "and not the lease of 30 s"
