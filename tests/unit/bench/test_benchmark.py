@@ -77,11 +77,11 @@ async def test_no_run_repeats_anothers_prompts_unless_asked() -> None:
 
 async def test_a_closed_loop_sends_for_its_duration() -> None:
     async with serving(StandIn(delay_s=0.01)) as url:
-        traffic = replace(TRAFFIC, num_requests=0, duration_s=0.5, turns=1)
+        traffic = replace(TRAFFIC, num_requests=0, duration_s=3.0, turns=1)
         benchmark = await done(plan(url, traffic=traffic, load_kind=LoadKind.CONCURRENCY, loads=(3.0,)))
     (run,) = benchmark.runs
     assert len(run.requests) >= 6 and serving_figures((run,)).peak_concurrency == 3
-    assert max(request.due_s for request in run.requests) < 0.5
+    assert max(request.due_s for request in run.requests) < 3.0
 
 
 async def test_several_processes_send_every_conversation_once() -> None:

@@ -56,7 +56,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     shell.run("stop", "--all")
 
 
-def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "did not come true in time"
@@ -73,7 +73,7 @@ def gone(process: psutil.Process) -> bool:
 def complete(port: int) -> str:
     body = json.dumps({"prompt": "hello", "max_tokens": 4}).encode()
     url = f"http://127.0.0.1:{port}/v1/completions"
-    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=20) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=60) as answer:
         return str(answer.headers["X-Tercet-Route"])
 
 
@@ -117,7 +117,7 @@ def test_ctrl_c_ends_the_foreground(shell: Shell) -> None:
         processes = shell.processes()
         assert len(processes) == 7
         serve.send_signal(signal.SIGINT)
-        assert serve.wait(30) == 0
+        assert serve.wait(60) == 0
         assert output.read().split() == ["stopping", "stopped"]
     until(lambda: all(gone(process) for process in processes))
     assert sorted(path.name for path in (shell.home / "logs").iterdir()) == [

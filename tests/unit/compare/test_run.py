@@ -168,7 +168,7 @@ async def test_an_interrupt_while_measuring_again_keeps_what_was_late(tmp_path: 
 
     lab = Lab(spec(Mode.PD, blocks=2), folder=tmp_path, drive=drive)
     task = asyncio.create_task(lab.comparison.run())
-    await asyncio.wait_for(again.wait(), 20)
+    await asyncio.wait_for(again.wait(), 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -96,6 +96,6 @@ async def test_what_changes_in_the_file_before_it_is_watched_is_followed_too(
     path.write_text("{name: t, workers: 1P2D}")  # while everything starts
     watching = asyncio.create_task(reload.watch())
     try:
-        assert (await asyncio.wait_for(became, 5)).short_form == "1P2D"
+        assert (await asyncio.wait_for(became, 30)).short_form == "1P2D"
     finally:
         watching.cancel()

@@ -27,7 +27,7 @@ async def test_a_signal_ends_it_and_leaves_nothing(tmp_path: Path, number: signa
 
     before = signal.signal(number, signal.SIG_DFL)  # whoever runs the tests may have it ignored
     try:
-        await asyncio.wait_for(run_until_signal(deployment(tmp_path), ignore, on_ready), 20)
+        await asyncio.wait_for(run_until_signal(deployment(tmp_path), ignore, on_ready), 60)
     finally:
         signal.signal(number, before)
     assert ready == [1]
@@ -50,7 +50,7 @@ async def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         asyncio.get_running_loop().call_later(0.5, os.kill, os.getpid(), signal.SIGINT)
 
-    await asyncio.wait_for(run_until_signal(local, ignore, on_ready), 20)
+    await asyncio.wait_for(run_until_signal(local, ignore, on_ready), 60)
 
 
 async def test_a_router_that_may_not_restart_ends_everything(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ async def test_a_router_that_may_not_restart_ends_everything(tmp_path: Path) -> 
         crashing.append(asyncio.get_running_loop().create_task(get(f"{local.url}/crash")))
 
     with pytest.raises(LaunchError, match="router crashed: exit status 7"):
-        await asyncio.wait_for(run_until_signal(local, ignore, on_ready), 20)
+        await asyncio.wait_for(run_until_signal(local, ignore, on_ready), 60)
     assert running(tmp_path / "run") == []
 
 
@@ -70,11 +70,11 @@ async def test_a_signal_that_was_ignored_stays_ignored(tmp_path: Path) -> None:
     ready = asyncio.Event()
     try:
         task = asyncio.create_task(run_until_signal(deployment(tmp_path), ignore, ready.set))
-        await asyncio.wait_for(ready.wait(), 20)
+        await asyncio.wait_for(ready.wait(), 60)
         os.kill(os.getpid(), signal.SIGHUP)
         await asyncio.sleep(0.3)
         assert not task.done()
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, 60)
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -64,7 +64,7 @@ def topology(port: int = 0) -> Topology:
 
 
 def deployment(tmp_path: Path, extra: Mapping[str, Sequence[str]] | None = None, **more: object) -> LocalDeployment:
-    options: dict[str, object] = {"start_timeout_s": 10.0, "grace_s": 3.0, "backoff_s": (0.1, 0.2), **more}
+    options: dict[str, object] = {"start_timeout_s": 60.0, "grace_s": 3.0, "backoff_s": (0.1, 0.2), **more}
     return LocalDeployment(
         topology(),
         run_root=tmp_path / "run",
@@ -76,7 +76,7 @@ def deployment(tmp_path: Path, extra: Mapping[str, Sequence[str]] | None = None,
 
 async def get(url: str) -> str:
     def read() -> str:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=30) as answer:
             return str(answer.read().decode())
 
     return await asyncio.to_thread(read)
@@ -91,7 +91,7 @@ def children_of(marker: str) -> list[int]:
     return found
 
 
-async def eventually(condition: Callable[[], object], timeout_s: float = 8.0) -> None:
+async def eventually(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "did not come true in time"
@@ -218,8 +218,8 @@ async def test_a_part_that_fails_at_start_is_shown_and_the_others_end(tmp_path: 
 
 
 async def test_a_part_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:
-    local = deployment(tmp_path, {"router": ["--ready-after", "99"]}, start_timeout_s=1.0)
-    with pytest.raises(LaunchError, match=r"router was not ready within 1 s \(.*/ready answered 503\)"):
+    local = deployment(tmp_path, {"router": ["--ready-after", "99"]}, start_timeout_s=5.0)
+    with pytest.raises(LaunchError, match=r"router was not ready within 5 s \(.*/ready answered 503\)"):
         await local.start()
 
 
@@ -294,7 +294,7 @@ async def test_without_restart_a_crash_stays_and_the_rest_goes_on(tmp_path: Path
     waiting = asyncio.create_task(local.wait())
     await get(f"{local.url}/crash")
     with pytest.raises(LaunchError, match="router crashed: exit status 7"):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 30)
     await local.stop()
 
 
@@ -304,7 +304,7 @@ async def test_a_part_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: P
     pid = int(await get(f"{local.worker_urls['prefill-0']}/pid"))
     began = time.monotonic()
     await local.stop()
-    assert 0.5 <= time.monotonic() - began < 4
+    assert 0.5 <= time.monotonic() - began < 20
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
 
 
@@ -314,7 +314,7 @@ async def test_a_second_signal_ends_the_patience(tmp_path: Path) -> None:
     stopping = asyncio.create_task(local.stop())
     await asyncio.sleep(0.3)
     local.kill()
-    await asyncio.wait_for(stopping, 5)
+    await asyncio.wait_for(stopping, 30)
 
 
 async def test_stopping_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ async def test_a_killed_launcher_leaves_no_process_and_no_segment(tmp_path: Path
         sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, start_new_session=True
     )
     assert launcher.stdout is not None
-    _name, *urls = (await asyncio.wait_for(launcher.stdout.readline(), 20)).decode().split()
+    _name, *urls = (await asyncio.wait_for(launcher.stdout.readline(), 60)).decode().split()
     pids = [int(await get(f"{url}/pid")) for url in urls]
     everyone = [process for process in psutil.process_iter() if os.getpgid(process.pid) in pids]
     assert len(everyone) == 4

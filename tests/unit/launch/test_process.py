@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -47,18 +46,24 @@ async def test_what_a_dead_child_leaves_in_its_group_is_killed(tmp_path: Path) -
 
 def test_the_wrapper_refuses_to_start_for_a_dead_launcher() -> None:
     argv = [sys.executable, "-I", "-S", child.__file__, "1", sys.executable, "-c", "print('started')"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (1, "")
 
 
 def test_the_wrapper_is_cheap() -> None:
-    argv = [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), "/bin/true"]
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        subprocess.run(argv, check=True, timeout=10)
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.15
+    """Not much dearer than a Python that does nothing, in CPU time: others may have the core meanwhile."""
+    python = [sys.executable, "-I", "-S"]
+    commands = {"nothing": [*python, "-c", "0"], "wrapper": [*python, child.__file__, str(os.getpid()), "/bin/true"]}
+    spent: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(8):
+        for name, command in commands.items():
+            before = os.times()
+            subprocess.run(command, check=True, timeout=60)
+            after = os.times()
+            spent[name].append(
+                after.children_user - before.children_user + after.children_system - before.children_system
+            )
+    assert sum(spent["wrapper"]) < 3 * sum(spent["nothing"]) + 0.1, spent
 
 
 def test_only_what_came_since_the_last_start_is_shown(tmp_path: Path) -> None:

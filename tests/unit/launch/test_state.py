@@ -123,7 +123,7 @@ time.sleep(60)
         state = find_running(tmp_path / "run", "one")
         assert state.pid == launcher.pid
         assert stop_deployment(tmp_path / "run", state, timeout_s=0.3) is False
-        assert launcher.wait(5) == -9
+        assert launcher.wait(30) == -9
     assert stop_deployment(tmp_path / "run", state, timeout_s=0.3) is True, "gone already"
 
 
