@@ -94,7 +94,7 @@ class Serve:
         return sum(metric(w["url"], "tercet:kv_blocks_in_use") for w in self.workers())
 
     def wait_idle(self) -> None:
-        wait_until(lambda: self.blocks_in_use() == 0, 20, "KV blocks in use never returned to zero")
+        wait_until(lambda: self.blocks_in_use() == 0, 60, "KV blocks in use never returned to zero")
 
 
 def start_serve(log_dir: Path, *arguments: str, ready: bool = True, timeout_s: float = START_TIMEOUT_S) -> Serve:
@@ -131,7 +131,7 @@ def stop_serve(serve: Serve, number: int = signal.SIGINT) -> None:
     if serve.process.poll() is None:
         os.kill(serve.process.pid, number)
         try:
-            serve.process.wait(30)
+            serve.process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(serve.process.pid, signal.SIGKILL)
             raise

@@ -42,7 +42,7 @@ def start() -> Iterator[Start]:
     for process in begun:
         if process.poll() is None:
             process.kill()
-            process.wait(10)
+            process.wait(60)
 
 
 def only_results(folder: Path) -> Results:
@@ -52,7 +52,7 @@ def only_results(folder: Path) -> Results:
 
 def test_three_modes_are_compared_and_agree(start: Start, tmp_path: Path) -> None:
     process = start(tmp_path, "compare", *TINY, "--modes", "replicated,pd,ppd", "--blocks", "1", "--keep", "warm")
-    assert process.wait(110) == 0, (tmp_path / "err").read_text()[-3000:]
+    assert process.wait(280) == 0, (tmp_path / "err").read_text()[-3000:]
     results = only_results(tmp_path)
     runs = {run.architecture: run for run in results.runs}
     assert set(runs) == {"replicated", "pd", "ppd"}
@@ -77,12 +77,12 @@ def test_three_modes_are_compared_and_agree(start: Start, tmp_path: Path) -> Non
 
 def test_ctrl_c_stops_everything_and_keeps_what_was_measured(start: Start, tmp_path: Path) -> None:
     process = start(tmp_path, "compare", *TINY, "--modes", "replicated,pd", "--blocks", "50", "--no-probe")
-    wait_until(lambda: "[2/100] " in (tmp_path / "err").read_text(), 90, "the second run never ended")
+    wait_until(lambda: "[2/100] " in (tmp_path / "err").read_text(), 140, "the second run never ended")
     family = psutil.Process(process.pid).children(recursive=True)
     assert family
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
-    _, alive = psutil.wait_procs(family, timeout=5)
+    assert process.wait(90) == 130
+    _, alive = psutil.wait_procs(family, timeout=30)
     assert alive == []
     results = only_results(tmp_path)
     assert results.interrupted
@@ -94,15 +94,15 @@ def test_ctrl_c_stops_everything_and_keeps_what_was_measured(start: Start, tmp_p
 def test_what_was_killed_goes_on_where_it_stopped(start: Start, tmp_path: Path) -> None:
     line = ("compare", *TINY, "--modes", "pd,ppd", "--blocks", "3", "--no-probe")
     process = start(tmp_path, *line)
-    wait_until(lambda: "[3/6] " in (tmp_path / "err").read_text(), 90, "the third run never ended")
+    wait_until(lambda: "[3/6] " in (tmp_path / "err").read_text(), 140, "the third run never ended")
     process.kill()
-    process.wait(10)
+    process.wait(60)
     (journal,) = tmp_path.glob("*.journal")
     before = Journal.read(journal, _plan_in(journal))
     before.close()
     assert 2 <= len(before.kept.runs) < 6
     again = start(tmp_path, *line, "--resume", "auto")
-    assert again.wait(110) == 0, (tmp_path / "err").read_text()[-3000:]
+    assert again.wait(140) == 0, (tmp_path / "err").read_text()[-3000:]
     results = only_results(tmp_path)
     assert sorted((run.architecture, run.block) for run in results.runs) == [
         (label, block) for label in ("pd", "ppd") for block in range(3)
@@ -129,7 +129,7 @@ def test_a_slower_device_is_named_the_loser(tmp_path: Path) -> None:
     output = tmp_path / "out"
     line = [*archs, "--workload=64/8", "--scale=1", "--turns=1", "--concurrency=2", "--num-requests=6", "--keep=warm"]
     command = [sys.executable, "-m", "tercet", "compare", *line, "--no-probe", "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     (path,) = output.glob("*.json")
     results = read(path)
@@ -146,7 +146,7 @@ def _plan_in(journal: Path) -> dict[str, Any]:
 
 def test_a_running_server_is_measured_from_outside(start: Start, split_shm: Serve, tmp_path: Path) -> None:
     process = start(tmp_path, "bench", split_shm.url)
-    assert process.wait(60) == 0, (tmp_path / "err").read_text()[-3000:]
+    assert process.wait(280) == 0, (tmp_path / "err").read_text()[-3000:]
     (run,) = only_results(tmp_path).runs
     assert run.mode == "pd"
     assert len(run.finished) == 9

@@ -157,7 +157,7 @@ def test_one_encoder_slow_and_one_killed(expected: list[list[int]], three: Serve
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(4, 8)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: call(f"{three.url}/status").body["in_flight"] == len(threads), 20, "they are not on their way")
+    wait_until(lambda: call(f"{three.url}/status").body["in_flight"] == len(threads), 60, "they are not on their way")
     for process in killed:
         process.kill()
     time.sleep(1.0)  # how slow the other one is

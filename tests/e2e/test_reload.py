@@ -76,7 +76,7 @@ def test_workers_mode_and_deadlines_follow_the_file_and_no_request_is_lost(tmp_p
                 router="{first_byte_timeout: 7, ppd_threshold: 9, balancer: random, max_queue: 7}",
             )
             wait_until(lambda: len([w for w in serve.workers() if w["ready"]]) == 4, 60, "the new workers")
-            wait_until(lambda: call(f"{serve.url}/mode").body["mode"] == "ppd", 5, "the new mode")
+            wait_until(lambda: call(f"{serve.url}/mode").body["mode"] == "ppd", 30, "the new mode")
             status = call(f"{serve.url}/status").body
             assert (status["ppd_threshold"], status["balancer"]) == (9, "random")
             assert names(serve) == {"p-0", "d-0", "d-1", "a-0"}
@@ -85,7 +85,7 @@ def test_workers_mode_and_deadlines_follow_the_file_and_no_request_is_lost(tmp_p
             assert len(serve.workers()) == 3
             before = refusals(serve)
             write(path, "p-0", "d-1", mode="pd", engine=ENGINE.replace("fp32", "bf16"), router="{port: 1}")
-            wait_until(lambda: refusals(serve) == before + 1, 10, "the refusal")
+            wait_until(lambda: refusals(serve) == before + 1, 30, "the refusal")
             assert "engine: dtype can't change" in (serve.log_dir / "router.log").read_text()
             assert names(serve) == {"p-0", "d-1", "a-0"}, "all or nothing"
             count = len(answers)

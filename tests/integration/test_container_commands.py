@@ -74,7 +74,7 @@ def running(topology: Topology, folder: Path) -> Iterator[tuple[dict[str, str], 
         for process in processes:
             process.terminate()
         for process in processes:
-            process.wait(30)
+            process.wait(60)
 
 
 CASES = {

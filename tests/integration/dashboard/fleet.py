@@ -48,12 +48,12 @@ def fleet(letters: str, mode: str, **config: Any) -> Iterator[Fleet]:
 
     thread = threading.Thread(target=lambda: asyncio.run(live()), name="fleet")
     thread.start()
-    here = started.result(30)
+    here = started.result(60)
     try:
         yield here
     finally:
         here.begin(_set(leave[0]))
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive(), "the fleet did not end"
 
 

@@ -36,7 +36,7 @@ async def test_the_command_serves_the_dialect(dialect: str, fragment: str) -> No
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tercet", *words)
     client, url = Client(), f"http://127.0.0.1:{port}"
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while True:
                 with contextlib.suppress(ClientError):
                     if (await client.request("GET", url + "/ready")).status == 200:
@@ -50,6 +50,6 @@ async def test_the_command_serves_the_dialect(dialect: str, fragment: str) -> No
     finally:
         await client.close()
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 15) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
         for engine in (prefill, decode):
             await engine.stop()

@@ -109,7 +109,7 @@ async def test_whole_workers(mode: str, ranks: int) -> None:
 
 
 async def failing(setup: Engines, stream: bool) -> Any:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return await setup.complete("a b c", max_tokens=4, **streamed(stream))
 
 
@@ -127,8 +127,8 @@ async def test_one_leg_fails_and_the_other_is_cancelled_at_once(broken: str, how
         before = monotonic()
         got = await failing(setup, stream)
         assert got.status in (502, 503) and got.error["message"]
-        await until(lambda: not good.running, timeout_s=1)
-        assert monotonic() - before < 1, "not the 300 s that the engine waits"
+        await until(lambda: not good.running, timeout_s=20)
+        assert monotonic() - before < 30, "not the 300 s that the engine waits"
         # A lone leg hangs until its client leaves; it may have been stopped before it was even begun.
         assert good.cancelled == len(good.inferences)
         if how != "gone":
