@@ -16,7 +16,7 @@ from tercet.launch.progress import Progress
 def logs(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "XDG_RUNTIME_DIR": str(home), "XDG_STATE_HOME": str(home)}
     command = [sys.executable, "-m", "tercet", "logs", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=20, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=90, check=False)
 
 
 def test_the_last_lines_of_a_role(tmp_path: Path) -> None:
@@ -98,6 +98,6 @@ def test_a_live_list_on_a_terminal() -> None:
 def test_status_says_why_it_shows_nothing(arguments: tuple[str, ...], tmp_path: Path) -> None:
     env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "tercet", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=20, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=90, check=False)
     assert (done.returncode, done.stdout) == (2 if "nonsense" in arguments else 1, "")
     assert "neither a router's URL" in done.stderr or "no router answers on http://127.0.0.1:9" in done.stderr

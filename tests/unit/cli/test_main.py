@@ -16,7 +16,7 @@ HERE = [entry for entry in ENTRIES if find_spec(f"tercet.cli.{entry.module}") is
 
 def tercet(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tercet", *arguments], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "tercet", *arguments], capture_output=True, text=True, timeout=90, check=False
     )
 
 
@@ -59,7 +59,7 @@ except SystemExit:
 heavy = {"torch", "transformers", "zmq", "numpy", "tercet.cli.router", "tercet.cli.compare"} & set(sys.modules)
 print("HEAVY", sorted(heavy))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90, check=True)
     assert done.stdout.rstrip().endswith("HEAVY []")
 
 

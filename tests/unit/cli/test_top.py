@@ -219,5 +219,5 @@ async def test_what_is_no_router_is_not_taken_for_one() -> None:
 
 def test_such_a_mistake_ends_with_2() -> None:
     command = [sys.executable, "-m", "tercet", "top", "http://127.0.0.1:9"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("error: no router answers")
