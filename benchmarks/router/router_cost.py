@@ -75,11 +75,19 @@ def commands(base: int, peers: Path | None) -> dict[str, list[str]]:
         sglang = [str(peers / "sglang-router"), "launch", "--host", "127.0.0.1", "--port", "{port}"]
         metrics = ["--prometheus-port"]
         found |= {
-            "vllm-router": [*vllm, "--policy", "round_robin", *metrics, "29101", "--worker-urls", *urls],
-            "vllm-router cache_aware": [*vllm, "--policy", "cache_aware", *metrics, "29102", "--worker-urls", *urls],
-            "vllm-router pd": [*vllm, "--policy", "round_robin", *metrics, "29103", *apart],
-            "vllm-router pd cache_aware": [*vllm, "--policy", "cache_aware", *metrics, "29104", *apart],
-            "sglang-router": [*sglang, "--policy", "round_robin", *metrics, "29105", "--worker-urls", *urls],
+            "vllm-router": [*vllm, "--policy", "round_robin", *metrics, str(base + 101), "--worker-urls", *urls],
+            "vllm-router cache_aware": [
+                *vllm,
+                "--policy",
+                "cache_aware",
+                *metrics,
+                str(base + 102),
+                "--worker-urls",
+                *urls,
+            ],
+            "vllm-router pd": [*vllm, "--policy", "round_robin", *metrics, str(base + 103), *apart],
+            "vllm-router pd cache_aware": [*vllm, "--policy", "cache_aware", *metrics, str(base + 104), *apart],
+            "sglang-router": [*sglang, "--policy", "round_robin", *metrics, str(base + 105), "--worker-urls", *urls],
         }
     return found
 

@@ -69,17 +69,24 @@ class PrefixIndex:
         """Note that all `chunks` of a prompt are held, now the most recently used. `pictures` are what is in the prompt
         besides its text."""
         bound, runs = self.capacity * WIDTH, self._runs
-        path = self._path(chunks[:bound])
-        for run in reversed(path):  # a beginning is used after its end: it stays for longer
-            run.per_chunk, run.pictures = tokens_per_chunk, pictures
-            if not run.held:
-                run.held = True
-                self._lost -= len(run.chunks)
-            runs[run] = None
-            runs.move_to_end(run)
+        kept = chunks[:bound]
+        begin = kept[:WIDTH]
+        if begin and begin not in self.begins:  # as most: nothing of it is known
+            new = self.begins[begin] = _Run(kept, None)
+            new.per_chunk, new.pictures = tokens_per_chunk, pictures
+            runs[new] = None
+            self._listed += len(kept)
+        else:
+            for run in reversed(self._path(kept)):  # a beginning is used after its end: it stays for longer
+                run.per_chunk, run.pictures = tokens_per_chunk, pictures
+                if not run.held:
+                    run.held = True
+                    self._lost -= len(run.chunks)
+                runs[run] = None
+                runs.move_to_end(run)
         if self._listed > bound:
             self._evict()
-        self._latest = (chunks, tokens_per_chunk) if len(chunks) <= bound and not pictures else None
+        self._latest = (chunks, tokens_per_chunk) if len(kept) == len(chunks) and not pictures else None
 
     def holds(self, chunks: bytes, tokens_per_chunk: float) -> bool:
         """True when a prompt of these chunks is held, and believed to be as long."""
