@@ -65,6 +65,15 @@ def figures(times: Times) -> list[float]:
     return found
 
 
+def added(one: Seen, straight: Seen) -> list[str]:
+    """Return by how much each figure exceeds what it is straight in the same round: median and range."""
+    rounds = [
+        [own - base for own, base in zip(figures(times), figures(others), strict=True)]
+        for times, others in zip(one.times, straight.times, strict=True)
+    ]
+    return [f"{median(v):+.3f} ({min(v):+.3f} to {max(v):+.3f})" for v in zip(*rounds, strict=True)]
+
+
 def show(seen: dict[str, Seen]) -> None:
     """Print what each way took, and what its router added."""
     titles = f"{'first byte':^16} {'chunk':^16} {'between chunks':^16}"
@@ -76,17 +85,9 @@ def show(seen: dict[str, Seen]) -> None:
         )
         print(f"{name:16} {line}   {median(one.waited) * 100 if one.waited else 0:5.1f}%")
     print("\nadded, median over the rounds (lowest to highest)")
-    base = [figures(times) for times in seen[STRAIGHT].times]
     for name, one in seen.items():
         if name != STRAIGHT:
-            added = zip(
-                *([a - b for a, b in zip(figures(t), r, strict=True)] for t, r in zip(one.times, base, strict=True)),
-                strict=True,
-            )
-            print(
-                f"{name:16} " + "  ".join(f"{median(v):+.3f} ({min(v):+.3f} to {max(v):+.3f})" for v in added),
-                flush=True,
-            )
+            print(f"{name:16} " + "  ".join(added(one, seen[STRAIGHT])), flush=True)
 
 
 def memory(pid: int, port: int, args: argparse.Namespace) -> float:
