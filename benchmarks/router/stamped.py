@@ -46,8 +46,16 @@ class Streams:
         self._epoll = select.epoll()
         self._streams: dict[int, _Stream] = {}
         self._times: Times | None = None
-        self._began = monotonic()
         self.length_s = CHUNKS * gap_ms / 1000
+        self._every_s = self.length_s / count
+        self._next = monotonic()
+        self.requests = 0
+        """How many were sent."""
+
+    def grow(self, count: int) -> None:
+        """Have `count` streams from now on, of which the new ones begin spread over the length of one."""
+        self._every_s, self._next = self.length_s / (count - self._count), monotonic()
+        self._count = count
 
     def run(self, seconds: float, *, counted: bool = False) -> Times:
         """Go on for so long; return the times of what came meanwhile if it is `counted`."""
@@ -55,10 +63,9 @@ class Streams:
         self._times = times if counted else None
         until = monotonic() + seconds
         while (now := monotonic()) < until:
-            begun = len(self._streams)
-            while begun < self._count and now >= self._began + self.length_s * begun / self._count:
-                self._open(begun)
-                begun += 1
+            while len(self._streams) < self._count and now >= self._next:
+                self._next += self._every_s
+                self._open(len(self._streams))
             for fd, _ in self._epoll.poll(0.002):
                 self._read(self._streams[fd])
         return times
@@ -84,6 +91,7 @@ class Streams:
         headers = (("Host", "x"), ("Content-Type", "application/json"), ("Content-Length", str(len(body))))
         stream.last, stream.end, stream.turn = None, b"", stream.turn + 1
         request = request_head("POST", PATH, headers) + body
+        self.requests += 1
         stream.sent_ns = time_ns()
         stream.connection.sendall(request)
 

@@ -15,8 +15,9 @@ then by how much each exceeds what it is straight in the same round (median and 
 the time the router was ready to run and had to wait for its core: what else the machine does is in the router's times.
 Where it does much, `chrt -f 1 python -m benchmarks.router.streams` (as root) puts all that is measured before it.
 
-Memory is what the resident set of a router that has just begun grows by between half of the streams and all, by stream.
-The connections' buffers in the kernel are not in it.
+Memory is what the resident set of a router that has just begun grows by from half of the streams to all, by stream, but
+for what new prompts leave in it (the prefix index, above all), which is seen in the growth while half of the streams go
+on. The connections' buffers in the kernel are not in it.
 """
 
 from __future__ import annotations
@@ -90,17 +91,20 @@ def show(seen: dict[str, Seen]) -> None:
             print(f"{name:16} " + "  ".join(added(one, seen[STRAIGHT])), flush=True)
 
 
-def memory(pid: int, port: int, args: argparse.Namespace) -> float:
-    """Return the kilobytes that a stream more costs a router."""
-    sizes: list[int] = []
-    for count in (args.streams // 2, args.streams):
-        streams = Streams(port, count, args.gap_ms, args.words, f"m{count}/")
-        streams.run(1.5 * streams.length_s)
-        sizes.append(int(psutil.Process(pid).memory_info().rss))
-        streams.close()
-        sleep(1)
-    more: int = args.streams - args.streams // 2
-    return (sizes[1] - sizes[0]) / more / 1024
+def memory(pid: int, port: int, args: argparse.Namespace) -> tuple[float, float]:
+    """Return the kilobytes that a stream more costs a router, and those that every new prompt leaves there."""
+    router = psutil.Process(pid)
+    streams = Streams(port, args.streams // 2, args.gap_ms, args.words, "memory/")
+    seen: list[tuple[int, int]] = []
+    for lengths in (1.5, 2.0, 2.0):
+        if len(seen) == 2:
+            streams.grow(args.streams)
+        streams.run(lengths * streams.length_s)
+        seen.append((int(router.memory_info().rss), streams.requests))
+    streams.close()
+    (first, asked), (before, more), (after, most) = seen
+    left = (before - first) / (more - asked)
+    return (after - before - left * (most - more)) / (args.streams - args.streams // 2) / 1024, left / 1024
 
 
 def main() -> int:
@@ -132,7 +136,8 @@ def main() -> int:
         sleep(2)
         if not args.no_memory:
             for name, (port, process) in routers.items():
-                print(f"{name:16} {memory(process.pid, port, args):5.1f} KB a stream", flush=True)
+                stream, left = memory(process.pid, port, args)
+                print(f"{name:16} {stream:5.1f} KB a stream, {left:.2f} KB left by a prompt", flush=True)
         for turn in range(args.rounds):
             for name, one in seen.items():
                 port, router = routers.get(name, (args.port, None))
@@ -144,7 +149,8 @@ def main() -> int:
                     one.waited.append((waited_ns(router.pid) - before) / 1e9 / streams.length_s)
                 streams.close()
                 sleep(1)
-        show(seen)
+        if args.rounds:
+            show(seen)
     finally:
         stop(processes)
     return 0
