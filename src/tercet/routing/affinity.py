@@ -15,7 +15,7 @@ FEW = 4
 
 def mean_requests(fleet: FleetState, ranks: Sequence[Rank]) -> float:
     """Return the requests under way on each of the ranks, on average."""
-    return sum(fleet.requests(ranks)) / len(ranks)
+    return fleet.by_load(ranks).mean_requests()
 
 
 def affinity(requests: int, mean: float) -> float:

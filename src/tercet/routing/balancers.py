@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 from tercet.core.errors import UsageError
 from tercet.core.route import Rank
-from tercet.routing.affinity import affinity, mean_requests
+from tercet.routing.affinity import affinity
 from tercet.routing.conversations import Continuation
 from tercet.routing.facts import RequestFacts
 from tercet.routing.fleet import FleetState
@@ -34,7 +34,9 @@ def least_loaded(
     ranks: Sequence[Rank], facts: RequestFacts, fleet: FleetState, known: Continuation | None, seed: int
 ) -> Rank:
     """The rank with the least work in flight."""
-    return min(ranks, key=lambda rank: fleet.load(rank).order)
+    least = fleet.by_load(ranks).least()
+    assert least is not None
+    return ranks[least[1]]
 
 
 def power_of_two(
@@ -65,15 +67,20 @@ def prefix_aware(
     """The rank that would begin to answer soonest: the fewest tokens to compute first, its own work and what it
     lacks of the prompt. What it holds counts for less the busier it is than the others: each answer under way slows
     all of its steps, and one prefix that everybody asks for must not draw everybody to one rank."""
-    orders: list[tuple[float, int]] = [*fleet.orders(ranks)]
-    if holders := fleet.holders(facts, ranks[0].letter, known):
-        mean = mean_requests(fleet, ranks)
-        for i, rank in enumerate(ranks):
-            if holding := holders.get(rank.address):
-                load = fleet.load(rank)
-                lacking = holding.uncached + holding.held * (1.0 - affinity(load.requests, mean))
-                orders[i] = (load.work + lacking - facts.prompt_tokens, load.last_routed)
-    return ranks[orders.index(min(orders))]
+    by_load = fleet.by_load(ranks)
+    holders = fleet.holders(facts, ranks[0].letter, known)
+    best = by_load.least(holders)
+    if holders:
+        mean = by_load.mean_requests()
+        for place in by_load.places(holders):
+            rank = ranks[place]
+            holding, load = holders[rank.address], fleet.load(rank)
+            lacking = holding.uncached + holding.held * (1.0 - affinity(load.requests, mean))
+            order = (load.work + lacking - facts.prompt_tokens, load.last_routed)
+            if best is None or (order, place) < best:
+                best = order, place
+    assert best is not None
+    return ranks[best[1]]
 
 
 BALANCERS: dict[str, Balancer] = {

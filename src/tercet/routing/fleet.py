@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from tercet.core.record import record
 from tercet.core.route import Rank
 from tercet.core.stage import Mode, Stage, role_letter
 from tercet.routing import events as e
+from tercet.routing.by_load import ByLoad
 from tercet.routing.conversations import Continuation, Conversations
 from tercet.routing.facts import CHUNK_IDS, RequestFacts
 from tercet.routing.in_flight import InFlight
 from tercet.routing.kv_events import BlocksCleared, TokenBlocks
 from tercet.routing.load import Load
+from tercet.routing.pairs import Pairs
 from tercet.routing.picture_index import PictureIndex, PictureTokens
 from tercet.routing.prefix_heads import PrefixHeads
 from tercet.routing.prefix_index import PrefixIndex
@@ -45,7 +47,7 @@ class FleetState:
         self.conversations = Conversations(max_conversations)
         self._index_chunks, self._max_pictures = index_chunks, max_pictures
         self._ready: set[str] = set()
-        self._sources: dict[str, set[str]] = {}  # by the address of D: the ranks of P it was proved with
+        self._pairs = Pairs()
         self._indexes: dict[str, PrefixIndex] = {}
         self._heads = PrefixHeads()
         self._blocks: dict[str, TokenBlocks] = {}
@@ -79,26 +81,19 @@ class FleetState:
 
     def paired(self, prefill: str, decode: str) -> bool:
         """True when a request crossed between these ranks since either started."""
-        return prefill in self._sources.get(decode, ())
+        return (prefill, decode) in self._pairs
 
-    def reachable(self, prefills: Sequence[Rank], decode: str) -> list[Rank]:
+    def reachable(self, prefills: Sequence[Rank], decode: str) -> Sequence[Rank]:
         """Return those of `prefills` that a request crossed from to `decode` since either started."""
-        sources = self._sources.get(decode, ())
-        return [rank for rank in prefills if rank.address in sources]
+        return self._pairs.reachable(prefills, decode)
 
     def load(self, rank: Rank) -> Load:
         """Return the rank's load."""
         return self._in_flight.loads[rank.address]
 
-    def orders(self, ranks: Iterable[Rank]) -> list[tuple[int, int]]:
-        """Return each rank's `Load.order`."""
-        loads = self._in_flight.loads
-        return [loads[rank.address].order for rank in ranks]
-
-    def requests(self, ranks: Iterable[Rank]) -> list[int]:
-        """Return the number of requests under way on each rank."""
-        loads = self._in_flight.loads
-        return [loads[rank.address].requests for rank in ranks]
+    def by_load(self, ranks: Sequence[Rank]) -> ByLoad:
+        """Return who answers which of `ranks` has the least load: to be asked now, not kept."""
+        return self._in_flight.by_load(ranks)
 
     def index(self, address: str) -> PrefixIndex:
         """Return the rank's prefix index."""
@@ -191,6 +186,7 @@ class FleetState:
 
     def _ranks_changed(self) -> None:
         self._candidates.clear()
+        self._in_flight.ranks_changed()
         self.changes += 1
 
     def _worker_added(self, event: e.WorkerAdded) -> None:
@@ -250,9 +246,7 @@ class FleetState:
 
     def _forget_rank(self, address: str) -> None:
         self._ready.discard(address)
-        self._sources.pop(address, None)
-        for sources in self._sources.values():
-            sources.discard(address)
+        self._pairs.forget(address)
         self._indexes[address].clear()
         self._pictures[address].clear()
         self._blocks.pop(address, None)
@@ -260,13 +254,8 @@ class FleetState:
         self._ranks_changed()
 
     def _pair_health(self, event: e.PairHealth) -> None:
-        sources = self._sources.setdefault(event.decode, set())
-        if event.ready and event.prefill in self.ranks and event.decode in self.ranks:
-            sources.add(event.prefill)
-        else:
-            sources.discard(event.prefill)
-            if not sources:
-                del self._sources[event.decode]
+        known = event.prefill in self.ranks and event.decode in self.ranks
+        self._pairs.set(event.prefill, event.decode, event.ready and known)
 
     def _on_routed(self, event: e.Routed) -> None:
         self._in_flight.begin(event.request_id, event.route, event.facts)

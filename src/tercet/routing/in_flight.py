@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tercet.core.route import Route
+from tercet.core.route import Rank, Route
+from tercet.routing.by_load import MANY, ByLoad, LoadHeap, LoadScan
 from tercet.routing.facts import RequestFacts
 from tercet.routing.load import Load
 
@@ -46,6 +47,7 @@ class InFlight:
         self._counts: dict[int, int] = {}
         self._elsewhere: dict[str, Part] = {}  # the sum of others' parts
         self._told: dict[str, Part] = {}
+        self._heaps: dict[int, LoadHeap] = {}  # by the identity of the ranks
 
     def __len__(self) -> int:
         """Return how many requests are under way."""
@@ -72,6 +74,22 @@ class InFlight:
             self._told = {known: part for known, part in self._told.items() if part != ANEW}
         for parts in self._parts.values():
             parts.pop(address, None)
+
+    def by_load(self, ranks: Sequence[Rank]) -> ByLoad:
+        """See FleetState. A tuple, that can't change, is taken to be one that comes again."""
+        if len(ranks) < MANY or not isinstance(ranks, tuple):
+            return LoadScan(ranks, self.loads)
+        heap = self._heaps.get(id(ranks))
+        if heap is None:
+            heap = self._heaps[id(ranks)] = LoadHeap(ranks, self.loads)
+        return heap
+
+    def ranks_changed(self) -> None:
+        """Other ranks than before will be asked for."""
+        if self._heaps:
+            self._heaps.clear()
+            for load in self.loads.values():
+                load.seen_by = ()
 
     def changes(self) -> dict[str, Part]:
         """Return this process's part of every load that changed since this was asked last."""

@@ -125,7 +125,8 @@ def prefix_holder(question: Question, ranks: Sequence[Rank]) -> Rank | None:
     """Return the rank that holds most of the prompt, if any that is not crowded holds at least half of it."""
     holders = question.fleet.holders(question.facts, ranks[0].letter, None)
     mean = mean_requests(question.fleet, ranks)
-    free = [r for r in ranks if r.address in holders and affinity(question.fleet.load(r).requests, mean) > 0.0]
+    among = [ranks[place] for place in question.fleet.by_load(ranks).places(holders)]
+    free = [rank for rank in among if affinity(question.fleet.load(rank).requests, mean) > 0.0]
     if not free:
         return None
     best = min(free, key=lambda rank: holders[rank.address].uncached)
@@ -138,14 +139,14 @@ def _through_p(question: Question, ranks: Sequence[Rank], preferred: Rank | None
         # A ticket carries one prompt: D takes several whole.
         return question.direct(preferred or question.choose(ranks))
     prefills = question.candidates("P")
-    fleet, left = question.fleet, list(ranks)
+    fleet, left = question.fleet, ranks
     while prefills and left:
         decode = preferred or question.choose(left)
         reachable = fleet.reachable(prefills, decode.address)
         if reachable:
             # P is chosen by its own cache: who holds the conversation is D's affair.
             return question.split(question.choose_anew(reachable), decode)
-        left.remove(decode)
+        left = [rank for rank in left if rank is not decode]
         preferred = None
     if question.policy.decode_fallback and question.policy.decode_alone:
         return question.direct(preferred or question.choose(ranks), fallback=True)

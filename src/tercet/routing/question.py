@@ -45,9 +45,8 @@ class Question:
         """Return the rank that served the conversation's last turn, if it is among `ranks` and not crowded."""
         if self.known is None:
             return None
-        address = self.known.conversation.address
-        rank = next((rank for rank in ranks if rank.address == address), None)
-        return None if rank is None or crowded(self.fleet, rank, ranks) else rank
+        places = self.fleet.by_load(ranks).places((self.known.conversation.address,))
+        return ranks[places[0]] if places and not crowded(self.fleet, ranks[places[0]], ranks) else None
 
     def direct(self, rank: Rank, *, fallback: bool = False) -> Route:
         """Return the route on which `rank` does everything."""

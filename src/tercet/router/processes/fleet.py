@@ -105,7 +105,7 @@ class MainFleet(SharedFleet):
             told.append(e.ModelsListed(url, self.models.get(url, ())))
         told += [size for address, size in self._sizes.items() if address in self.ranks]
         told += [e.RankHealth(address, True) for address in self.ranks if address in self._ready]
-        told += [e.PairHealth(p, d, True) for d, sources in self._sources.items() for p in sorted(sources)]
+        told += [e.PairHealth(prefill, decode, True) for prefill, decode in self._pairs]
         left = MAX_BLOCKS
         for address, blocks in self._blocks.items():
             whole = len(blocks) <= left
