@@ -60,9 +60,10 @@ class Allocation:
         first, last = sequence.computed // self.block_size, end // self.block_size
         sequence.computed = end
         if last > first and self.prefix_caching:
-            extend_block_hashes(sequence.block_hashes, sequence.tokens, self.block_size, sequence.root, sequence.images)
-            for index in range(first, last):
-                self.pool.remember(sequence.blocks[index], sequence.block_hashes[index])
+            blocks, hashes = sequence.blocks, sequence.block_hashes
+            if len(hashes) < last:
+                extend_block_hashes(hashes, sequence.tokens, self.block_size, sequence.root, sequence.images)
+            self.pool.remember(blocks[first:last], hashes[first:last])
 
     def free(self, sequence: Sequence) -> None:
         """Take all blocks back. What is full and known stays in the cache until room is needed."""

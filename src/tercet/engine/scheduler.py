@@ -15,11 +15,12 @@ from tercet.engine.blocks import BlockPool
 from tercet.engine.bounds import check_fit, finish_reason, set_bounds
 from tercet.engine.embedding_pool import EmbeddingPool
 from tercet.engine.held import HeldSequences
-from tercet.engine.leap import Tokens, leap, longest_leap
 from tercet.engine.limits import SchedulerConfig, SchedulerStats
+from tercet.engine.lockstep import Tokens, zeros
 from tercet.engine.pictures import Pictures
+from tercet.engine.running import RunningSequences
 from tercet.engine.sequence import Batch, Chunk, Fetch, Output, Schedule, Sequence, State
-from tercet.engine.waiting import WaitingQueue, insert_by_arrival, remove_by_arrival
+from tercet.engine.waiting import WaitingQueue
 
 __all__ = ["Scheduler", "SchedulerConfig", "SchedulerStats"]
 
@@ -31,30 +32,36 @@ class Scheduler:
 
     One step at a time: `schedule`, execute its batch, `step_done`; an empty batch needs no `step_done`. Every other
     method may be called in between.
+
+    A simulator, that knows how long answers are, calls `schedule_round` or `advance` instead of `schedule`: what these
+    decide and do is the same, but nobody looks at each sequence in each step.
     """
 
-    def __init__(self, config: SchedulerConfig, embeddings: EmbeddingPool | None = None) -> None:
-        """`embeddings` keeps pictures; without it (the model does not see) sequences with pictures are refused."""
+    def __init__(
+        self, config: SchedulerConfig, embeddings: EmbeddingPool | None = None, tokens: Tokens = zeros
+    ) -> None:
+        """`embeddings` keeps pictures; without it (the model does not see) sequences with pictures are refused.
+        `tokens` says what sequences produce in rounds; asked late, for many at once."""
         self.config = config
         self._pool = BlockPool(config.num_blocks)
         self._allocation = Allocation(self._pool, config.block_size, config.prefix_caching)
         self._pictures = Pictures(EmbeddingPool(0) if embeddings is None else embeddings)
         self._sequences: dict[str, Sequence] = {}
         self._queue = WaitingQueue(self._allocation, self._pictures)
-        self._running: list[Sequence] = []  # by arrival
+        self._running = RunningSequences(self._allocation, self._pictures, self._queue, tokens)
+        self._aborted: list[Sequence] = []  # in mid-round: its end frees their blocks
         self._fetching: dict[str, Sequence] = {}  # cancelled ones too: a transfer may still write into their blocks
         self._loading: dict[str, Sequence] = {}  # wait for pictures, with blocks that nothing writes yet
         self._held = HeldSequences()
         self._executing: Batch | None = None
         self._added = 0
-        self._preemptions = 0
         self._expirations = 0
         self._remote_recomputes = 0
 
     @property
     def running(self) -> Seq[Sequence]:
-        """The sequences that compute or decode, by arrival: to be read, not kept."""
-        return self._running
+        """The sequences that compute or decode, by arrival: to be read, not kept. In rounds they are behind."""
+        return self._running.sequences
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Raises RequestError when it can never fit or its ticket contradicts it."""
@@ -83,8 +90,8 @@ class Scheduler:
         if self._held.remove(sequence_id) is not None:
             self._allocation.free(sequence)
         elif sequence.state is State.RUNNING:
-            remove_by_arrival(self._running, sequence)
             executing = self._is_executing(sequence)
+            self._running.remove(sequence)
             if not executing:
                 self._allocation.free(sequence)
         elif self._loading.pop(sequence_id, None) is not None:
@@ -101,10 +108,25 @@ class Scheduler:
 
         Decodes come first, then prompts under way, then admissions; each by order of arrival, all under one budget.
         """
+        self._require_idle()
+        return self._plan(*self._running.decodes())
+
+    def schedule_round(self, now: float) -> Schedule:
+        """Do as `schedule`, but only count the decodes: they are `batch.decodes`, not among its chunks.
+
+        `step_done` then tells only of those of them whose answer begins or ends. Their tokens are what `tokens` says.
+        """
+        self._require_idle()
+        prompts, lockstep = self._running.begin_round(), self._running.lockstep
+        return self._plan([], prompts, len(lockstep), lockstep.context)
+
+    def _require_idle(self) -> None:
         if self._executing is not None:
             raise RuntimeError("the last batch is still executing: call step_done first")
-        chunks, prompts = self._decodes()
-        budget = self.config.max_num_batched_tokens - len(chunks)
+
+    def _plan(self, chunks: list[Chunk], prompts: Seq[Sequence], decodes: int = 0, context: int = 0) -> Schedule:
+        """Add to the decodes, `chunks` and counted ones, what else there is to do."""
+        budget = self.config.max_num_batched_tokens - len(chunks) - decodes
         for sequence in prompts:
             if budget == 0:
                 break
@@ -121,46 +143,13 @@ class Scheduler:
                     sequence.state = State.WAITING_REMOTE
                     self._loading[sequence.id] = sequence
                 else:
-                    self._run(sequence)
+                    self._running.add(sequence)
                     budget -= self._prompt_chunk(sequence, budget, chunks)
             refused = [self._refuse(sequence) for sequence in hopeless]
-        batch = Batch(tuple(chunks)) if chunks else _EMPTY
-        if chunks:
+        batch = Batch(tuple(chunks), decodes, context) if chunks or decodes else _EMPTY
+        if batch is not _EMPTY:
             self._executing = batch
         return Schedule(batch, tuple(fetches), self._pictures.due(), tuple(refused))
-
-    def _decodes(self) -> tuple[list[Chunk], list[Sequence]]:
-        """Return the decode chunks, and the running sequences with more than one token to compute."""
-        running, allocation, size = self._running, self._allocation, self.config.block_size
-        chunks: list[Chunk] = []
-        prompts: list[Sequence] = []
-        index = 0
-        while index < len(running):
-            sequence = running[index]
-            start = sequence.computed
-            if len(sequence.tokens) - start > 1:
-                prompts.append(sequence)
-            else:
-                if start == len(sequence.blocks) * size:
-                    while self._pool.available == 0 and self._preempt_last() is not sequence:
-                        pass
-                    if sequence.state is not State.RUNNING:
-                        break
-                    allocation.grow(sequence)
-                chunks.append(Chunk(sequence, start, 1, True))
-            index += 1
-        return chunks, prompts
-
-    def _preempt_last(self) -> Sequence:
-        """Take the blocks of the latest arrival; it keeps its tokens and computes them again later."""
-        sequence = self._running.pop()
-        self._allocation.free(sequence)
-        self._pictures.unpin(sequence)
-        sequence.state = State.PREEMPTED
-        sequence.preemptions += 1
-        self._preemptions += 1
-        self._queue.add(sequence)
-        return sequence
 
     def _prompt_chunk(self, sequence: Sequence, budget: int, chunks: list[Chunk]) -> int:
         start, known = sequence.computed, len(sequence.tokens)
@@ -181,11 +170,11 @@ class Scheduler:
         return Fetch(sequence, sequence.ticket.block_ids[known:], tuple(sequence.blocks[known:]))
 
     def step_done(self, batch: Batch, sampled: Seq[SampledToken | None], now: float) -> list[Output]:
-        """Commit the step that `schedule` returned; `sampled` has an entry for each chunk, None where none was due."""
+        """Commit the step that was scheduled; `sampled` has an entry for each chunk, None where none was due."""
         if batch is not self._executing:
             raise RuntimeError("this batch is not the one that is executing")
         self._executing = None
-        outputs: list[Output] = []
+        outputs = self._round_done(now) if batch.decodes else []
         computed = self._allocation.computed
         for chunk, token in zip(batch.chunks, sampled, strict=True):
             sequence = chunk.sequence
@@ -205,16 +194,40 @@ class Scheduler:
             tokens = sequence.tokens
             tokens.append(token.token)
             reason = None
-            if token.token in sequence.stops or len(tokens) >= sequence.limit:
-                reason = finish_reason(sequence)
-            if reason is not None:
-                self._finish_running(sequence, reason)
-            elif sequence.hold:
-                remove_by_arrival(self._running, sequence)
-                sequence.state = State.HELD
-                self._held.add(sequence, now + self.config.lease_s)
+            if token.token in sequence.stops or len(tokens) >= sequence.limit or sequence.hold:
+                reason = self._end_or_hold(sequence, now)
             outputs.append(Output(sequence, token, reason))
         return outputs
+
+    def _round_done(self, now: float) -> list[Output]:
+        outputs: list[Output] = []
+        ended, aborted = self._running.lockstep.end_round(), self._aborted
+        if aborted:
+            ended, self._aborted = sorted([*ended, *aborted], key=lambda sequence: sequence.number), []
+        for sequence in ended:
+            if sequence.state is State.DONE:
+                self._allocation.free(sequence)
+                self._pictures.end(sequence)
+                continue
+            if sequence.images:
+                self._pictures.computed(sequence)
+            reason = self._end_or_hold(sequence, now)
+            if sequence.state is State.RUNNING:  # from its first token to its last nothing happens to it
+                self._running.lockstep.remove(sequence)
+                self._running.lockstep.add(sequence)
+            outputs.append(Output(sequence, SampledToken(sequence.tokens[-1]), reason))
+        return outputs
+
+    def _end_or_hold(self, sequence: Sequence, now: float) -> str | None:
+        """End a sequence if its last token does that, and return why; else hold it, if that is asked for."""
+        reason = finish_reason(sequence)
+        if reason is not None:
+            self._finish_running(sequence, reason)
+        elif sequence.hold:
+            self._running.remove(sequence)
+            sequence.state = State.HELD
+            self._held.add(sequence, now + self.config.lease_s)
+        return reason
 
     def remote_ready(self, sequence_id: str, now: float) -> list[Output]:
         """Note that a fetch succeeded: the ticket's first token comes out, and the sequence decodes on."""
@@ -243,7 +256,7 @@ class Scheduler:
         """Note that a picture's embeddings have come: sequences that wait for no other one run."""
         for sequence in self._pictures.loaded(key):
             del self._loading[sequence.id]
-            self._run(sequence)
+            self._running.add(sequence)
 
     def image_failed(self, key: str) -> list[Output]:
         """Note that a picture's embeddings could not be read: under another ticket, or its sequences end in error."""
@@ -263,7 +276,7 @@ class Scheduler:
         return sequence
 
     def _start_from_ticket(self, sequence: Sequence) -> list[Output]:
-        self._run(sequence)
+        self._running.add(sequence)
         reason = finish_reason(sequence)
         if reason is not None:
             self._finish_running(sequence, reason)
@@ -275,10 +288,6 @@ class Scheduler:
         assert sequence.ticket is not None
         sequence.first_due = False
         return Output(sequence, sequence.ticket.first, sequence.finish_reason)
-
-    def _run(self, sequence: Sequence) -> None:
-        sequence.state = State.RUNNING
-        insert_by_arrival(self._running, sequence)
 
     def _refuse(self, sequence: Sequence) -> Output:
         """End a sequence, of whose blocks none are left, because its pictures can't be had."""
@@ -292,7 +301,7 @@ class Scheduler:
         sequence = self._held.remove(sequence_id)
         if sequence is None:
             return False
-        self._end_held(sequence)
+        self._end(sequence)
         return True
 
     def renew(self, sequence_id: str, until: float) -> bool:
@@ -303,7 +312,7 @@ class Scheduler:
         """Free and return the held sequences whose lease ended."""
         expired = self._held.remove_expired(now)
         for sequence in expired:
-            self._end_held(sequence)
+            self._end(sequence)
         self._expirations += len(expired)
         return expired
 
@@ -312,7 +321,7 @@ class Scheduler:
         return self._held.next_end()
 
     def uneventful_steps(self) -> int:
-        """Return how many decode steps can pass before one could finish, admit, preempt or hold a sequence.
+        """Return how many rounds can pass before one could begin or end an answer, admit, preempt or hold a sequence.
 
         A stop token can end a sequence earlier: whoever knows the tokens sees to that.
         """
@@ -320,18 +329,28 @@ class Scheduler:
             return 0
         if self._queue and self._seats_left() and not self._queue.is_stuck(len(self._running)):
             return 0
-        return longest_leap(self._running, self._allocation)
+        lockstep = self._running.lockstep
+        lockstep.begin(self._running.sequences)
+        return lockstep.uneventful()
 
-    def advance(self, k: int, tokens: Tokens) -> None:
-        """Commit k decode steps at once, exactly as k rounds of `schedule` and `step_done` would.
+    def advance(self, k: int) -> None:
+        """Commit k rounds at once, exactly as k of `schedule_round` and `step_done` would.
 
-        `tokens(sequence, k)` returns the k tokens that a sequence produces. Raises ValueError when k exceeds
-        `uneventful_steps()` or a token would end its sequence.
+        Raises ValueError when k exceeds `uneventful_steps()`.
         """
-        if not 0 <= k <= self.uneventful_steps():
-            raise ValueError(f"{k} steps asked for, {self.uneventful_steps()} are uneventful")
-        if k:
-            leap(self._running, self._allocation, k, tokens)
+        if not 0 <= k <= (most := self.uneventful_steps()):
+            raise ValueError(f"{k} steps asked for, {most} are uneventful")
+        self._running.lockstep.advance(k)
+
+    @property
+    def decodes(self) -> tuple[int, int]:
+        """How many sequences decode in rounds, and the sum of their contexts; as of `uneventful_steps`."""
+        lockstep = self._running.lockstep
+        return len(lockstep), lockstep.context
+
+    def catch_up(self) -> None:
+        """Bring all sequences up to date. Raises ValueError when a token would have ended one."""
+        self._running.lockstep.catch_up()
 
     def reset_cache(self) -> bool:
         """Drop all unreferenced cached blocks; False when blocks in use still hold known prefixes."""
@@ -339,6 +358,7 @@ class Scheduler:
 
     def stats(self) -> SchedulerStats:
         """Return the figures of this moment; takes time linear in the number of sequences."""
+        self.catch_up()
         states = [sequence.state for sequence in self._sequences.values()]
         return SchedulerStats(
             running=len(self._running),
@@ -355,19 +375,17 @@ class Scheduler:
             ),
             prefix_queries=self._allocation.prefix_queries,
             prefix_hits=self._allocation.prefix_hits,
-            preemptions=self._preemptions,
+            preemptions=self._running.preemptions,
             expirations=self._expirations,
             remote_recomputes=self._remote_recomputes,
         )
 
     def _finish_running(self, sequence: Sequence, reason: str) -> None:
-        remove_by_arrival(self._running, sequence)
-        self._allocation.free(sequence)
-        self._pictures.end(sequence)
-        del self._sequences[sequence.id]
-        sequence.state, sequence.finish_reason = State.DONE, reason
+        self._running.remove(sequence)
+        self._end(sequence)
+        sequence.finish_reason = reason
 
-    def _end_held(self, sequence: Sequence) -> None:
+    def _end(self, sequence: Sequence) -> None:
         self._allocation.free(sequence)
         self._pictures.end(sequence)
         del self._sequences[sequence.id]
@@ -375,4 +393,7 @@ class Scheduler:
 
     def _is_executing(self, sequence: Sequence) -> bool:
         batch = self._executing
+        if batch is not None and batch.decodes and sequence in self._running.lockstep:
+            self._aborted.append(sequence)
+            return True
         return batch is not None and any(chunk.sequence is sequence for chunk in batch.chunks)

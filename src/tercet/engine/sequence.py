@@ -84,14 +84,19 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step: decode chunks (length 1) and prefill chunks under one token budget."""
+    """One step: decode chunks (length 1) and prefill chunks under one token budget.
+
+    `decodes` more sequences decode that are counted only (see `Scheduler.schedule_round`), of `context` tokens in all.
+    """
 
     chunks: tuple[Chunk, ...]
+    decodes: int = 0
+    context: int = 0
 
     @property
     def num_tokens(self) -> int:
         """Tokens computed in this step."""
-        return sum(chunk.length for chunk in self.chunks)
+        return self.decodes + sum(chunk.length for chunk in self.chunks)
 
 
 @dataclass(frozen=True, slots=True)

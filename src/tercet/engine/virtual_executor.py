@@ -227,7 +227,8 @@ class VirtualExecutor:
 
 def step_ms(oracle: StepOracle, batch: Batch) -> float:
     """Return the time of a batch by an oracle, in milliseconds."""
-    tokens = prefix = prompts = decodes = context = 0
+    tokens = prefix = prompts = 0
+    decodes, context = batch.decodes, batch.context
     for chunk in batch.chunks:
         if chunk.length == 1:
             decodes += 1
@@ -238,7 +239,7 @@ def step_ms(oracle: StepOracle, batch: Batch) -> float:
             prompts += 1
     if not tokens:
         return oracle.decode(decodes, context / decodes) if decodes else 0.0
-    if not decodes and len(batch.chunks) == 1:
+    if not decodes and prompts == 1:
         return oracle.prefill(1, tokens, prefix)
     return oracle.mixed(tokens, prefix, decodes, context / decodes if decodes else 0.0, prompts)
 

@@ -143,9 +143,8 @@ class Engine:
             return
         scheduler = self.scheduler
         if self._watch is None and self._stretch is None and (steps := scheduler.uneventful_steps()) > 1:
-            running = scheduler.running
-            count = len(running)
-            context = sum([sequence.computed for sequence in running]) / count
+            count, total = scheduler.decodes
+            context = total / count
             seconds = self._oracle.decode_run(count, context, steps) / 1e3
             self._busy = True
             self._leap = (now, count, context, steps, seconds)
@@ -155,10 +154,11 @@ class Engine:
         self._schedule(now)
 
     def _schedule(self, now: float) -> None:
-        plan = self.scheduler.schedule(now)
+        scheduler = self.scheduler
+        plan = scheduler.schedule_round(now) if self._watch is None else scheduler.schedule(now)
         for fetch in plan.fetches:
             self._clock.at(now + self._fetch_s(fetch.sequence), self._fetched, fetch)
-        if plan.batch.chunks:
+        if plan.batch.num_tokens:
             self._step(plan.batch, now, self._stretched(step_ms(self._oracle, plan.batch) / 1e3))
 
     def _stretched(self, seconds: float) -> float:
@@ -183,7 +183,7 @@ class Engine:
         self._kick()
 
     def _count(self, batch: Batch, seconds: float) -> None:
-        prompt = total = 0
+        prompt, total = 0, batch.decodes
         for _, _, length, _ in batch.chunks:
             total += length
             if length > 1:
@@ -223,10 +223,10 @@ class Engine:
         if done:
             self._commit(start, done, ran / 1e3)
         began = start + ran / 1e3
-        self._step(self.scheduler.schedule(began).batch, began, (after - ran) / 1e3)
+        self._step(self.scheduler.schedule_round(began).batch, began, (after - ran) / 1e3)
 
     def _commit(self, start: float, steps: int, seconds: float) -> None:
-        self.scheduler.advance(steps, _tokens)
+        self.scheduler.advance(steps)
         self.steps += steps
         self.leapt += steps
         self.busy_s[Stage.DECODE] += seconds
@@ -280,7 +280,3 @@ class Engine:
                 else:
                     jobs[sequence.id].first(sequence)
         self._telling = False
-
-
-def _tokens(sequence: Sequence, steps: int) -> list[int]:
-    return [0] * steps

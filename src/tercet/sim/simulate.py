@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -97,8 +99,22 @@ def simulate(
         _warm_up(clock, connections, traffic, warmup, tokens, salt, begin)
     else:
         begin()
-    clock.run()
+    with _no_collection():
+        clock.run()
     return recorder.result(router)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Have no garbage collected: requests make no cycles, and a large fleet's millions of objects, which live long, are
+    far from the processor; to walk over them again and again takes a sixth of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _warm_up(

@@ -8,8 +8,7 @@ from tercet.engine.blocks import BlockPool
 def remembered(pool: BlockPool, *hashes: bytes) -> list[int]:
     """Allocate a block for each hash, enter it, and free them all."""
     blocks = pool.allocate(len(hashes))
-    for block, block_hash in zip(blocks, hashes, strict=True):
-        pool.remember(block, block_hash)
+    pool.remember(blocks, hashes)
     pool.free(blocks)
     return blocks
 
@@ -56,7 +55,7 @@ def test_the_least_recently_used_prefix_is_evicted() -> None:
 def test_a_shared_block_lives_until_its_last_owner_leaves() -> None:
     pool = BlockPool(1)
     [block] = pool.allocate(1)
-    pool.remember(block, b"a")
+    pool.remember([block], [b"a"])
     pool.share([block])
     assert pool.references(block) == 2
     assert pool.count_idle([block]) == 0
@@ -72,8 +71,8 @@ def test_a_shared_block_lives_until_its_last_owner_leaves() -> None:
 def test_equal_contents_are_remembered_once() -> None:
     pool = BlockPool(3)
     first, second = pool.allocate(2)
-    pool.remember(first, b"a")
-    pool.remember(second, b"a")
+    pool.remember([first], [b"a"])
+    pool.remember([second], [b"a"])
     assert pool.match([b"a"]) == [first]
     pool.free([second])
     assert pool.idle == 0
@@ -85,7 +84,7 @@ def test_forgetting_spares_what_is_in_use() -> None:
     pool = BlockPool(3)
     remembered(pool, b"a")
     held = pool.allocate(1)
-    pool.remember(held[0], b"b")
+    pool.remember([held[0]], [b"b"])
     assert not pool.forget_idle()
     assert pool.match([b"a"]) == []
     assert pool.match([b"b"]) == held

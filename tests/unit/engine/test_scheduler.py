@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -406,6 +407,10 @@ class TestCancel:
         assert e.scheduler.stats().waiting == e.scheduler.stats().waiting_remote == 0
 
 
+def told(tokens: list[int], sequence: Sequence, k: int) -> list[int]:
+    return tokens
+
+
 class TestLeap:
     def test_uneventful_steps_end_before_a_finish(self) -> None:
         e = engine(num_blocks=64)
@@ -459,12 +464,15 @@ class TestLeap:
         s = e.add(FIXED, SamplingParams(50))
         e.step()
         with pytest.raises(ValueError, match="49 steps asked for, 48"):
-            e.scheduler.advance(49, lambda _, k: [1] * k)
-        with pytest.raises(ValueError, match="would stop"):
-            e.scheduler.advance(2, lambda _, k: [1, EOS])
-        with pytest.raises(ValueError, match="1 tokens given for 2 steps"):
-            e.scheduler.advance(2, lambda _, k: [1])
+            e.scheduler.advance(49)
         assert len(s.tokens) == 7, "a refused advance changes nothing"
+        for tokens, why in (([1, EOS], "would stop within 2"), ([1], "1 tokens given for 2 steps")):
+            scheduler = Scheduler(e.config, tokens=partial(told, tokens))
+            sequence = Sequence("s", [*FIXED], len(FIXED), SamplingParams(50), 0.0, b"")
+            scheduler.add(sequence)
+            scheduler.step_done(scheduler.schedule(0.0).batch, [SampledToken(1)], 0.0)
+            with pytest.raises(ValueError, match=why):
+                scheduler.advance(2)
 
 
 def test_the_cache_can_be_reset() -> None:

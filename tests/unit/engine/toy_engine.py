@@ -68,7 +68,7 @@ class ToyEngine:
     def __init__(self, config: SchedulerConfig, embeddings: EmbeddingPool | None = None) -> None:
         self.config = config
         self.embeddings = EmbeddingPool(0) if embeddings is None else embeddings
-        self.scheduler = Scheduler(config, self.embeddings)
+        self.scheduler = Scheduler(config, self.embeddings, future)
         self.now = 0.0
         self.sequences: dict[str, Sequence] = {}
         self.answers: dict[str, list[int]] = {}
@@ -218,7 +218,7 @@ class ToyEngine:
         """Advance up to `wanted` steps at once, after single steps on a copy showed where that must lead."""
         running = [s for s in self.live() if s.state is State.RUNNING]
         k = min(wanted, self.scheduler.uneventful_steps())
-        futures = {s.id: self._future(s, k) for s in running}
+        futures = {s.id: future(s, k) for s in running}
         k = min([k, *(i for s in running for i, t in enumerate(futures[s.id]) if t in s.stops)])
         single = copy.deepcopy(self.scheduler)
         for _ in range(k):
@@ -228,7 +228,8 @@ class ToyEngine:
             outputs = single.step_done(plan.batch, tokens, self.now)
             assert all(o.finish_reason is None and o.sequence.state is State.RUNNING for o in outputs)
         before = {s.id: s.computed for s in running}
-        self.scheduler.advance(k, lambda s, n: futures[s.id][:n])
+        self.scheduler.advance(k)
+        self.scheduler.catch_up()
         want, got = portrait(single), portrait(self.scheduler)
         assert {key: got[key] for key in got if got[key] != want[key]} == {}, "k steps at once differ from k steps"
         for s in running:
@@ -404,11 +405,13 @@ class ToyEngine:
                 assert s.blocks.count(block) == 1
         assert len(prefixes) == 1
 
-    def _future(self, sequence: Sequence, k: int) -> list[int]:
-        tokens = seen(sequence.tokens, sequence.images)
-        for _ in range(k):
-            tokens.append(next_token(tokens))
-        return tokens[len(sequence.tokens) :]
+
+def future(sequence: Sequence, k: int) -> list[int]:
+    """Return the next k tokens of the toy model's answer."""
+    tokens = seen(sequence.tokens, sequence.images)
+    for _ in range(k):
+        tokens.append(next_token(tokens))
+    return tokens[len(sequence.tokens) :]
 
 
 def portrait(scheduler: Scheduler) -> dict[str, Any]:
@@ -421,7 +424,7 @@ def portrait(scheduler: Scheduler) -> dict[str, Any]:
             for s in inside["_sequences"].values()
         ],
         "queue": [s.id for s in queue["_sequences"]],
-        "running": [s.id for s in inside["_running"]],
+        "running": [s.id for s in inside["_running"].sequences],
         "pool": {name: list(v.items()) if isinstance(v, dict) else v for name, v in vars(pool).items()},
         "found": (allocation.prefix_queries, allocation.prefix_hits),
         "stuck": queue["_stuck"],

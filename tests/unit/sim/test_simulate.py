@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from itertools import pairwise
 
@@ -87,6 +88,28 @@ def test_leaps_change_nothing() -> None:
         assert a.chunk_s == pytest.approx(b.chunk_s)
         assert len(a.chunk_s) == 40
         assert (a.route, a.cached_tokens) == (b.route, b.cached_tokens)
+
+
+def test_a_prompt_that_a_step_leaves_one_token_of_begins_its_answer_with_the_next() -> None:
+    fleet = fleet_of("1A", BLIND, caps=EngineCaps(max_num_batched_tokens=159))
+    for record in simulate(fleet, one_by_one()).requests:
+        assert record.ttft_ms == pytest.approx(10 + 15.9 + 10)
+        assert record.tpot_ms == pytest.approx(10)
+
+
+def test_requests_leave_nothing_for_the_collector_which_rests_meanwhile() -> None:
+    fleet = fleet_of("2P2D", BLIND, mode=Mode.PPD)
+    left: list[int] = []
+    resting: list[bool] = []
+
+    def progress(done: int) -> None:
+        resting.append(not gc.isenabled())
+        left.append(gc.collect())
+
+    gc.collect()
+    simulate(fleet, TrafficSpec(SHORT, 4.0, 300, 2), records=False, progress=progress)
+    assert all(resting) and gc.isenabled()
+    assert len(left) == 6 and sum(left[1:-1]) == 0  # the last is after the end of the traffic
 
 
 @pytest.mark.parametrize(
