@@ -100,8 +100,8 @@ class Upstream(asyncio.Protocol):
     def expired(self) -> None:
         """The exchange's deadline passed, or the connection was idle long enough."""
         exchange = self.exchange
-        if exchange is not None and (due_ns := exchange.due_ns()) > perf_counter_ns():
-            self.deadline_ns = due_ns
+        if exchange is not None and (due_ns := exchange.due_ns()) > self.deadline_ns:
+            self.deadline_ns = due_ns  # be it over by now: the next look judges, as this process may have stood still
             return
         self.deadline_ns = NEVER
         self.exchange = None

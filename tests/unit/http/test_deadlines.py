@@ -4,7 +4,9 @@ import asyncio
 import time
 from time import perf_counter_ns
 
+from tercet.http.client import Client
 from tercet.http.deadlines import NEVER, Deadlines
+from tercet.http.upstream import Upstream
 
 from .wires import until
 
@@ -41,4 +43,36 @@ async def test_whoever_stood_still_with_this_process_gets_the_time_to_speak() ->
     speaks.deadline_ns = NEVER
     await until(lambda: silent.looked)
     assert not speaks.looked
+    deadlines.stop()
+
+
+class Streaming:
+    """An answer whose bytes come without moving their connection's deadline."""
+
+    abandoned = False
+    last_ns = ended_ns = 0
+
+    def lost(self, error: Exception | None) -> None:
+        raise AssertionError
+
+    def due_ns(self) -> int:
+        return self.last_ns + 800_000_000
+
+    def timed_out(self) -> None:
+        self.ended_ns = perf_counter_ns()
+
+
+async def test_a_stream_that_stood_still_with_this_process_gets_the_time_to_go_on() -> None:
+    deadlines: Deadlines[Upstream] = Deadlines(0.5)
+    exchange, upstream = Streaming(), Upstream(Client(), ("h", 1, False))
+    exchange.last_ns = began_ns = perf_counter_ns()
+    upstream.exchange, upstream.deadline_ns = exchange, began_ns + 100_000_000  # set long before the last bytes came
+    deadlines.add(upstream)
+    time.sleep(1.0)  # the look that finds that deadline over comes when the last bytes are old, too
+    for _ in range(5):
+        await asyncio.sleep(0)
+    exchange.last_ns = perf_counter_ns()
+    assert not exchange.ended_ns
+    await until(lambda: exchange.ended_ns > 0)
+    assert exchange.ended_ns >= exchange.due_ns()
     deadlines.stop()
