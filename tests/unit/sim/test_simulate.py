@@ -1,19 +1,26 @@
 from __future__ import annotations
 
 import gc
+import weakref
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from tercet.core.errors import UsageError
+from tercet.core.route import Route
 from tercet.core.stage import Mode
 from tercet.latency.linear import LinearOracle
 from tercet.latency.oracle import ChosenOracle, OracleSource
 from tercet.latency.stack import StackConstants
 from tercet.results.serving import peak_concurrency
 from tercet.results.slo import Slo
+from tercet.routing.facts import RequestFacts
+from tercet.routing.fleet import FleetState
+from tercet.routing.modes import route
 from tercet.routing.policy import Policy
+from tercet.routing.refusal import Refusal
 from tercet.sim.fleet import EngineCaps, FleetSpec, fleet_of
 from tercet.sim.simulate import WorkerLoss, simulate
 from tercet.traffic.pictures import Pictures
@@ -110,6 +117,27 @@ def test_requests_leave_nothing_for_the_collector_which_rests_meanwhile() -> Non
     simulate(fleet, TrafficSpec(SHORT, 4.0, 300, 2), records=False, progress=progress)
     assert all(resting) and gc.isenabled()
     assert len(left) == 6 and sum(left[1:-1]) == 0  # the last is after the end of the traffic
+
+
+@pytest.mark.parametrize("concurrency", [0, 4])
+def test_a_fleet_is_gone_when_its_simulation_is_over(concurrency: int) -> None:
+    seen: list[weakref.ref[FleetState]] = []
+
+    def decide(
+        mode: Mode, facts: RequestFacts, fleet: FleetState, policy: Policy, avoid: Collection[str]
+    ) -> Route | Refusal:
+        seen.append(weakref.ref(fleet))
+        return route(mode, facts, fleet, policy, avoid)
+
+    traffic = TrafficSpec(SHORT, 4.0, 8, 2, concurrency=concurrency)
+    simulate(fleet_of("1P1D", BLIND), traffic, losses=[WorkerLoss("D0", 0.5, 0.1)], decide=decide)
+    assert seen and seen[0]() is None
+    gc.disable()
+    try:
+        simulate(fleet_of("1A", BLIND), one_by_one())
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
