@@ -64,7 +64,7 @@ def search(question: Question, progress: Progress, *, jobs: int = 1, ray: str = 
         question.gpus, question.devices, turns=question.shares, pictures=question.pictures, modes=question.modes
     )
     bounds = {each: upper_bound(question, each) for each in every}
-    kept = _promising(every, bounds)
+    kept = promising(every, bounds)
     most = max(bounds.values()) or _without_limits(question, every)
     concurrent = question.kind is LoadKind.CONCURRENCY
     first = question.load or (32.0 if concurrent else 0.6 * most)
@@ -116,14 +116,14 @@ def borne(question: Question, curve: Sequence[Outcome]) -> float:
     return curve[-1].trial.load
 
 
-def _promising(every: Sequence[Architecture], bounds: Mapping[Architecture, float]) -> list[Architecture]:
-    """Return the best of each family by arithmetic, and the best of all."""
+def promising(every: Sequence[Architecture], bounds: Mapping[Architecture, float]) -> list[Architecture]:
+    """Return the best of each mode by arithmetic, hybrids apart, the best of each family, and the best of all."""
     by_family: dict[object, list[Architecture]] = {}
     for each in sorted(every, key=lambda each: -bounds[each]):
         by_family.setdefault((each.family, each.ppd_threshold), []).append(each)
     firsts = [each for family in by_family.values() for each in family[:KEPT_A_FAMILY]]
     firsts.sort(key=lambda each: -bounds[each])
-    ways = {each.mode: each for each in reversed(firsts)}.values()
+    ways = {(each.mode, each.hybrid): each for each in reversed(firsts)}.values()
     return list(dict.fromkeys([*ways, *firsts]))[:KEPT]
 
 

@@ -8,10 +8,12 @@ import yaml
 
 from tercet.core.stage import Mode
 from tercet.core.topology import EngineSpec
+from tercet.latency.registry import oracle_for
 from tercet.latency.stack import stack_named
 from tercet.launch.topology_file import parse_topology, topology_to_dict
-from tercet.plan.architecture import Architecture
-from tercet.plan.search import Plan, search
+from tercet.plan.architecture import Architecture, architectures
+from tercet.plan.bound import upper_bound
+from tercet.plan.search import Plan, promising, search
 from tercet.plan.sensitivity import changes_of, sensitivity
 from tercet.plan.topology import topology_of
 from tercet.results.slo import Slo
@@ -36,6 +38,15 @@ def test_the_asked_load_and_rising_ones_are_simulated(plan: Plan) -> None:
     for curve in plan.curves.values():
         assert [each.trial.load for each in curve] == list(plan.loads[: len(curve)])
     assert {standing.architecture for standing in plan.ranking.standings} == set(plan.curves)
+
+
+@pytest.mark.parametrize(("gpu", "slo"), [("a100", Slo(500.0, 20.0)), ("h100", Slo(tpot_ms=12.0))])
+def test_of_each_mode_one_without_and_one_with_a_workers_is_simulated(gpu: str, slo: Slo) -> None:
+    devices = {tp: oracle_for("llama-3.1-8b", gpu, tp=tp) for tp in (1, 2, 4, 8)}
+    asked = replace(question("W1", gpus=8, turns=3, slo=slo), devices=devices)
+    every = architectures(asked.gpus, devices, turns=True, pictures=False)
+    kept = promising(every, {each: upper_bound(asked, each) for each in every})
+    assert {(each.mode, each.hybrid) for each in kept} == {(each.mode, each.hybrid) for each in every}
 
 
 def test_more_load_means_no_more_good_ones(plan: Plan) -> None:
