@@ -105,19 +105,21 @@ def _apart(
 
 
 def _beside_whole(question: Question, split: Callable[[Question], Route | Refusal]) -> Route | Refusal:
-    """Return the route of `split`, or to an A rank where the fleet is hybrid and that has less to do first."""
+    """Return the route of `split`, or to an A rank where the fleet is hybrid and that has less to do first. What D
+    holds stays there; what it takes whole because no ticket carries it might as well be A's."""
     whole = question.candidates("A") if question.policy.hybrid else ()
     if not whole:
         return split(question)
     if holder := question.holder(whole):
         return question.direct(holder)
     found, fleet = split(question), question.fleet
-    if isinstance(found, Route) and found.prefill is None and not found.fallback:
+    if isinstance(found, Route) and found.prefill is None and not found.fallback and question.facts.single:
         return found
     alone = question.direct(question.choose(whole))
-    if isinstance(found, Refusal) or found.prefill is None:
+    if isinstance(found, Refusal) or found.fallback:
         return alone
-    ahead = fleet.load(found.decode).work + fleet.load(found.prefill).work + found.prefill_uncached
+    ahead = fleet.load(found.decode).work
+    ahead += found.uncached if found.prefill is None else fleet.load(found.prefill).work + found.prefill_uncached
     return alone if fleet.load(alone.decode).work + alone.uncached < ahead else found
 
 

@@ -137,6 +137,18 @@ def test_without_p_a_hybrid_fleet_still_answers(mode: Mode) -> None:
     assert str(route(mode, chat("x"), make_fleet("DA"), Policy(hybrid=True, decode_fallback=True))) == "A0"
 
 
+@pytest.mark.parametrize("mode", [Mode.PD, Mode.PPD])
+def test_what_no_ticket_carries_is_shared_between_a_and_d_in_a_hybrid_fleet(mode: Mode) -> None:
+    fleet = make_fleet("PDAA")
+    found = []
+    for i in range(9):
+        facts = text(f"{i}" * 400, echo=True)
+        way = routed(route(mode, facts, fleet, HYBRID))
+        fleet.apply(Routed(f"r{i}", way, facts))
+        found.append(str(way))
+    assert sorted(found) == ["A0"] * 3 + ["A1"] * 3 + ["D0"] * 3
+
+
 def test_pd_always_goes_through_p() -> None:
     assert all(found.startswith("P") for found in talk(Mode.PD, "PPDD", session="s"))
 
