@@ -72,6 +72,8 @@ class FleetState:
             )
             if not found:
                 return found  # not kept: model names come from clients, and must not fill the memory
+            # Hundreds of models may have the same ranks: for whoever keeps something by ranks, those are one.
+            found = next((known for known in self._candidates.values() if known == found), found)
             self._candidates[key] = found
         return found
 

@@ -5,7 +5,16 @@ from random import Random
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Mode
 from tercet.routing.by_load import FEW, MANY, LoadHeap, LoadScan
-from tercet.routing.events import Finished, FirstToken, PairHealth, RankHealth, RankRestarted, Routed, WorkerRemoved
+from tercet.routing.events import (
+    Finished,
+    FirstToken,
+    ModelsListed,
+    PairHealth,
+    RankHealth,
+    RankRestarted,
+    Routed,
+    WorkerRemoved,
+)
 from tercet.routing.fleet import FleetState
 from tests.unit.routing.fleets import ids, make_fleet, url
 
@@ -55,6 +64,16 @@ def test_ranks_that_come_and_go_are_seen() -> None:
     fleet.apply(Finished("7"))
     place = fleet.by_load(ranks).least()
     assert place == loads_of(fleet, ranks).least() and place is not None and place[1] == 7
+
+
+def test_models_of_the_same_ranks_share_a_heap() -> None:
+    fleet = make_fleet("A" * COUNT + "D" * COUNT)
+    for i in range(COUNT):
+        fleet.apply(ModelsListed(url("A", i), ("m", "n", "o") if i else ("m", "n")))
+    heaps = [fleet.by_load(fleet.candidates("A", model)) for model in ("m", "n", "o", "")]
+    assert heaps[0] is heaps[1] is heaps[3] is not heaps[2]
+    assert isinstance(heaps[2], LoadHeap) and len(heaps[2].ranks) == COUNT - 1
+    assert fleet.candidates("D", "m")[0].letter == "D"
 
 
 def test_few_ranks_are_looked_at() -> None:
