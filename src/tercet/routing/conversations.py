@@ -72,9 +72,8 @@ class Conversations:
             return
         known = self._known
         begin = b"" if facts.chat or facts.session is not None else facts.begin
-        if key in known:
-            known.move_to_end(key)
-        elif begin:
+        self._pop(key)
+        if begin:
             self._begins[begin] = self._begins.get(begin, 0) + 1
         known[key] = Conversation(address, facts.own, facts.size, prompt_tokens, answer_tokens, begin)
         while len(known) > self.capacity:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tercet.core.hashing import CHUNK_HASH_BYTES
 from tercet.routing.conversations import Conversations
 from tercet.routing.facts import CHUNK_BYTES, RequestFacts, completion_facts, text_names
 
@@ -46,3 +47,11 @@ def test_a_text_finds_whatever_turn_of_it_is_remembered(happens: list[tuple[str,
             sizes = [plain[known_as] for known_as in names if known_as in plain and plain[known_as] < facts.size]
             found = known.find(facts)
             assert (None if found is None else found.conversation.size) == (max(sizes) if sizes else None)
+
+
+def test_texts_of_one_name_by_chance_end_as_others_do() -> None:
+    known = Conversations(2)
+    for chunks in (b"1" * CHUNK_HASH_BYTES, b"2" * CHUNK_HASH_BYTES):
+        known.record(RequestFacts("", size=CHUNK_BYTES, chunks=chunks, own=b"the same"), "a", 10, 1)
+    known.drop_rank("a")
+    assert len(known) == 0
