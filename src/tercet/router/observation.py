@@ -141,8 +141,10 @@ def _number(text: str | None) -> int | None:
 
 def _estimate_tokens(relayed: Relayed) -> int:
     """Return about how many tokens a stream held that came without usage: one an event, by the size of its last
-    events."""
-    events = relayed.tail.count(b"data: ")
-    if not events:
-        return 0
-    return max(1, round(relayed.body_bytes / (len(relayed.tail) / events)) - 1)
+    events. Its end, which is much shorter, is none: of so few events it would be too large a part."""
+    tail, size = relayed.tail, relayed.body_bytes
+    end = tail.rfind(b"data: [DONE]")
+    if end >= 0:
+        tail, size = tail[:end], size - (len(tail) - end)
+    begin, events = tail.find(b"data: "), tail.count(b"data: ")  # it may begin within an event
+    return max(1, round(size * events / (len(tail) - begin))) if events else 0
