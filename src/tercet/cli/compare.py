@@ -171,6 +171,7 @@ def compare(
         int | None,
         typer.Option(help="ppd sends a later turn to P when it brings this many uncached tokens.  [default: 512]"),
     ] = None,
+    hybrid: engine_flags.Hybrid = False,
     resume: Annotated[
         str,
         typer.Option(
@@ -259,6 +260,7 @@ def compare(
         "random_weights": random_weights,
         "max_model_len": max_model_len,
         "ppd_threshold": ppd_threshold,
+        "hybrid": hybrid or None,
         "devices": split(devices) or None,
     }
     longest = max(traffic.longest for traffic in traffics)

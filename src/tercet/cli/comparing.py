@@ -48,6 +48,9 @@ def run(spec: CompareSpec, output: Path, cache_dir: Path | None, resume: str) ->
     )
     if journal.kept.runs:
         console.print(f"going on with {journal.path}: {len(journal.kept.runs)} runs are done", markup=False)
+    for architecture in spec.architectures:
+        if architecture.topology is not None and (idle := architecture.topology.idle):
+            console.print(f"{architecture.label}: {idle}", markup=False)
     with start_view(console) as view:
         for topology in _models(spec.architectures):
             prepare_model(topology, cache_dir, view.model)

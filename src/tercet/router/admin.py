@@ -118,6 +118,7 @@ class Admin:
                 "dialect": parts.dialect.name,
                 "balancer": parts.policy.balancer or DEFAULT_BALANCERS[fleet.mode],
                 "ppd_threshold": parts.policy.ppd_threshold,
+                "hybrid": parts.policy.hybrid,
                 "rank_match": parts.policy.rank_match,
                 "encode_fallback": parts.config.encode_fallback,
                 "uptime_s": round(monotonic() - self._started, 1),

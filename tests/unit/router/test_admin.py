@@ -30,7 +30,7 @@ async def test_status() -> None:
         await setup.chat("hello " * 400, max_tokens=3)
         status = await setup.status()
         assert status["mode"] == "ppd" and status["ready"] and status["reason"] is None
-        assert status["balancer"] == "prefix_aware" and status["dialect"] == "tercet"
+        assert status["balancer"] == "prefix_aware" and status["dialect"] == "tercet" and status["hybrid"] is False
         assert status["conversations"] == 1 and status["in_flight"] == 0
         prefill, decode = status["workers"]
         assert (prefill["url"], prefill["stages"]) == (setup.workers[0].url, ["prefill"])
