@@ -5,7 +5,7 @@ from time import perf_counter
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from tercet.router.exposition import pieces
+from tercet.router.exposition import SAMPLES, pieces
 from tercet.router.metrics import RouterMetrics
 
 
@@ -44,4 +44,5 @@ def test_no_piece_takes_long() -> None:
         longest.append(perf_counter() - began)
         began = perf_counter()
     assert len(longest) > 400
+    assert max(text.count(b"\n") for text in full(64).pieces()) <= SAMPLES + 2
     assert sorted(longest)[len(longest) // 2] < 0.02
