@@ -17,6 +17,7 @@ from tercet.core.stage import Mode, role_letter
 from tercet.core.topology import WorkerSpec, missing_stage, mode_from_name
 from tercet.http.client import ClientError
 from tercet.http.server import Request, Responder
+from tercet.router.exposition import joined
 from tercet.router.gauges import FleetGauges
 from tercet.router.health import Prober
 from tercet.router.kv_use import KvUse
@@ -72,11 +73,7 @@ class Admin:
         parts = self._parts
         parts.metrics.keep({rank.label for rank in parts.fleet.ranks.values()})
         gauges = FleetGauges(parts.fleet, parts.handoffs, parts.breakers, parts.gates)
-        text: list[bytes] = []
-        for piece in parts.metrics.pieces(gauges):
-            text.append(piece)
-            await asyncio.sleep(0)  # streams go on
-        await responder.send(200, b"".join(text), content_type=PROMETHEUS)
+        await responder.send(200, await joined(parts.metrics.pieces(gauges)), content_type=PROMETHEUS)
 
     async def mode(self, request: Request, responder: Responder) -> None:
         """GET /mode: the mode, and of each whether this topology can run it."""

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from time import perf_counter
+import asyncio
+from collections.abc import Iterator
+from time import perf_counter, sleep
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from tercet.router.exposition import SAMPLES, pieces
+from tercet.router.exposition import SAMPLES, joined, pieces
 from tercet.router.metrics import RouterMetrics
 
 
@@ -46,3 +48,24 @@ def test_no_piece_takes_long() -> None:
     assert len(longest) > 400
     assert max(text.count(b"\n") for text in full(64).pieces()) <= SAMPLES + 2
     assert sorted(longest)[len(longest) // 2] < 0.02
+
+
+async def test_others_go_on_meanwhile_but_not_after_each_piece() -> None:
+    rounds = 0
+
+    async def others() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    def slow() -> Iterator[bytes]:
+        for _ in range(10):
+            sleep(0.002)
+            yield b"x"
+
+    task = asyncio.create_task(others())
+    assert await joined(slow()) == b"x" * 10 and rounds >= 10
+    rounds = 0
+    assert await joined([b"x"] * 1000) == b"x" * 1000 and rounds < 100
+    task.cancel()
