@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tercet.plan.architecture import Architecture
-from tercet.plan.means import Means, means_of
+from tercet.plan.means import Means, means_of, straight_share
 from tercet.plan.question import Question
 
 TINY = 1e-9
@@ -28,7 +28,14 @@ def upper_bound(question: Question, architecture: Architecture) -> float:
     decode = means.output * scale * oracle.decode(batch, means.context + image_tokens) / batch
     sights = 0.0 if architecture.encode else encode
     whole = architecture.whole / (prefill + decode + sights + TINY)
-    pairs = min(architecture.prefill / (prefill + sights + TINY), architecture.decode / (decode + TINY))
+    prompt = prefill + sights + TINY
+    threshold = architecture.ppd_threshold
+    through_p = 1.0 - (straight_share(question.traffic, threshold) if threshold is not None else 0.0)
+    pairs = min(
+        architecture.prefill / (through_p * prompt),
+        architecture.decode / (decode + TINY),
+        (architecture.prefill + architecture.decode) / (prompt + decode),  # whoever computes which prompt
+    )
     return 1e3 * min(whole + pairs, _encoders(architecture, encode))
 
 

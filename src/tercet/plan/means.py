@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tercet.traffic.scripts import CHARACTERS_A_TOKEN
+from tercet.traffic.scripts import CHARACTERS_A_TOKEN, ScriptTurn
 from tercet.traffic.spec import TrafficSpec
 
 
@@ -36,14 +36,29 @@ def means_of(traffic: TrafficSpec) -> Means:
     return Means(new - workload.prefix_tokens / turns, prefix, output, images)
 
 
+def straight_share(traffic: TrafficSpec, threshold: int) -> float:
+    """Return the share of requests that may go straight to D under ppd: later turns that can have fewer new tokens than
+    `threshold`."""
+    if traffic.dataset is None:
+        turns = traffic.turns
+        return (turns - 1) / turns if traffic.workload.inputs.low < threshold else 0.0
+    later = [_new_tokens(turn) for script in traffic.dataset.scripts for turn in script.turns[1:]]
+    count = sum(len(script.turns) for script in traffic.dataset.scripts)
+    return sum(new < threshold for new in later) / count
+
+
+def _new_tokens(turn: ScriptTurn) -> int:
+    characters = len(turn.text or "") + len(turn.messages or "")
+    return turn.input_tokens or max(1, characters // CHARACTERS_A_TOKEN)
+
+
 def _of_scripts(traffic: TrafficSpec) -> Means:
     assert traffic.dataset is not None
     news, prefixes, outputs = [], [], []
     for script in traffic.dataset.scripts:
         prefix = 0
         for turn in script.turns:
-            characters = len(turn.text or "") + len(turn.messages or "")
-            new = turn.input_tokens or max(1, characters // CHARACTERS_A_TOKEN)
+            new = _new_tokens(turn)
             news.append(new)
             prefixes.append(prefix)
             outputs.append(turn.output_tokens)

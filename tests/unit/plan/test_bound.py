@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tercet.core.stage import Mode
-from tercet.plan.architecture import Architecture
+from tercet.plan.architecture import ALWAYS, Architecture
 from tercet.plan.bound import upper_bound
 from tercet.plan.means import means_of
 from tercet.plan.question import GOOD_SHARE
@@ -42,6 +42,16 @@ def test_a_hybrid_bears_what_its_parts_do() -> None:
     asked = question("W2")
     parts = upper_bound(asked, PAIR) + upper_bound(asked, WHOLE) / 2
     assert upper_bound(asked, HYBRID) == pytest.approx(parts)
+
+
+def test_later_turns_that_d_answers_alone_do_not_wait_for_p() -> None:
+    asked = question("W2", turns=5)
+    always = Architecture(Mode.PPD, prefill=1, decode=3, ppd_threshold=ALWAYS)
+    through_p = upper_bound(asked, Architecture(Mode.PD, prefill=1, decode=3))
+    bound = upper_bound(asked, always)
+    assert upper_bound(asked, replace(always, ppd_threshold=512)) == through_p, "of 4096 new tokens each"
+    borne, beyond = run_trials([(asked, Trial(always, load)) for load in (1.2 * through_p, 1.1 * bound)])
+    assert borne.good > GOOD_SHARE > beyond.good
 
 
 def test_the_scarce_stage_bounds_a_chain() -> None:
