@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-_PIECES = 8
-_BYTES = 768
+_PIECES, _BYTES = 8, 768
+_OF_BYTES = 4096
 
 
 class Tail:
     """Keeps the end of pieces that come one by one, and counts their bytes in `size`.
 
-    At least the last eight pieces and 768 bytes are kept, but no more than `limit` bytes: a server that sends an event
-    a piece says all that matters in the last few, and there are as many tails as there are streams.
+    At least the last eight pieces and 768 bytes are kept, as much again for each 4096 more of `limit`, but no more than
+    `limit` bytes: a server that sends an event a piece says all that matters in the last few, and there are as many
+    tails as there are streams.
     """
 
-    __slots__ = ("_before", "_held", "_limit", "_pieces", "size")
+    __slots__ = ("_before", "_fewest", "_held", "_least", "_limit", "_pieces", "size")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        times = max(1, limit // _OF_BYTES)
+        self._least, self._fewest = times * _BYTES, times * _PIECES
         self._before = b""
         self._pieces: list[bytes] = []
         self._held = self.size = 0
@@ -29,7 +32,7 @@ class Tail:
             return
         self._held += size
         self._pieces += pieces
-        if (self._held >= _BYTES and len(self._pieces) >= _PIECES) or self._held >= self._limit:
+        if (self._held >= self._least and len(self._pieces) >= self._fewest) or self._held >= self._limit:
             self._before = b"".join(self._pieces)[-self._limit :]
             self._pieces.clear()
             self._held = 0

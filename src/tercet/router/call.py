@@ -31,7 +31,9 @@ from tercet.routing.modes import route
 from tercet.routing.refusal import Refusal
 
 TAIL_BYTES = 4096
-"""Enough of a stream's end to hold its usage and its last finish reason."""
+"""Enough of a stream's end, for each choice, to hold its usage and its last finish reason."""
+MOST_TAILS = 16
+"""How many choices may come is the client's to say."""
 
 LOST_ANSWER = frozenset({"closed", "idle_timeout", "protocol", "too_large"})
 """When P may hold blocks that nobody was told of."""
@@ -310,7 +312,7 @@ class Call:
             relayed = await response.relay(
                 self._responder,
                 on_first=on_first,
-                tail_bytes=TAIL_BYTES,
+                tail_bytes=TAIL_BYTES * min(self._request.choices, MOST_TAILS),
                 rewriter=rewriter,
             )
         except ClientError as error:
