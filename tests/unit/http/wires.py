@@ -87,7 +87,8 @@ async def raw_serving(
 
 @asynccontextmanager
 async def client(**settings: float) -> AsyncIterator[Client]:
-    made = Client(**settings)  # type: ignore[arg-type]
+    # Two seconds for a connection, as by itself, are too few where a busy machine makes hundreds at once.
+    made = Client(**{"connect_timeout_s": 60.0, **settings})  # type: ignore[arg-type]
     try:
         yield made
     finally:
