@@ -1,7 +1,8 @@
 """A worker whose chunks say when they were sent: `python -m benchmarks.router.paced --ports 18700 18701`.
 
 It is one thread and its sockets, so that nothing but the machine delays it, and each stream keeps its own pace from the
-moment it began. Whatever else is asked gets the answers of `benchmarks.router.backend`.
+moment it began. Its tickets say how long its prefill took, from the request's arrival, as do the streams that begin
+with one. Whatever else is asked gets the answers of `benchmarks.router.backend`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 import sys
 from time import sleep, time_ns
 
-from benchmarks.router.backend import CHUNKS, DONE, FIXED, HEADERS, PREFILLED, WHOLE
+from benchmarks.router.backend import ANSWER, CHUNKS, DONE, FIXED, HEADERS, TICKET, WHOLE
 
 from tercet.http.wire import LAST_CHUNK, chunk, response_head
 
@@ -23,6 +24,8 @@ SO_TIMESTAMPNS = 35
 """Linux: with what is read comes when it arrived, in nanoseconds of real time."""
 STAMP = re.compile(rb'"t":([0-9]{19})')
 ASKED = re.compile(rb'"q":([0-9]{19})')
+PREFILLED = re.compile(rb'"prefill_ns": ?"?([0-9]+)')
+_TICKET = json.dumps({**ANSWER, "kv_transfer_params": {**TICKET, "prefill_ns": "%019d"}}).encode()
 _GAP_MS = re.compile(rb'"gap_ms":([0-9]+)')
 _LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]+)\r\n", re.IGNORECASE)
 _NAP_S = 0.0005
@@ -99,10 +102,11 @@ class Worker:
 
     def _answer(self, connection: socket.socket, path: str, body: bytes, at: int) -> None:
         if b'"do_remote_decode":true' in body:
-            answer = PREFILLED
+            answer = _TICKET % (time_ns() - at)
         elif b'"stream":true' in body:
             gap = _GAP_MS.search(body)
-            connection.sendall(_STREAM_HEAD + _event(at))
+            prefill = PREFILLED.search(body)
+            connection.sendall(_STREAM_HEAD + _event(at, int(prefill[1]) if prefill else 0))
             gap_ns = int(gap[1] if gap else 0) * 1_000_000
             heapq.heappush(self._due, (time_ns() + gap_ns, connection.fileno(), connection, CHUNKS - 1, gap_ns))
             return
@@ -126,9 +130,9 @@ class Worker:
         heapq.heappop(self._due)
 
 
-def _event(asked: int = 0) -> bytes:
+def _event(asked: int = 0, prefill_ns: int = 0) -> bytes:
     choices = b'"choices":[{"index":0,"text":" word","logprobs":null}]'
-    more = b',"q":%d' % asked if asked else b""
+    more = b',"q":%d,"prefill_ns":%d' % (asked, prefill_ns) if asked else b""
     return chunk(b'data: {"id":"cmpl-1","object":"text_completion",%b,"t":%d%b}\n\n' % (choices, time_ns(), more))
 
 

@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 from time import monotonic, time_ns
 
 from benchmarks.router.backend import CHUNKS, PATH
-from benchmarks.router.paced import ASKED, SO_TIMESTAMPNS, STAMP, received
+from benchmarks.router.paced import ASKED, PREFILLED, SO_TIMESTAMPNS, STAMP, received
 
 from tercet.http.wire import LAST_CHUNK, request_head
 
 
 @dataclass(slots=True)
 class Times:
-    """What streams took in milliseconds: `firsts` the way of a request to the worker and of its first chunk back,
-    `delays` that of each later chunk, `gaps` by how much the time between two chunks was longer than it was sent."""
+    """What streams took in milliseconds: `firsts` the way of a request to the worker and of its first chunk back, also
+    by way of a prefill, whose own time is not in it; `delays` that of each later chunk, `gaps` by how much the time
+    between two chunks was longer than it was sent."""
 
     firsts: list[float] = field(default_factory=list)
     delays: list[float] = field(default_factory=list)
@@ -106,7 +107,9 @@ class Streams:
                 times.delays.append(delay)
                 times.gaps.append(delay - stream.last)
             elif times is not None and (asked := ASKED.search(data)) is not None:
-                times.firsts.append(delay + (int(asked[1]) - stream.sent_ns) / 1e6)
+                prefill = PREFILLED.search(data)
+                own_ns = int(prefill[1]) if prefill else 0
+                times.firsts.append(delay + (int(asked[1]) - stream.sent_ns - own_ns) / 1e6)
             stream.last = delay
         stream.end = (stream.end + data)[-len(LAST_CHUNK) :]
         if stream.end == LAST_CHUNK:

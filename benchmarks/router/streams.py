@@ -7,7 +7,8 @@ once all of them are going: a new one begins where one ends, and their beginning
 when it was sent, and the kernel when it arrived, so that neither worker nor client is in the times; they have one core,
 the router has the other. Printed are, of all rounds together, median and 99th percentile of
 
-- the way of a request to the worker and of the first chunk back,
+- the way of a request to the worker and of the first chunk back; in P/D modes to both workers, without the time from
+  the arrival of the prefill leg there to its answer, which is the worker's own,
 - the way of every later chunk,
 - how much longer than it was sent the time between two chunks was,
 
