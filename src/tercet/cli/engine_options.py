@@ -152,23 +152,25 @@ TlsClientCa = Annotated[
 ]
 
 
-def read_keys(path: Path | None) -> tuple[str, ...]:
-    """Return the keys of an API key file, one a line; empty lines and # comments are skipped. Raises UsageError."""
+def read_keys(path: Path | None, flag: str = "--api-key-file") -> tuple[str, ...]:
+    """Return the keys of an API key file, one a line; empty lines and # comments are skipped. Raises UsageError that
+    names the `flag`."""
     if path is None:
         return ()
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot read --api-key-file {path}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(f"cannot read {flag} {path}: {reason}") from error
     keys = key_lines(text)
     if not keys:
-        raise UsageError(f"--api-key-file {path} holds no key: write one a line")
+        raise UsageError(f"{flag} {path} holds no key: write one a line")
     return keys
 
 
-def first_key(path: Path | None) -> str | None:
+def first_key(path: Path | None, flag: str = "--api-key-file") -> str | None:
     """Return the key to send, in a file's first line. Raises UsageError, also for a key's hash, which opens nothing."""
-    key = next(iter(read_keys(path)), None)
+    key = next(iter(read_keys(path, flag)), None)
     if key is not None and key.startswith(HASHED):
         raise UsageError(
             f"{path} holds the hash of a key: what is needed here is the key that `tercet keys new` printed"

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tercet.cli import engine_options as flags
+from tercet.cli.device_options import DEFAULT_GPU
 from tercet.core.errors import UsageError
 from tercet.core.stage import Stage
 
@@ -106,7 +107,7 @@ def worker(
         served_model_name=served_model_name,
         random_weights=random_weights,
         cache_dir=cache_dir,
-        gpu=gpu,
+        gpu=gpu or (DEFAULT_GPU if engine == "virtual" else None),
         host=host,
         port=port,
         devices=tuple(text.strip() for text in devices.split(",")),

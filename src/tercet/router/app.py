@@ -260,7 +260,7 @@ class Router:
 def no_port(config: RouterConfig, error: OSError) -> UsageError:
     """Return why the router can't listen."""
     why = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
-    return UsageError(f"can't listen on {config.host}:{config.port}: {why}; choose another --port")
+    return UsageError(f"can't listen on {config.host}:{config.port}: {why}; choose another --port, or --host")
 
 
 def _no_method(request: Request, methods: Collection[str], headers: list[tuple[str, str]]) -> RequestError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import inf
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any
@@ -29,6 +30,17 @@ from tercet.routing.policy import PPD_THRESHOLD, Policy, check_rank_match, unequ
 FALLBACKS = ("error", "decode")
 ENCODE_FALLBACKS = ("error", "local")
 MAX_PROCESSES = 64
+AT_LEAST_ONE = (
+    *("data_parallel_size", "breaker_failures", "health_failures", "max_concurrent", "max_unaccepted_handoffs"),
+    *("index_chunks", "max_conversations", "max_body_bytes", "max_answer_bytes", "max_images"),
+)
+ABOVE_ZERO = (
+    *("connect_timeout_s", "first_byte_timeout_s", "encode_timeout_s", "answer_timeout_s", "idle_timeout_s"),
+    *("queue_timeout_s", "discovery_interval_s", "breaker_pause_s", "breaker_max_pause_s"),
+    *("health_interval_s", "health_timeout_s", "probe_timeout_s"),
+)
+NOT_NEGATIVE = ("shutdown_grace_s", "drain_timeout_s")
+"""Times in seconds, as those above are: 0 waits for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,32 +150,15 @@ class RouterConfig:
             raise UsageError(f"unknown prefill fallback {self.prefill_fallback!r}: choose {' or '.join(FALLBACKS)}")
         if not 1 <= self.processes <= MAX_PROCESSES:
             raise UsageError(f"--workers must be 1 to {MAX_PROCESSES} processes, not {self.processes}")
-        for name in (
-            "data_parallel_size",
-            "breaker_failures",
-            "max_concurrent",
-            "max_unaccepted_handoffs",
-            "index_chunks",
-            "max_conversations",
-            "max_body_bytes",
-            "max_images",
-        ):
+        for name in AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-        for name in (
-            "connect_timeout_s",
-            "first_byte_timeout_s",
-            "encode_timeout_s",
-            "answer_timeout_s",
-            "idle_timeout_s",
-            "queue_timeout_s",
-            "discovery_interval_s",
-            "breaker_pause_s",
-            "breaker_max_pause_s",
-        ):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"--{name.removesuffix('_s').replace('_', '-')} must be above 0")
+        for name in (*ABOVE_ZERO, *NOT_NEGATIVE):
+            seconds, above = getattr(self, name), name in ABOVE_ZERO
+            if not 0 <= seconds < inf or (above and seconds == 0):
+                flag, least = name.removesuffix("_s").replace("_", "-"), "above 0" if above else "0 or more"
+                raise UsageError(f"--{flag} must be {least}, in seconds, not {seconds:g}")
         if self.ppd_threshold < 0 or self.max_retries < 0 or self.max_queue < 0:
             raise UsageError("--ppd-threshold, --max-retries and --max-queue must not be negative")
         if not self.worker_events() and not self.sources():

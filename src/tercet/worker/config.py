@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from tercet.core.errors import UsageError
 from tercet.core.stage import Stage
+from tercet.latency.gpus import gpu_names
 from tercet.media.limits import MediaLimits
 from tercet.transfer.registry import AUTO, automatic
 from tercet.transfer.registry import check as check_transport
@@ -61,6 +63,8 @@ class WorkerConfig:
             raise UsageError(f"unknown engine {self.engine!r}: a tercet worker runs 'tercet' or 'virtual'")
         if self.engine == "virtual" and not self.gpu:
             raise UsageError("--engine virtual needs --gpu NAME: which GPU to imitate")
+        if self.gpu is not None and self.gpu.lower() not in gpu_names():
+            raise UsageError(f"unknown --gpu {self.gpu!r}: known are {', '.join(gpu_names())}")
         if not 0.01 <= self.gpu_slowdown <= 100:
             raise UsageError(f"--gpu-slowdown {self.gpu_slowdown:g} is out of range: 1.1 is 10% slower")
         if self.gpu_slowdown != 1 and self.engine != "virtual":
@@ -72,14 +76,17 @@ class WorkerConfig:
             raise UsageError(f"unknown rank match {self.rank_match!r}: choose exact or any")
         if self.embedding_cache_bytes < 0:
             raise UsageError("--embedding-cache-bytes can't be negative; 0 keeps no embeddings")
+        if self.kv_blocks < 0:
+            raise UsageError("--kv-blocks can't be negative; 0 takes as many as fit")
         for name in (
             *("block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len"),
             *("max_images", "max_image_bytes", "max_image_pixels"),
         ):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
-        if self.media_timeout_s <= 0:
-            raise UsageError("--media-timeout must be more than 0 seconds")
+        for flag, seconds in (("--media-timeout", self.media_timeout_s), ("--lease", self.lease_s)):
+            if not 0 < seconds < inf:
+                raise UsageError(f"{flag} must be more than 0 seconds, not {seconds:g}")
 
     def transports(self) -> tuple[str, ...]:
         """Return the transports this worker offers and accepts, best first."""

@@ -117,7 +117,7 @@ async def serve(
         await server.start()
     except OSError as error:
         raise UsageError(
-            f"can't listen on {config.host}:{config.port}: {error.strerror}; choose another --port"
+            f"can't listen on {config.host}:{config.port}: {error.strerror}; choose another --port, or --host"
         ) from error
     log.info("worker %s listens on http://%s:%d", config.name, config.host, server.port)
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tercet.cli.engine_options import read_keys
+from tercet.cli.engine_options import first_key, read_keys
 from tercet.cli.main import build_app
 from tercet.core.errors import UsageError
 from tercet.core.stage import Stage
@@ -25,6 +25,24 @@ def test_every_setting_has_its_flag() -> None:
     named = {"lease_s": "lease", "api_keys": "api_key_file", "media_timeout_s": "media_timeout"}
     missing = {field.name for field in fields(WorkerConfig) if named.get(field.name, field.name) not in flags}
     assert missing <= {"max_body_bytes"}
+
+
+def test_a_virtual_worker_imitates_the_gpu_that_help_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tercet.worker.front
+
+    seen: list[WorkerConfig] = []
+
+    def run(config: WorkerConfig, *, grace_s: float) -> int:
+        seen.append(config)
+        return 0
+
+    monkeypatch.setattr(tercet.worker.front, "run", run)
+    for more in (["--gpu", "a100"], []):
+        with pytest.raises(SystemExit):
+            build_app(["worker"])(["worker", "--engine", "virtual", *more])
+    with pytest.raises(SystemExit):
+        build_app(["worker"])(["worker"])
+    assert [config.gpu for config in seen] == ["a100", "h100", None]
 
 
 def test_what_the_launcher_writes_the_command_reads_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,3 +107,8 @@ def test_key_files(tmp_path: Path) -> None:
         read_keys(path)
     with pytest.raises(UsageError, match="cannot read"):
         read_keys(tmp_path / "absent")
+    with pytest.raises(UsageError, match=r"cannot read --worker-api-key-file .*absent: No such file"):
+        first_key(tmp_path / "absent", "--worker-api-key-file")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="it is no text"):
+        read_keys(path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -52,7 +53,16 @@ def test_the_mode_to_begin_with(settings: dict[str, Any], mode: Mode) -> None:
             "P has 2 ranks and D 3",
         ),
         ({"workers": (A,), "max_unaccepted_handoffs": 0}, "at least 1"),
-        ({"workers": (A,), "idle_timeout_s": 0}, "--idle-timeout must"),
+        ({"workers": (A,), "idle_timeout_s": 0}, "--idle-timeout must be above 0"),
+        ({"workers": (A,), "connect_timeout_s": math.nan}, "--connect-timeout must be above 0"),
+        ({"workers": (A,), "answer_timeout_s": math.inf}, "--answer-timeout must be above 0"),
+        ({"workers": (A,), "health_interval_s": -1}, "--health-interval must be above 0"),
+        ({"workers": (A,), "health_timeout_s": 0}, "--health-timeout must be above 0"),
+        ({"workers": (A,), "probe_timeout_s": -1}, "--probe-timeout must be above 0"),
+        ({"workers": (A,), "health_failures": 0}, "--health-failures must be at least 1"),
+        ({"workers": (A,), "max_answer_bytes": 0}, "--max-answer-bytes must be at least 1"),
+        ({"workers": (A,), "shutdown_grace_s": -1}, "--shutdown-grace must be 0 or more"),
+        ({"workers": (A,), "drain_timeout_s": -1}, "--drain-timeout must be 0 or more"),
         ({"workers": (A,), "ppd_threshold": -1}, "negative"),
     ],
 )

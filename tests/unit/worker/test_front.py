@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -41,6 +42,21 @@ def test_the_language_models_positions_bound_a_sequence() -> None:
     folder = random_model_folder("tiny-llava")
     assert max_model_len(WorkerConfig(max_model_len=100_000), folder) == 8192
     assert max_model_len(WorkerConfig(max_model_len=100), folder) == 100
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"kv_blocks": -1}, "--kv-blocks can't be negative"),
+        ({"lease_s": 0}, "--lease must be more than 0 seconds, not 0"),
+        ({"lease_s": math.nan}, "--lease must be more than 0 seconds, not nan"),
+        ({"media_timeout_s": math.inf}, "--media-timeout must be more than 0 seconds, not inf"),
+        ({"engine": "virtual", "gpu": "h1000"}, "unknown --gpu 'h1000': known are a100, h100, h200"),
+    ],
+)
+def test_settings_that_cannot_work(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        WorkerConfig(**settings)
 
 
 @pytest.mark.parametrize("setting", ["max_images", "max_image_bytes", "max_image_pixels"])
