@@ -119,7 +119,8 @@ def router(
         ),
     ] = None,
     dialect: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What the workers speak: tercet, vllm, sglang, trtllm.")
+        str | None,
+        typer.Option(metavar="NAME", help="What the workers speak: tercet, vllm, sglang, trtllm.  [default: tercet]"),
     ] = None,
     balancer: Annotated[
         str | None,
@@ -132,28 +133,42 @@ def router(
         ),
     ] = None,
     ppd_threshold: Annotated[
-        int | None, typer.Option(metavar="TOKENS", help="Under ppd, a turn with fewer new tokens goes straight to D.")
+        int | None,
+        typer.Option(
+            metavar="TOKENS", help="Under ppd, a turn with fewer new tokens goes straight to D.  [default: 512]"
+        ),
     ] = None,
     kv_connector: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="What hands KV on between vLLM workers: nixl, mooncake or p2p-nccl."),
+        typer.Option(
+            metavar="NAME", help="What hands KV on between vLLM workers: nixl, mooncake or p2p-nccl.  [default: nixl]"
+        ),
     ] = None,
     tokenise_once: flags.TokeniseOnce = False,
     hybrid: flags.Hybrid = False,
     rank_match: flags.RankMatch = None,
     prefill_fallback: Annotated[
-        str | None, typer.Option(metavar="WHAT", help="When no P answers: error, or decode (D does it).")
+        str | None,
+        typer.Option(metavar="WHAT", help="When no P answers: error, or decode (D does it).  [default: error]"),
     ] = None,
     encode_fallback: Annotated[
         str | None,
-        typer.Option(metavar="WHAT", help="When no E answers: error, or local (who prefills does it; see #encode)."),
+        typer.Option(
+            metavar="WHAT",
+            help="When no E answers: error, or local (who prefills does it; see #encode).  [default: error]",
+        ),
     ] = None,
-    max_images: Annotated[int | None, typer.Option(metavar="N", help="Pictures in one request.")] = None,
+    max_images: Annotated[int | None, typer.Option(metavar="N", help="Pictures in one request.  [default: 32]")] = None,
     encode_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="For an encode leg; then another encode worker is asked.")
+        float | None,
+        typer.Option(metavar="SECONDS", help="For an encode leg; then another encode worker is asked.  [default: 60]"),
     ] = None,
-    host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(metavar="N", help="Port to listen on.", min=0, max=65535)] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="N", help="Port to listen on.  [default: 8000]", min=0, max=65535)
+    ] = None,
     processes: failing.Processes = None,
     api_key_file: Annotated[
         Path | None,
@@ -183,8 +198,12 @@ def router(
     first_byte_timeout: failing.FirstByteTimeout = None,
     answer_timeout: failing.AnswerTimeout = None,
     idle_timeout: failing.IdleTimeout = None,
-    max_body_bytes: Annotated[int | None, typer.Option(metavar="N", help="Longest request.")] = None,
-    max_answer_bytes: Annotated[int | None, typer.Option(metavar="N", help="Longest prefill answer.")] = None,
+    max_body_bytes: Annotated[
+        int | None, typer.Option(metavar="N", help="Longest request, in bytes.  [default: 67108864]")
+    ] = None,
+    max_answer_bytes: Annotated[
+        int | None, typer.Option(metavar="N", help="Longest prefill answer, in bytes.  [default: 268435456]")
+    ] = None,
     max_retries: failing.MaxRetries = None,
     breaker_failures: failing.BreakerFailures = None,
     max_concurrent: failing.MaxConcurrent = None,
@@ -193,32 +212,50 @@ def router(
     priority_header: failing.PriorityHeader = False,
     breaker_pause: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Before a worker taken out is probed; doubles with every failed probe."),
+        typer.Option(
+            metavar="SECONDS",
+            help="Before a worker taken out is probed; doubles with every failed probe.  [default: 1]",
+        ),
     ] = None,
-    breaker_max_pause: Annotated[float | None, typer.Option(metavar="SECONDS", help="The longest such pause.")] = None,
+    breaker_max_pause: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="The longest such pause.  [default: 30]")
+    ] = None,
     max_unaccepted_handoffs: Annotated[
-        int | None, typer.Option(metavar="N", help="Per decode rank: requests between prefill and acceptance.")
+        int | None,
+        typer.Option(metavar="N", help="Per decode rank: requests between prefill and acceptance.  [default: 128]"),
     ] = None,
-    index_chunks: Annotated[int | None, typer.Option(metavar="N", help="Prefix chunks remembered per rank.")] = None,
-    max_conversations: Annotated[int | None, typer.Option(metavar="N", help="Conversations remembered.")] = None,
-    health_interval: Annotated[float | None, typer.Option(metavar="SECONDS", help="Between health checks.")] = None,
-    health_timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="For a health check.")] = None,
+    index_chunks: Annotated[
+        int | None, typer.Option(metavar="N", help="Prefix chunks remembered per rank.  [default: 65536]")
+    ] = None,
+    max_conversations: Annotated[
+        int | None, typer.Option(metavar="N", help="Conversations remembered.  [default: 65536]")
+    ] = None,
+    health_interval: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Between health checks.  [default: 1]")
+    ] = None,
+    health_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For a health check.  [default: 1.5]")
+    ] = None,
     health_failures: Annotated[
-        int | None, typer.Option(metavar="N", help="Unanswered checks in a row that mean a worker is dead.")
+        int | None,
+        typer.Option(metavar="N", help="Unanswered checks in a row that mean a worker is dead.  [default: 2]"),
     ] = None,
     probe_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="For the request that proves a worker or a pair ready.")
+        float | None,
+        typer.Option(metavar="SECONDS", help="For the request that proves a worker or a pair ready.  [default: 60]"),
     ] = None,
     shutdown_grace: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="For requests in flight when it is asked to end.")
+        float | None,
+        typer.Option(metavar="SECONDS", help="For requests in flight when it is asked to end.  [default: 10]"),
     ] = None,
     drain_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="For requests in flight at a worker that leaves.")
+        float | None,
+        typer.Option(metavar="SECONDS", help="For requests in flight at a worker that leaves.  [default: 300]"),
     ] = None,
     log_format: sight.LogFormat = None,
     log_requests: sight.LogRequests = False,
     otlp_endpoint: sight.OtlpEndpoint = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything drawn at random.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything drawn at random.  [default: 0]")] = None,
 ) -> None:
     """Start the router in front of workers that run already: one OpenAI-compatible URL for all of them.
 
@@ -315,7 +352,7 @@ def router(
 def _worker_key(path: Path | None, *, guarded: bool) -> str | None:
     """Return what the workers want: of the file, else of the topology's secret, where clients need a key too."""
     secret = take_secret()
-    given = first_key(path)
+    given = first_key(path, "--worker-api-key-file")
     return key_of_workers(secret) if given is None and secret is not None and guarded else given
 
 

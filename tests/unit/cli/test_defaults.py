@@ -1,0 +1,70 @@
+"""What `--help` says of a default is what happens, and no setting leaves its default unsaid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from tercet.cli.main import build_app
+from tercet.core.topology import EngineSpec, RouterSpec
+from tercet.router.config import RouterConfig
+from tercet.worker.config import WorkerConfig
+
+OTHERWISE: dict[str, set[str]] = {
+    "router": {"kubernetes_api", "kubernetes_account"},
+    "serve": set(),
+    "worker": {"model", "rank_match"},
+}
+"""Options whose default is told in other words, or by the text."""
+
+
+def told(command: str) -> dict[str, str | None]:
+    """Return what the help of each option says of its default, None where it says nothing."""
+    group: Any = get_command(build_app([command]))
+    found: dict[str, str | None] = {}
+    for option in group.commands[command].params:
+        said = re.search(r"\[default: ([^\]]*)\]", option.help or "")
+        found[option.name] = said[1] if said else None if option.default is None else str(option.default)
+    return found
+
+
+def differing(command: str, defaults: Mapping[str, Any]) -> dict[str, tuple[str | None, Any]]:
+    """Return the options of which something else is told than their default."""
+    said, wrong = told(command), {}
+    for field, default in defaults.items():
+        name = field.removesuffix("_s")
+        if default is None or isinstance(default, bool | tuple | frozenset) or name in OTHERWISE[command]:
+            continue
+        text = f"{default:g}" if isinstance(default, float) else str(default)
+        if name in said and said[name] not in (text, f"{default}"):
+            wrong[name] = (said[name], default)
+    return wrong
+
+
+def defaults_of(*kinds: type) -> dict[str, Any]:
+    return {field.name: field.default for kind in kinds for field in fields(kind)}
+
+
+@pytest.mark.parametrize(
+    ("command", "kinds"),
+    [("router", (RouterConfig,)), ("serve", (EngineSpec, RouterSpec)), ("worker", (WorkerConfig,))],
+)
+def test_a_default_is_told_as_it_is(command: str, kinds: tuple[type, ...]) -> None:
+    defaults = defaults_of(*kinds)
+    if command == "router":
+        # One text for two commands.
+        assert "router: 1024]" in str(told(command)["max_concurrent"]) + "]" and defaults.pop("max_concurrent") == 1024
+    assert differing(command, defaults) == {}
+
+
+def test_the_check_can_fail() -> None:
+    assert set(differing("router", {"port": 1, "dialect": "vllm", "idle_timeout_s": 31.0})) == {
+        "port",
+        "dialect",
+        "idle_timeout",
+    }
