@@ -18,6 +18,8 @@ def router_url(given: str | None, states: list[RunState]) -> str:
     """Return the URL of the router that is meant: one that was given, or of a deployment by its name; without either of
     the one deployment that is running. Raises UsageError."""
     named = [state for state in states if state.name == given]
+    if given is None and not states:
+        raise UsageError("nothing is running here: give a router's URL, or start something: tercet serve 1P1D --detach")
     if given is None:
         if len(states) != 1:
             raise UsageError(f"{len(states)} deployments are running: name one, or give a router's URL")
@@ -26,7 +28,9 @@ def router_url(given: str | None, states: list[RunState]) -> str:
         return named[0].url
     if not given.startswith(("http://", "https://")):
         raise UsageError(f"{given!r} is neither a router's URL (http://HOST:PORT) nor a running deployment's name")
-    return given.rstrip("/")
+    from tercet.http.address import server_url
+
+    return server_url(given)
 
 
 class RouterClient:

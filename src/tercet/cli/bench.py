@@ -158,6 +158,7 @@ def bench(
     from tercet.bench.benchmark import Benchmark
     from tercet.cli.measuring import command_line, run_measured
     from tercet.cli.publishing import Wanted, finish_bench
+    from tercet.http.address import server_url
     from tercet.report.live import LoadView
     from tercet.report.terminal import console_for_output
     from tercet.results.file import require_writable
@@ -193,7 +194,7 @@ def bench(
         dataset=data,
     )
     plan = Plan(
-        url=url.rstrip("/").removesuffix("/v1"),
+        url=server_url(url).removesuffix("/v1"),
         traffic=traffic,
         load_kind=kind,
         loads=loads,

@@ -55,12 +55,13 @@ def doctor(
 
     from rich.table import Table
 
+    from tercet.http.address import server_url
     from tercet.launch.doctor import examine
     from tercet.launch.doctor_live import examine_router, examine_workers
     from tercet.launch.source import topology_from, with_settings
     from tercet.report.terminal import console_for_output
 
-    key = next(iter(flags.read_keys(api_key_file)), None)
+    key = flags.first_key(api_key_file)
     running = bool(prefill or decode)
     if running == (target is not None):
         raise UsageError("name either a topology or a router's URL, or workers by --prefill and --decode")
@@ -68,9 +69,10 @@ def doctor(
     if running:
         if not prefill or not decode:
             raise UsageError("a pair has two ends: give --prefill URL and --decode URL")
-        findings = asyncio.run(examine_workers(_bare(prefill), _bare(decode), dialect, key))
+        ends = [[server_url(url) for url in urls] for urls in (prefill, decode)]
+        findings = asyncio.run(examine_workers(ends[0], ends[1], dialect, key))
     elif target is not None and "://" in target:
-        findings = asyncio.run(examine_router(target.rstrip("/"), key))
+        findings = asyncio.run(examine_router(server_url(target), key))
     else:
         given = {"engine": engine, "model": model, "rank_match": rank_match}
         findings = list(examine(with_settings(topology_from(target, None), given), cache_dir))
@@ -79,7 +81,3 @@ def doctor(
         table.add_row(_MARKS[finding.level], finding.what, finding.said)
     console_for_output().print(table)
     raise typer.Exit(any(finding.level == "fault" for finding in findings))
-
-
-def _bare(urls: list[str]) -> list[str]:
-    return [url.rstrip("/") for url in urls]

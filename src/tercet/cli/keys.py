@@ -72,6 +72,8 @@ def new_command(
 @app.command("list")
 def list_command(file: File) -> None:
     """Show names, limits and the beginnings of hashes."""
+    if not file.exists():
+        raise UsageError(f"there is no {file}: `tercet keys new {file}` makes it, with a first key")
     lines = key_lines("\n".join(_lines(file)))
     for key, line in zip(KeyRing(lines), lines, strict=True):
         shown = replace(key, digest=key.digest[:12])

@@ -38,6 +38,8 @@ def logs(
     from tercet.core.errors import UsageError
 
     folder = log_dir or _folder(name)
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}: give --log-dir as `tercet serve --log-dir` was given it")
     found = sorted(path.stem for path in folder.glob("*.log"))
     if role is None:
         typer.echo(f"{folder}: {', '.join(found) or 'no logs'}")

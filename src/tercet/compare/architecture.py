@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from tercet.core.errors import UsageError
 from tercet.core.stage import Mode
 from tercet.core.topology import PRESETS, Topology, mode_from_name
+from tercet.http.address import server_url
 from tercet.launch.source import topology_from
 from tercet.results.document import ArchitectureRecord
 
@@ -90,7 +91,7 @@ def parse_architecture(text: str) -> Architecture:
     source, hash_, name = rest.strip().partition("#")
     mode = mode_from_name(name) if hash_ else None
     if re.match(r"https?://", source):
-        return Architecture(label, mode, url=source.rstrip("/").removesuffix("/v1"))
+        return Architecture(label, mode, url=server_url(source).removesuffix("/v1"))
     if mode is None and label in list(Mode) and re.fullmatch(r"(?:[0-9]+[A-Z])+", source):
         mode = Mode(label)
     topology = topology_from(source, mode)

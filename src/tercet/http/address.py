@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from tercet.core.errors import UsageError
 from tercet.http.upstream import Key
 from tercet.http.wire import Headers, fields, request_head
 
@@ -33,3 +34,12 @@ class Address:
         if body_bytes or method in _WITH_LENGTH:
             return begin + f"{fields(headers)}Content-Length: {body_bytes}\r\n\r\n".encode("latin-1")
         return begin + f"{fields(headers)}\r\n".encode("latin-1")
+
+
+def server_url(text: str) -> str:
+    """Return a server's URL as a person gave it, without a slash at its end. Raises UsageError for one that is none."""
+    try:
+        Address(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is no server's URL: write http://HOST:PORT") from None
+    return text.rstrip("/")

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from tercet.core.build import EngineBuild, misfit
-from tercet.core.errors import TercetError
+from tercet.core.errors import TercetError, UsageError
 from tercet.dialects.registry import dialect_named
 from tercet.http.client import Client, ClientError
 from tercet.launch.doctor import Finding
@@ -21,7 +21,11 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 async def examine_router(url: str, api_key: str | None = None) -> list[Finding]:
     """Return what a router knows of its workers and pairs. Raises TercetError when none answers there."""
-    data = json.loads(await _get(f"{url}/status", api_key))
+    body = await _get(f"{url}/status", api_key)
+    try:
+        data = json.loads(body)
+    except ValueError:
+        data = None
     if not isinstance(data, dict) or "workers" not in data:
         raise TercetError(f"{url}/status does not answer as a tercet router does: is it one?")
     return list(_of_status(data))
@@ -54,9 +58,7 @@ async def examine_workers(
     dialect_named(dialect)
     read = {"tercet": _tercet_build, "vllm": _vllm_build}.get(dialect)
     if read is None:
-        raise TercetError(
-            f"workers of {dialect} don't say what their KV is made of: start a router, it tries each pair"
-        )
+        raise UsageError(f"workers of {dialect} don't say what their KV is made of: start a router, it tries each pair")
     builds: dict[str, EngineBuild] = {}
     findings = []
     for url in [*prefill, *decode]:
@@ -112,6 +114,8 @@ async def _get(url: str, api_key: str | None, ok: Sequence[int] = (200,)) -> byt
         raise TercetError(f"{url}: {error}") from error
     finally:
         await client.close()
+    if response.status in (401, 403):
+        raise TercetError(f"{url} answered {response.status}: --api-key-file gives it a key, a router an admin's")
     if response.status not in ok:
         raise TercetError(f"{url} answered {response.status}")
     return body

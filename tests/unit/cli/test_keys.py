@@ -38,3 +38,8 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert gone.returncode == 2 and "no key named 'alice'" in gone.stderr
     last = _keys("revoke", str(file), "key-1")
     assert last.returncode == 2 and "stand open" in last.stderr and len(key_lines(file.read_text())) == 1
+
+
+def test_a_file_that_is_not_there_has_no_keys_to_list(tmp_path: Path) -> None:
+    done = _keys("list", str(tmp_path / "keys.txt"))
+    assert (done.returncode, done.stdout) == (2, "") and "there is no" in done.stderr and "keys new" in done.stderr

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from tercet.cli.main import build_app
 from tercet.cli.start_view import LineView, LiveView, start_view
+from tercet.core.api_keys import ApiKey, digest_of
+from tercet.core.errors import UsageError
 from tercet.launch.progress import Progress
 
 
@@ -30,6 +34,8 @@ def test_the_last_lines_of_a_role(tmp_path: Path) -> None:
     assert missing.returncode == 2
     assert "no log of 'prefill-0'" in missing.stderr and "there are decode-0" in missing.stderr
     assert "no deployment 'new' is running" in logs("router", "--name", "new", home=tmp_path).stderr
+    nowhere = logs("--log-dir", str(tmp_path / "nowhere"), home=tmp_path)
+    assert (nowhere.returncode, nowhere.stdout) == (2, "") and "there is no folder" in nowhere.stderr
 
 
 def test_following_goes_on_with_what_is_written(tmp_path: Path) -> None:
@@ -92,6 +98,29 @@ def test_a_live_list_on_a_terminal() -> None:
     assert "warning: 2 ranks share cpu:0" in text
     assert "decode-0 crashed: killed by SIGKILL" in text
     assert text.rstrip().endswith("decode-0 ready")
+
+
+@pytest.mark.parametrize("command", ["status", "top", "doctor", "bench"])
+@pytest.mark.parametrize("url", ["http://", "http://127.0.0.1:99999", "https://:8000"])
+def test_an_url_that_is_none_is_wrong_use(command: str, url: str) -> None:
+    with pytest.raises(UsageError, match=f"^{url!r} is no server's URL: write http://HOST:PORT$"):
+        CliRunner().invoke(build_app([command]), [command, url], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("line", [("stop", "pd", "--all"), ("top",), ("status", "--json")])
+def test_what_is_meant_must_be_clear(line: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    words = "--all and 'pd' contradict each other" if line[0] == "stop" else "^nothing is running here: give a router's"
+    with pytest.raises(UsageError, match=words):
+        CliRunner().invoke(build_app(line), line, catch_exceptions=False)
+
+
+def test_a_keys_hash_opens_nothing_for_the_doctor_either(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    file.write_text(ApiKey("ops", digest_of("k"), admin=True).line() + "\n")
+    line = ["doctor", "http://127.0.0.1:9", "--api-key-file", str(file)]
+    with pytest.raises(UsageError, match="holds the hash of a key"):
+        CliRunner().invoke(build_app(line), line, catch_exceptions=False)
 
 
 @pytest.mark.parametrize("arguments", [("status", "nonsense"), ("status", "http://127.0.0.1:9")])

@@ -98,6 +98,8 @@ def test_architectures_are_read(text: str, expected: tuple[str | None, ...]) -> 
         ("pd=nothing.yaml", "neither a topology file nor a short form"),
         ("pd=2A", "needs a prefill worker"),
         ("x=1P1D#fast", "unknown mode 'fast'"),
+        ("x=http://", "'http://' is no server's URL: write http://HOST:PORT"),
+        ("x=http://h:99999", "'http://h:99999' is no server's URL"),
     ],
 )
 def test_wrong_architectures_are_refused(text: str, message: str) -> None:

@@ -11,8 +11,9 @@ import pytest
 from tests.unit.core.test_build import BUILD
 from tests.unit.router.harness import routing, until
 
-from tercet.core.errors import TercetError
+from tercet.core.errors import TercetError, UsageError
 from tercet.core.topology import Topology
+from tercet.http.server import Request, Responder, Server
 from tercet.launch.doctor import Finding, examine
 from tercet.launch.doctor_live import examine_router, examine_workers
 from tercet.launch.topology_file import parse_topology
@@ -84,7 +85,7 @@ async def test_running_workers_are_asked() -> None:
         assert not faults(await examine_workers([prefill.url], [decode.url], "tercet"))
         decode.build = None
         assert "older worker" in faults(await examine_workers([prefill.url], [decode.url], "tercet"))[decode.url]
-        with pytest.raises(TercetError, match="sglang don't say"):
+        with pytest.raises(UsageError, match="sglang don't say"):
             await examine_workers([prefill.url], [decode.url], "sglang")
 
 
@@ -98,3 +99,19 @@ async def test_a_router_is_asked() -> None:
         setup.role("D")[0].build = BUILD.to_dict()
         await setup.ready()
         assert not faults(await examine_router(setup.url))
+
+
+async def test_what_is_no_router_is_said_to_be_none() -> None:
+    async def page(request: Request, responder: Responder) -> None:
+        status = {"/status": 200, "/closed/status": 401}.get(request.path, 404)
+        await responder.send(status, b"<!DOCTYPE html>", content_type="text/html")
+
+    server = Server(page, host="127.0.0.1", port=0)
+    await server.start()
+    url = f"http://127.0.0.1:{server.port}"
+    try:
+        for path, words in (("", "is it one"), ("/closed", "--api-key-file gives it a key"), ("/x", "answered 404")):
+            with pytest.raises(TercetError, match=words):
+                await examine_router(url + path)
+    finally:
+        await server.close(0)
