@@ -78,6 +78,7 @@ def serve(
         float | None,
         typer.Option(
             metavar="SECONDS",
+            min=1,
             help="How long a part may take to start.  [default: 120; vllm: 600; sglang: 1200; trtllm: 1800]",
         ),
     ] = None,

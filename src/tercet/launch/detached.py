@@ -25,6 +25,7 @@ from tercet.launch.foreground import StartInterruptedError, run_until_signal
 from tercet.launch.local import LocalDeployment
 from tercet.launch.progress import LaunchError, OnProgress, Progress
 from tercet.launch.source import Asked
+from tercet.launch.state import open_log
 from tercet.launch.topology_file import parse_topology, topology_to_dict
 
 
@@ -124,7 +125,7 @@ class _Teller:
         self._tell({"name": deployment.name}, "")
         self._awaited = False
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        log = os.open(deployment.log_dir / "launcher.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        log = open_log(deployment.log_dir)
         for standard, instead in ((0, null), (1, null), (2, log)):
             os.dup2(instead, standard)
         os.close(null)

@@ -31,7 +31,7 @@ from tercet.launch.progress import OnProgress, Progress
 from tercet.launch.reload import LOOK_S, Reload
 from tercet.launch.segments import sweep_all
 from tercet.launch.source import Asked
-from tercet.launch.state import RunDir, RunState, default_log_dir, default_run_root, running, write_private
+from tercet.launch.state import RunDir, RunState, default_log_dir, default_run_root, open_log, running, write_private
 from tercet.transfer.pool import sweep
 
 SECRET_BYTES = 32
@@ -152,8 +152,7 @@ class LocalDeployment:
         for warning in self.warnings:
             self._on_progress(Progress("deployment", "warning", warning))
         sweep()  # what any launcher left whose keeper was killed too
-        self.log_dir.mkdir(parents=True, exist_ok=True)
-        log = os.open(self.log_dir / "launcher.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        log = open_log(self.log_dir)
         try:
             self._keeper = keeper = await Keeper.start(run_dir.topology_id, run_dir.path, log)
         finally:

@@ -54,6 +54,15 @@ def default_log_dir(name: str) -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "tercet" / name
 
 
+def open_log(folder: Path) -> int:
+    """Make a deployment's folder of logs and open its launcher's log to append to. Raises UsageError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder / "launcher.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UsageError(f"can't write logs into {folder}: {error.strerror}; give another --log-dir") from error
+
+
 class RunDir:
     """A claimed folder. Who holds its lock is alive: the kernel drops the lock with the process, however it ends."""
 

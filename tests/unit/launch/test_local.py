@@ -236,6 +236,15 @@ async def test_a_busy_port_is_named_before_anything_starts(tmp_path: Path) -> No
     assert not (tmp_path / "logs").exists()
 
 
+async def test_a_folder_that_takes_no_logs_is_named_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    folder, run_root = tmp_path / "file" / "logs", tmp_path / "run"
+    local = LocalDeployment(topology(), run_root=run_root, log_dir=folder, commands=Standins())
+    with pytest.raises(UsageError, match=r"can't write logs into .*file/logs: Not a directory; give another --log-dir"):
+        await local.start()
+    assert running(run_root) == []
+
+
 async def test_a_port_of_another_deployment_is_named_even_before_it_listens(tmp_path: Path) -> None:
     first = deployment(tmp_path, {"router": ["--ready-after", "99"], "decode-0": ["--ready-after", "99"]})
     starting = asyncio.create_task(first.start())

@@ -20,6 +20,7 @@ from tests.unit.router.harness import Setup, routing
 from typer.testing import CliRunner
 
 from tercet.cli.deploy import app
+from tercet.core.errors import UsageError
 from tercet.launch.kubernetes.manifest import labels
 from tercet.launch.monitoring.files import ALERTS, DASHBOARD, KUBERNETES, monitoring_files
 from tercet.router.gauges import FleetGauges
@@ -222,3 +223,5 @@ def test_for_a_cluster_they_are_objects(tmp_path: Path) -> None:
     assert monitor["spec"]["selector"]["matchLabels"] == labels("router")
     assert {each["metadata"]["namespace"] for each in (board, alerts, monitor)} == {"tercet-pd"}
     assert KUBERNETES not in monitoring_files()
+    with pytest.raises(UsageError, match="--namespace 'Foo Bar': write small letters"):
+        monitoring_files("Foo Bar")

@@ -23,6 +23,12 @@ _QUANTITY = re.compile(r"[1-9][0-9]*(Mi|Gi|Ti)")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 
 
+def check_name(flag: str, name: str | None) -> None:
+    """Raise UsageError for a name that Kubernetes would refuse."""
+    if name is not None and not _NAME.fullmatch(name):
+        raise UsageError(f"{flag} {name!r}: write small letters, digits and hyphens, at most 63")
+
+
 @dataclass(frozen=True, slots=True)
 class DeployOptions:
     """One deployment. Memory and sizes as Kubernetes writes them (64Gi); `grace_s` is what answers under way get.
@@ -50,8 +56,7 @@ class DeployOptions:
             ("--storage-class", self.storage_class),
             ("--shared-storage-class", self.shared_storage_class),
         ):
-            if name is not None and not _NAME.fullmatch(name):
-                raise UsageError(f"{flag} {name!r}: write small letters, digits and hyphens, at most 63")
+            check_name(flag, name)
         for flag, size in (("--memory-per-rank", self.memory_per_rank), ("--cache-size", self.cache_size)):
             if not _QUANTITY.fullmatch(size):
                 raise UsageError(f"{flag} {size!r}: write for instance 64Gi")

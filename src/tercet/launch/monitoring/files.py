@@ -8,6 +8,7 @@ import yaml
 
 from tercet.launch.kubernetes.folder import to_yaml
 from tercet.launch.kubernetes.manifest import Manifest, labels, manifest
+from tercet.launch.kubernetes.options import check_name
 
 DASHBOARD, ALERTS, KUBERNETES = "dashboard.json", "alerts.yaml", "kubernetes.yaml"
 SIDECAR_LABEL = {"grafana_dashboard": "1"}
@@ -17,7 +18,9 @@ OPERATOR = "monitoring.coreos.com/v1"
 
 def monitoring_files(namespace: str | None = None) -> dict[str, str]:
     """Return the text of every file by name; with a `namespace`, that of a router in a cluster, the same as objects
-    for Grafana's sidecar and the Prometheus operator, which is told whom to scrape."""
+    for Grafana's sidecar and the Prometheus operator, which is told whom to scrape. Raises UsageError for a name that
+    is none."""
+    check_name("--namespace", namespace)
     folder = files("tercet.launch.monitoring")
     texts = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in (DASHBOARD, ALERTS)}
     if namespace is not None:
