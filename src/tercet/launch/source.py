@@ -90,7 +90,7 @@ def with_settings(topology: Topology, settings: Mapping[str, Any]) -> Topology:
         router=replace(topology.router, **router),
         **given,
     )
-    complaints = [f"--{_flag(path)}: {message}" for path, message in faults(topology_to_dict(changed))]
+    complaints = dict.fromkeys(f"--{_flag(path)}: {message}" for path, message in faults(topology_to_dict(changed)))
     if complaints:
         raise UsageError("\n".join(complaints))
     check_gpu(changed.engine.gpu)
@@ -111,7 +111,8 @@ def _with_ranks(workers: tuple[WorkerSpec, ...], ranks: int) -> tuple[WorkerSpec
 
 def _flag(path: tuple[str | int, ...]) -> str:
     names = [part for part in path if isinstance(part, str)]
-    return names[-1].replace("_", "-") if names else ""
+    flag = names[-1].replace("_", "-") if names else ""
+    return {"ranks": "data-parallel-size"}.get(flag, flag)
 
 
 def _names(spec: type[EngineSpec] | type[RouterSpec]) -> list[str]:

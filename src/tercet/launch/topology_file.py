@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,16 @@ def faults(data: object) -> list[tuple[tuple[str | int, ...], str]]:
     from jsonschema import Draft202012Validator
 
     errors = Draft202012Validator(json.loads(schema_text())).iter_errors(data)
-    return [found for error in errors for found in _explain(error)]
+    return [*(found for error in errors for found in _explain(error)), *_not_finite(data, ())]
+
+
+def _not_finite(value: object, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield the places of what JSON has no number for, and so a schema no word: infinity and nan."""
+    if isinstance(value, float) and not isfinite(value):
+        yield path, f"{value} is no number of anything"
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inner:
+        yield from _not_finite(each, (*path, key))
 
 
 def check_gpu(gpu: str | None) -> None:
@@ -224,6 +234,7 @@ _FORMS = {
     "^(cpu(:[0-9]+(-[0-9]+)?(\\+[0-9]+(-[0-9]+)?)*)?|cuda(:[0-9]+(\\+[0-9]+)*)?)$": "cpu:0, cpu:0-3, cpu:0+2, "
     "cuda:0 or cuda:0+1",
     "^[a-z0-9][a-z0-9-]{0,40}$": "small letters, digits and hyphens",
+    "^https?://.": "http://HOST:4318",
 }
 
 

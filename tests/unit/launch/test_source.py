@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -81,16 +82,20 @@ def test_devices_at_the_terminal_replace_those_of_single_workers(tmp_path: Path)
     [
         ({"balancer": "randm"}, "--balancer: 'randm' is not one of .*; did you mean 'random'?"),
         ({"lease_s": 0.0}, "--lease: 0.0 is less than or equal to the minimum of 0"),
+        ({"connect_timeout_s": math.nan}, "--connect-timeout: nan is no number"),
+        ({"gpu_slowdown": math.inf}, "--gpu-slowdown: inf is no number"),
+        ({"otlp_endpoint": "collector"}, "--otlp-endpoint: 'collector' is not of the form http://HOST:4318"),
         ({"name": "Big Name"}, "--name: 'Big Name' is not of the form small letters"),
         ({"devices": ("gpu",)}, "--devices: 'gpu' is not of the form cpu:0"),
         ({"gpu": "h1000"}, "unknown GPU 'h1000': known are a100"),
-        ({"encode_fallback": "local"}, "encode_fallback local needs the stage encode .* worker-0 lacks it"),
+        ({"encode_fallback": "local"}, "encode_fallback local needs the stage encode .* worker-0, worker-1 lacks it"),
         ({"max_num_seqs": 0}, "--max-num-seqs: 0 is less than the minimum of 1"),
+        ({"data_parallel_size": 65}, "^--data-parallel-size: 65 is greater than the maximum of 64$"),
     ],
 )
 def test_a_flag_is_checked_like_the_file(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        with_settings(topology_from("1A", None), settings)
+        with_settings(topology_from("2A", None), settings)
 
 
 def test_ranks_of_all_that_prefill_or_decode() -> None:
