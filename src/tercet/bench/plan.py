@@ -54,6 +54,8 @@ class Plan:
         """Refuse what can't be done. Raises UsageError."""
         if not self.loads or len(set(self.loads)) < len(self.loads):
             raise UsageError(f"--{self.load_kind} needs one or more different loads, for instance 1,2,4")
+        for load in self.loads:
+            self.traffic.at(self.load_kind, load)  # the last one, too, is refused before the first is measured
         if self.runs < 1:
             raise UsageError(f"--runs {self.runs} is out of range: give 1 or more")
         if self.warmup < 0:

@@ -11,6 +11,7 @@ from tercet.cli import comparing
 from tercet.cli import engine_options as engine_flags
 from tercet.cli import traffic_options as flags
 from tercet.cli.comparing import DEFAULT_QPS, split
+from tercet.cli.loads import requests_from
 from tercet.core.errors import UsageError
 from tercet.core.topology import mode_from_name
 
@@ -228,6 +229,8 @@ def compare(
         flags.shaped(name, scale, images=images, image_size=image_size, image_pool=image_pool)
         for name in split(ALL_WORKLOADS if workload == "all" else workload)
     ]
+    if not shapes:
+        raise UsageError("--workload names none: write for instance W1, or W1,2048/32")
     pictures = any(shape.pictures is not None for shape in shapes)
     turns = (1 if pictures else DEFAULT_TURNS) if turns is None else turns
     pattern = flags.arrival_pattern(arrivals)
@@ -235,7 +238,7 @@ def compare(
         TrafficSpec(
             shape,
             1.0,
-            0 if duration is not None else num_requests or shape.requests or DEFAULT_REQUESTS,
+            requests_from(None if duration else num_requests, duration, shape.requests or DEFAULT_REQUESTS, None),
             turns,
             think,
             pattern,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -93,6 +94,8 @@ def device_from(
 
     if gpu is not None and gpu_spec is not None:
         raise UsageError("--gpu and --gpu-spec are two ways to name a GPU: give one of them")
+    if not 0 < memory_share <= 1:
+        raise UsageError(f"--memory-share {memory_share:g} is out of range: 0.9 is nine tenths of a GPU's memory")
     measured = None
     if stack is not None and stack not in STACKS:
         if not Path(stack).is_file():
@@ -108,3 +111,10 @@ def device_from(
     assumed = [] if gpu or gpu_spec else [f"the GPU is an {DEFAULT_GPU}: name another by --gpu"]
     name = device if isinstance(device, str) else f"a GPU of {gpu_spec}"
     return Device(chosen, constants, model, name, engine, (*assumed, *chosen.source.assumptions))
+
+
+def link_bytes_s(gb_s: float | None) -> float | None:
+    """Return what --link says, in bytes a second; None of nothing. Raises UsageError."""
+    if gb_s is not None and not 0 < gb_s < math.inf:
+        raise UsageError(f"--link {gb_s:g} is out of range: give GB a second above 0")
+    return None if gb_s is None else gb_s * 1e9

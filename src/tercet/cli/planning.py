@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from typing import Any
 import yaml
 
 from tercet.cli.calibrating import this_machine
-from tercet.cli.device_options import Device, device_from
+from tercet.cli.device_options import Device, device_from, link_bytes_s
 from tercet.cli.measuring import command_line
 from tercet.cli.plan_view import print_plan
 from tercet.core.errors import UsageError
@@ -97,7 +98,7 @@ def run_plan(asked: Asked) -> int:
         modes=tuple(mode_from_name(name.strip()) for name in asked.modes.split(",")) if asked.modes else (),
         price=asked.price,
         tie_margin=asked.tie_margin,
-        link_bytes_s=None if asked.link_gb_s is None else asked.link_gb_s * 1e9,
+        link_bytes_s=link_bytes_s(asked.link_gb_s),
     )
     if question.pictures and not first.chosen.image_tokens:
         raise UsageError("this model takes no pictures: name one that sees, such as llava-1.6-mistral-7b")
@@ -204,6 +205,8 @@ def _traffic(asked: Asked) -> tuple[TrafficSpec, LoadKind, float]:
     """Return the traffic, what a load counts, and the asked load; 0 is none. Raises UsageError."""
     if asked.qps is not None and asked.concurrency is not None:
         raise UsageError("--qps and --concurrency are two kinds of load: give one of them")
+    if asked.qps is not None and not 0 < asked.qps < math.inf:
+        raise UsageError(f"--qps {asked.qps:g} is out of range: give a number above 0")
     data = None if asked.trace is None else read_dataset(asked.trace, turns=asked.turns)
     timed = data is not None and data.timed and asked.concurrency is None
     kind = LoadKind.QPS if asked.concurrency is None else LoadKind.CONCURRENCY

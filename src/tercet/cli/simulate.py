@@ -72,7 +72,7 @@ def simulate(
     duration: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Start no conversation after so many virtual seconds.")
     ] = None,
-    warmup: Annotated[int, typer.Option(help="Send so many requests first that nobody measures.")] = 0,
+    warmup: Annotated[int, typer.Option(min=0, help="Send so many requests first that nobody measures.")] = 0,
     ramp: Annotated[
         float, typer.Option(metavar="SECONDS", help="Let the load rise for so long; figures are of what follows.")
     ] = 0.0,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet.bench.run import run_record, traffic_record
-from tercet.cli.device_options import Device, device_from
+from tercet.cli.device_options import Device, device_from, link_bytes_s
 from tercet.cli.measuring import Outcome, command_line
 from tercet.cli.publishing import Wanted, finish_bench
 from tercet.core.errors import TercetError, UsageError
@@ -166,7 +166,8 @@ def _fleet(asked: Asked, topology: Topology, device: Device) -> FleetSpec:
     fleet = fleet_from_topology(
         topology, device.chosen, stack=device.stack, caps=replace(caps, **changes), gpus=asked.tp
     )
-    return fleet if asked.link_gb_s is None else replace(fleet, link_bytes_s=asked.link_gb_s * 1e9)
+    link = link_bytes_s(asked.link_gb_s)
+    return fleet if link is None else replace(fleet, link_bytes_s=link)
 
 
 def _caps_of(topology: Topology, model: str) -> EngineCaps:

@@ -100,7 +100,7 @@ def parse_rates(text: str, flag: str = "--qps") -> tuple[float, ...]:
 def parse_counts(text: str, flag: str) -> tuple[float, ...]:
     """Read `1,8,16`: whole numbers above 0. Raises UsageError."""
     counts = parse_rates(text, flag)
-    if any(count < 1 or count != int(count) for count in counts):
+    if any(not count.is_integer() or count < 1 for count in counts):
         raise UsageError(f"{flag} {text!r}: write whole numbers above 0, for instance 1,8,16")
     return counts
 

@@ -60,7 +60,7 @@ class TrafficSpec:
             raise UsageError(f"--duration {self.duration_s:g} is out of range: give seconds above 0")
         if self.num_requests < 0 or not (self.num_requests or self.duration_s):
             raise UsageError(f"--num-requests {self.num_requests} is out of range: send at least one request")
-        if self.think_s < 0:
+        if not 0 <= self.think_s < math.inf:
             raise UsageError(f"--think {self.think_s} is out of range: a pause lasts 0 seconds or more")
         if self.concurrency < 0:
             raise UsageError(f"--concurrency {self.concurrency} is out of range: give 1 or more")

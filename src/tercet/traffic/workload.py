@@ -33,7 +33,10 @@ class Workload:
     def __post_init__(self) -> None:
         """Refuse what can't be sent. Raises UsageError."""
         if self.prefix_tokens < 0 or self.prefix_groups < 1:
-            raise UsageError(f"a shared prefix of {self.prefix_tokens} tokens in {self.prefix_groups} groups can't be")
+            raise UsageError(
+                f"--prefix-tokens {self.prefix_tokens} in --prefix-groups {self.prefix_groups} can't be: give 0 "
+                "tokens or more, and 1 group or more"
+            )
         if self.prefix_tokens and self.prefix_tokens >= (self.input_low or self.input_tokens):
             raise UsageError(
                 f"--prefix-tokens {self.prefix_tokens} leaves nothing of a first turn of "
