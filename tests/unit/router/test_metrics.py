@@ -4,6 +4,7 @@ zero."""
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -172,3 +173,11 @@ async def test_gauges_come_back_to_zero_however_requests_end() -> None:
         await asyncio.gather(*(setup.chat("a b", max_tokens=3) for _ in range(3)))
         await zero()
         assert await setup.metric("tercet:router_handoff_leaks_total") == 0
+
+
+def test_the_document_names_every_metric_and_the_labels_of_counters() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "observability.md").read_text(encoding="utf-8")
+    for metric in RouterMetrics().collect():
+        name, labels = metric.name.removeprefix("tercet:router_"), metric._labelnames  # type: ignore[attr-defined]
+        apart = metric.type == "counter" and labels and "turn" not in labels
+        assert f"`{name}{'{' + ','.join(labels) + '}' if apart else ''}`" in text, name
