@@ -134,8 +134,10 @@ class ServerConnection(asyncio.Protocol):
         self.writing_paused = False
         if self._responder is not None:
             self.deadline_ns = NEVER
-        elif not self._discarding:
-            self._await_request()
+        else:
+            if not self._discarding:
+                self._await_request()
+            self._go_on()
         if self._writable is not None:
             self._writable.set()
         if self.source is not None:
@@ -152,19 +154,19 @@ class ServerConnection(asyncio.Protocol):
         """Read what came, and start the first request of it."""
         if self._discarding:
             return
-        if self._responder is None and not self._queue:
+        if self._free and not self._queue:
             request = self._reader.known(data)
             if request is not None:
                 self._start(request, Responder(self, request.method, http10=False, keep_alive=not self._host.closing))
                 return
-        begins = self._responder is None and not self._reader.begun
+        begins = self._free and not self._reader.begun
         try:
             self._reader.feed(data)
         except RequestError as error:
             self._refuse(error)
         if begins and self._reader.begun and not self._reader.in_body and not self._discarding:
             self._set_deadline(self._host.limits.header_timeout_s)
-        if self._responder is None:
+        if self._free:
             self._next()
         elif len(self._queue) >= _MAX_PIPELINED and not self._reading_paused:
             self._reading_paused = True
@@ -172,7 +174,7 @@ class ServerConnection(asyncio.Protocol):
 
     def body_follows(self) -> None:
         """A request's head is read."""
-        if self._responder is None and not self._queue:
+        if self._free and not self._queue:
             self._set_deadline(self._host.limits.body_timeout_s)
             self._send_continue()
 
@@ -182,6 +184,12 @@ class ServerConnection(asyncio.Protocol):
         self._queue.append((request, responder))
 
     # --- one request after the other ---
+
+    @property
+    def _free(self) -> bool:
+        """True when the next request may start: the one before is answered, and its answer is not all unread. What a
+        client asks for on and on would fill the memory, if it read none of it."""
+        return self._responder is None and not self.writing_paused
 
     def _next(self) -> None:
         """Start the next request that waits."""
@@ -248,11 +256,14 @@ class ServerConnection(asyncio.Protocol):
         if self._reading_paused and len(self._queue) < _MAX_PIPELINED // 2:
             self._reading_paused = False
             self.transport.resume_reading()
+        self._go_on()
+
+    def _go_on(self) -> None:
         if self._queue or self._reader.wants_continue:
             self._loop.call_soon(self._next_if_free)
 
     def _next_if_free(self) -> None:
-        if self._responder is None and not self.transport.is_closing():
+        if self._free and not self.transport.is_closing():
             self._next()
 
     def _send_continue(self) -> None:
@@ -267,7 +278,7 @@ class ServerConnection(asyncio.Protocol):
         self._discarding = True
         responder = Responder(self, "GET", http10=self._reader.http10, keep_alive=False)
         self._queue.append((error, responder))
-        if self._responder is None:
+        if self._free:
             self._next()
 
     def _send_refusal(self, error: RequestError, responder: Responder) -> None:
@@ -307,7 +318,8 @@ class ServerConnection(asyncio.Protocol):
 
     def _await_request(self) -> None:
         if self._reader.begun:
-            self._set_deadline(self._host.limits.header_timeout_s)
+            limits = self._host.limits
+            self._set_deadline(limits.body_timeout_s if self._reader.in_body else limits.header_timeout_s)
         else:
             self.deadline_ns = perf_counter_ns() + self._keep_alive_ns
 
