@@ -22,6 +22,9 @@ __all__ = ["Client", "ClientError", "OnFirst", "Relayed", "Response"]
 
 _STALE_WITHIN_NS = 1_000_000_000
 _MAX_URLS = 4096
+_MAX_URL_CHARS = 512
+"""Longer ones are not remembered: of what is passed on clients choose the URLs, and thousands of the longest would take
+a gigabyte."""
 
 
 class Client:
@@ -172,7 +175,7 @@ class Client:
                 before_first_byte=True,
                 reason="connect_timeout",
             ) from None
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a name that DNS can't hold
             raise ClientError(
                 f"cannot connect to {host}:{port}: {error}", before_first_byte=True, reason="connect"
             ) from error
@@ -186,7 +189,9 @@ class Client:
         return self._tls
 
     def _address(self, url: str) -> Address:
-        if len(self._addresses) >= _MAX_URLS:
-            self._addresses.clear()
-        address = self._addresses[url] = Address(url)
+        address = Address(url)
+        if len(url) <= _MAX_URL_CHARS:
+            if len(self._addresses) >= _MAX_URLS:
+                self._addresses.clear()
+            self._addresses[url] = address
         return address

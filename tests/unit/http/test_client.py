@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import struct
+import tracemalloc
 from asyncio import StreamReader as Reader
 from asyncio import StreamWriter as Writer
 from itertools import pairwise
@@ -442,6 +443,29 @@ async def test_bounds_of_the_client() -> None:
         with pytest.raises(ClientError) as caught:
             await (await http.request("POST", url(server), body=b"x" * 1000)).read(max_bytes=500)
         assert caught.value.reason == "too_large"
+
+
+async def test_long_urls_are_not_kept() -> None:
+    async with serving(echo) as server, client() as http:
+        await (await http.request("GET", url(server))).read()
+        tracemalloc.start()
+        try:
+            used = []
+            for begin in (0, 150):  # more than urlsplit remembers
+                for i in range(begin, begin + 150):
+                    await (await http.request("GET", url(server, f"/{i}?" + "x" * 60_000))).read()
+                used.append(tracemalloc.get_traced_memory()[0])
+            assert used[1] - used[0] < 2_000_000, "clients whose requests are passed on choose them"
+        finally:
+            tracemalloc.stop()
+
+
+async def test_a_name_that_dns_cant_hold_can_not_be_connected_to() -> None:
+    async with client() as http:
+        for name in ("x" * 64, "a..b"):
+            with pytest.raises(ClientError, match="cannot connect") as failure:
+                await http.request("GET", f"http://{name}:1/")
+            assert failure.value.reason == "connect"
 
 
 async def test_time_stamps_are_the_sockets_not_the_readers() -> None:
