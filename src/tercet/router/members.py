@@ -8,6 +8,7 @@ from urllib.parse import parse_qs
 
 from tercet.core.errors import RequestError, UsageError
 from tercet.core.stage import ROLE_NAMES
+from tercet.dialects.request import parse_object
 from tercet.http.server import Request, Responder
 from tercet.router.discovery.source import LETTERS
 from tercet.router.parts import Parts
@@ -24,9 +25,9 @@ class Members:
         """POST /workers {"url": "http://...", "role": "prefill"}: it gets requests once an inference through it
         succeeded. Raises RequestError 400, 409."""
         try:
-            data = json.loads(request.body)
+            data = parse_object(request.body)
             url, role = data["url"], data["role"]
-        except (ValueError, LookupError, TypeError):
+        except (RequestError, LookupError):
             raise RequestError(400, 'a worker joins as {"url": "http://HOST:PORT", "role": "decode"}') from None
         if not isinstance(url, str) or not isinstance(role, str) or role not in LETTERS:
             raise RequestError(400, f"role must be one of {', '.join(ROLE_NAMES.values())}", param="role")

@@ -53,8 +53,13 @@ def read_worker(text: str) -> NamedWorker:
     """Read what was given for a worker. Raises UsageError."""
     url, _, fragment = text.partition("#")
     url = url.rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # [ without ]
+        raise UsageError(f"{text!r} is no worker's URL: write http://HOST:PORT") from None
+    # What a request line or a Host header can't hold would fail with each request.
+    plain = url.isascii() and url.isprintable() and " " not in url and "?" not in url
+    if not plain or parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise UsageError(f"{text!r} is no worker's URL: write http://HOST:PORT")
     try:
         _ = parts.port

@@ -31,7 +31,7 @@ class DnsSource:
         host, colon, port = rest.rpartition(":")
         if not equals or not colon or not host:
             raise UsageError(f"--discover-dns {text!r}: write ROLE=NAME:PORT")
-        self.name = f"DNS {host}"
+        self.name = f"DNS {text}"
         self._host, self._letter = host, letter_of(role, f"--discover-dns {text}")
         self._port, self._resolver = port_of(port, f"--discover-dns {text}"), resolver
         self._said = said_of(hash_ + said, f"--discover-dns {text}")

@@ -46,7 +46,7 @@ def read(text: str, source: str) -> Found:
     """Read a file's text. Raises UsageError."""
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date of month 13 is a ValueError
         raise UsageError(f"{source} is no YAML: {error}") from None
     if not isinstance(data, dict) or set(data) - KEYS or not isinstance(data.get("workers"), list):
         raise UsageError(

@@ -46,7 +46,7 @@ class KubernetesSource:
             raise UsageError(f"--discover-kubernetes {text!r}: write ROLE:PORT=SELECTOR")
         role, port, said, selector = match.groups()
         where = f"--discover-kubernetes {text}"
-        self.name = f"pods {selector}"
+        self.name = f"pods {text}"
         self._letter, self._port, self._selector = letter_of(role, where), port_of(port, where), selector
         self._said = said_of(said or "", where)
         self._cluster = cluster

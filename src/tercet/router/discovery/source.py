@@ -32,7 +32,8 @@ class Found:
 
 
 class Source(Protocol):
-    """Says which workers there are."""
+    """Says which workers there are. Each has a `name` of its own: one name or selector may stand for workers of several
+    roles, at several ports."""
 
     name: str
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from tercet.core.errors import TercetError, UsageError
+from tercet.core.faults import whence
 from tercet.core.stage import Mode
 from tercet.router.discovery.source import DiscoveryError, Found, Source
 from tercet.router.parts import Parts
@@ -44,7 +45,10 @@ class Discovery:
 
     async def _watch(self, source: Source) -> None:
         while True:
-            await self.look(source)
+            try:
+                await self.look(source)
+            except Exception as error:  # noqa: BLE001 - the boundary: who stops looking would never say so
+                self._say(source.name, f"it can't be followed: {whence(error)}")
             await asyncio.sleep(self._parts.config.discovery_interval_s)
 
     async def look(self, source: Source) -> None:

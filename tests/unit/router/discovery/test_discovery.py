@@ -20,7 +20,7 @@ from tercet.router.config import RouterConfig
 from tercet.router.discovery.dns import DnsSource
 from tercet.router.discovery.file import read
 from tercet.router.discovery.kubernetes import Cluster, KubernetesSource
-from tercet.router.discovery.source import DiscoveryError
+from tercet.router.discovery.source import DiscoveryError, Found
 from tests.unit.router.fake_worker import FakeWorker, Tickets
 from tests.unit.router.harness import Setup, routing, until
 from tests.unit.router.test_roster import load
@@ -222,6 +222,8 @@ async def test_what_an_operator_added_is_not_the_files_to_remove(tmp_path: Path)
     ("text", "words"),
     [
         ("[", "no YAML"),
+        ("workers: [{url: 2026-13-45, role: decode}]", "no YAML"),
+        ("[" * 100_000, "no YAML"),
         ("workers: 3", "write workers:"),
         ("workers: [{url: x}]", r"workers\[0\]: write"),
         ("workers: [{url: x, role: boss}]", "'boss' is none of encode, prefill"),
@@ -260,6 +262,49 @@ async def test_what_a_name_says_of_its_workers_is_said_of_each() -> None:
     assert (await source.look()).workers == {"http://10.0.0.1:8000#ranks=2,bootstrap=8998": "P"}
     with pytest.raises(UsageError, match=r"--discover-dns .*bootstrap=x"):
         DnsSource("prefill=p.example:8000#bootstrap=x", resolver)
+
+
+async def test_one_name_may_stand_for_workers_of_two_roles() -> None:
+    async with workers("PD") as (prefill, decode):
+        named = tuple(f"{role}=localhost:{w.server.port}" for role, w in (("prefill", prefill), ("decode", decode)))
+        settings: dict[str, Any] = {"discover_dns": named, "discovery_interval_s": 0.02}
+        async with routing("", "pd", wait=False, **settings) as setup:
+            await until(lambda: prefill.url in urls(setup) and decode.url in urls(setup))
+            await setup.ready()
+            await asyncio.sleep(0.2)
+            assert not setup.router.roster.draining
+            assert (await setup.complete("a")).route == "P0>D0"
+
+
+async def test_a_source_with_a_fault_is_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with workers("A") as (worker,):
+        settings: dict[str, Any] = {"discover_dns": (f"worker=localhost:{worker.server.port}",)}
+        look, looks = DnsSource.look, 0
+
+        async def faulty(source: DnsSource) -> Found:
+            nonlocal looks
+            looks += 1
+            if looks <= 3:
+                raise KeyError("of its own")
+            return await look(source)
+
+        monkeypatch.setattr(DnsSource, "look", faulty)
+        async with routing("", "aggregated", wait=False, discovery_interval_s=0.02, **settings) as setup:
+            await until(lambda: worker.url in urls(setup))
+        assert [text for text in caplog.messages if "can't be followed: builtins.KeyError" in text]
+
+
+async def test_a_worker_that_is_none_keeps_no_other_out(tmp_path: Path) -> None:
+    path = tmp_path / "workers.yaml"
+    async with workers("A") as (worker,):
+        entries = [{"url": "http://[x:1", "role": "worker"}, {"url": worker.url, "role": "worker"}]
+        path.write_text(json.dumps({"workers": entries}))
+        async with routing("", workers_file=str(path), discovery_interval_s=0.02, wait=False) as setup:
+            await until(lambda: urls(setup) == {worker.url})
+            await setup.ready()
+            assert (await setup.complete("a")).status == 200
 
 
 async def test_a_worker_behind_a_name_gets_requests() -> None:
