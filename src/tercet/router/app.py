@@ -93,6 +93,7 @@ class Router:
             RequestLog(config.log_format) if config.log_requests else None,
             None if config.otlp_endpoint is None else Tracing(provider_to(config.otlp_endpoint)),
         )
+        fleet.on_change = self.parts.gates.follow_fleet
         self.prober = Prober(self.parts)
         self.suspect: Suspect = self.prober.suspect
         self._kv = KvSubscriber(fleet, config.event_ports())

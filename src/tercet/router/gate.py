@@ -47,7 +47,8 @@ class Gate:
         sent_away = self._queue.push(tenant, priority, place)
         if sent_away is not None:
             self._metrics.admissions.add("full")
-            sent_away.set_exception(self._full())
+            if not sent_away.done():  # its client may have left this moment
+                sent_away.set_exception(self._full())
         try:
             async with asyncio.timeout(timeout_s):
                 await place
@@ -71,15 +72,16 @@ class Gate:
         """Give a place back, and to whom it is due."""
         self._running -= 1
         self._pace.freed(monotonic())
-        self._fill()
+        self.fill()
 
     def follow_live(self) -> None:
         """Let in and have wait as many as may from now on. Who waits already goes on waiting."""
         self._queue.bound = _share(self._live.max_queue, self._processes)
         self._limit_of = -1
-        self._fill()
+        self.fill()
 
-    def _fill(self) -> None:
+    def fill(self) -> None:
+        """Let those in for whom there is room now."""
         while self._queue.size and self._room():
             place = self._queue.pop()
             if place is not None and not place.done():
@@ -120,9 +122,17 @@ class Gates:
         for gate in self._gates.values():
             gate.follow_live()
 
+    def follow_fleet(self) -> None:
+        """Let in, in the event loop's next round, who waits for the room that a change of the fleet made: it may be
+        long until somebody leaves."""
+        for gate in self._gates.values():
+            if gate.waiting:
+                asyncio.get_running_loop().call_soon(gate.fill)
+
     def of(self, model: str) -> Gate:
-        """Return the gate of a model; names that nobody serves share one."""
-        name = model if model in self._fleet.known_models else ""
+        """Return the gate of a model; names that nobody serves share one. Who names none means the only one."""
+        known = self._fleet.known_models
+        name = model if model in known else known[0] if not model and len(known) == 1 else ""
         gate = self._gates.get(name)
         if gate is None:
             self._gates = {old: gate for old, gate in self._gates.items() if not gate.empty}

@@ -35,12 +35,13 @@ class FleetState:
     """Workers, their health, load and caches, and who holds which conversation.
 
     `apply` is the only way in; everything else reads. Events about ranks that have left are ignored: news may cross.
-    `changes` grows when the mode changes, or who may be a candidate.
+    `changes` grows when the mode changes, or who may be a candidate; `on_change` is called then, amid the change.
     """
 
     def __init__(self, *, index_chunks: int = 65536, max_conversations: int = 65536, max_pictures: int = 65536) -> None:
         self.mode = Mode.AGGREGATED
         self.changes = 0
+        self.on_change: Callable[[], None] = lambda: None
         self.workers: dict[str, e.WorkerAdded] = {}
         self.models: dict[str, tuple[str, ...]] = {}
         self.ranks: dict[str, Rank] = {}
@@ -190,6 +191,7 @@ class FleetState:
         self._candidates.clear()
         self._in_flight.ranks_changed()
         self.changes += 1
+        self.on_change()
 
     def _worker_added(self, event: e.WorkerAdded) -> None:
         letter = role_letter(event.stages)
@@ -342,6 +344,7 @@ class FleetState:
     def _mode_changed(self, event: e.ModeChanged) -> None:
         self.mode = event.mode
         self.changes += 1
+        self.on_change()
 
     def _store(self, facts: RequestFacts, address: str, prompt_tokens: int | None, *, again: bool = False) -> None:
         """Note whose cache holds a prompt. Said `again`, it need not be noted if its length is still believed."""

@@ -10,8 +10,15 @@ from typing import Any
 import pytest
 
 from tercet.core.api_keys import ApiKey, digest_of
+from tercet.core.stage import ROLE_STAGES
 from tercet.http.client import ClientError
 from tercet.http.server import Responder
+from tercet.router.config import RouterConfig
+from tercet.router.gate import Gate
+from tercet.router.live import Live
+from tercet.router.metrics import RouterMetrics
+from tercet.routing.events import RankHealth, WorkerAdded
+from tercet.routing.fleet import FleetState
 from tests.unit.router.fake_worker import FakeWorker
 from tests.unit.router.harness import Got, Setup, routing, until
 
@@ -101,6 +108,65 @@ async def test_waiting_has_a_deadline_and_ends_with_the_client() -> None:
         gate.set()
         assert (await first).status == 200
         assert (await setup.complete("d")).status == 200, "no place was lost"
+        await setup.idle()
+
+
+async def test_who_is_sent_away_may_have_left_this_moment() -> None:
+    fleet, live = FleetState(), Live.of(RouterConfig(workers=("http://a:1",), max_concurrent=1, max_queue=1))
+    for event in (WorkerAdded("http://a:1", ROLE_STAGES["A"], 1), RankHealth("http://a:1", True)):
+        fleet.apply(event)
+    gate = Gate(fleet, RouterMetrics(), "", live, 1)
+    assert gate.admit()
+    leaving = asyncio.create_task(gate.enter("many", -1, 60))
+    await until(lambda: gate.waiting == 1)
+    coming = asyncio.create_task(gate.enter("few", 0, 60))
+    leaving.cancel()  # it has not noticed when the queue, in which it still is, is full
+    await asyncio.wait({leaving})
+    gate.leave()
+    await asyncio.wait_for(coming, 30)
+    assert leaving.cancelled()
+    gate.leave()
+    assert gate.empty
+
+
+async def test_who_waits_is_let_in_once_another_worker_is_ready() -> None:
+    async with routing("A", "aggregated", max_concurrent=1) as setup:
+        gate = await hold(setup)
+        first, second = ask(setup, "a"), ask(setup, "b")
+        await until(lambda: setup.router.parts.gates.waiting == 1)
+        joining = await FakeWorker("A", setup.tickets).start()
+        setup.workers.append(joining)
+        assert (await setup.post("/workers", {"url": joining.url, "role": "worker"})).status == 201
+        done, _ = await asyncio.wait({first, second}, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+        assert [task.result().route for task in done] == ["A1"], "it does not wait for the end of another"
+        gate.set()
+        assert (await first).status == (await second).status == 200
+        await setup.idle()
+
+
+async def test_who_waits_is_let_in_by_a_mode_with_more_room() -> None:
+    async with routing("APDD", "aggregated", max_concurrent=1) as setup:
+        gate = await hold(setup)
+        requests = [ask(setup, "a"), ask(setup, "b")]
+        await until(lambda: setup.router.parts.gates.waiting == 1)
+        assert (await setup.post("/mode/pd")).status == 200
+        done, _ = await asyncio.wait(requests, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+        assert len(done) == 1
+        gate.set()
+        assert [got.status for got in await asyncio.gather(*requests)] == [200, 200]
+        await setup.idle()
+
+
+async def test_who_names_no_model_waits_with_those_who_name_the_only_one() -> None:
+    async with routing("A", "aggregated", max_concurrent=1) as setup:
+        gate = await hold(setup)
+        first = ask(setup, "a")
+        await until(lambda: setup.workers[0].inferences)
+        second = asyncio.create_task(setup.post("/v1/completions", {"prompt": "b"}))
+        await until(lambda: setup.router.parts.gates.waiting + len(setup.workers[0].inferences) == 2)
+        assert len(setup.workers[0].inferences) == 1
+        gate.set()
+        assert (await first).status == (await second).status == 200
         await setup.idle()
 
 
