@@ -24,7 +24,8 @@ async def pass_through(
     if ".." in request.path.split("/"):
         raise RequestError(404, f"no such path: {request.path}")
     body, model = request.body, ""
-    content_type = request.headers.get("content-type", "")
+    # As liberal as any worker may be: one of them reads what has no type as JSON, and types in any case.
+    content_type = request.headers.get("content-type", "json").lower()
     if body and "json" in content_type:
         data, body = read_body(body)
         model = data["model"] if isinstance(data.get("model"), str) else ""

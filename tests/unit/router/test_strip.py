@@ -72,6 +72,22 @@ async def test_private_fields_and_headers_reach_no_worker_and_traces_do(path: st
         assert {name: headers[name] for name in TRACE} == TRACE
 
 
+@pytest.mark.parametrize("kind", ["application/JSON", "Application/Json; charset=utf-8", "text/JSON", None])
+async def test_private_fields_are_taken_out_whatever_the_body_is_called(kind: str | None) -> None:
+    async with routing("A") as setup:
+        body = json.dumps({"model": "m", "input": "a", **FIELDS}).encode()
+        sent = [] if kind is None else [("Content-Type", kind)]
+        response = await setup.client.request("POST", f"{setup.url}/v1/echo", headers=sent, body=body)
+        assert json.loads((await response.read()).partition(b"|")[2]) == {"model": "m", "input": "a"}
+
+
+async def test_what_is_not_json_is_passed_on_as_it_is() -> None:
+    async with routing("A") as setup:
+        for kind in ("multipart/form-data; boundary=x", "application/octet-stream", "text/plain"):
+            got = await setup.post("/v1/echo", b"{no JSON", {"Content-Type": kind})
+            assert (got.status, got.body) == (200, b"/v1/echo|{no JSON")
+
+
 async def test_no_prompt_is_in_a_log_at_any_level(caplog: pytest.LogCaptureFixture) -> None:
     mark = "xyzzy-of-the-prompt"
     with caplog.at_level(logging.DEBUG):
