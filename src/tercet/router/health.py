@@ -7,7 +7,9 @@ import contextlib
 import json
 import logging
 import secrets
+from collections import defaultdict
 from collections.abc import Coroutine
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -20,12 +22,14 @@ from tercet.dialects.request import COMPLETIONS_PATH, ClientRequest, dump
 from tercet.http.client import ClientError
 from tercet.router.parts import Parts
 from tercet.router.probe_picture import probe_picture
+from tercet.routing.breaker import Key
 from tercet.routing.events import CacheSized, ModelsListed, PairHealth, RankHealth, RankRestarted, WorkerAdded
 from tercet.routing.policy import unequal_ranks
 
 log = logging.getLogger(__name__)
 
 PROBES_AT_ONCE = 4
+"""Across pairs of one decode rank: others' are proven meanwhile, however long this one's take."""
 PAIR_RETRY_S = 1.0
 PROBE_WORDS = "a b c d e f g h i j k l"
 """With the random digits before it more than a block of 16 tokens, yet short for a model of few positions that counts
@@ -39,9 +43,10 @@ class Prober:
         self._parts = parts
         self._tasks: set[asyncio.Task[None]] = set()
         self._watches: dict[str, asyncio.Task[None]] = {}
+        self._proofs: dict[Key, asyncio.Task[None]] = {}
         self._doubts: dict[str, asyncio.Event] = {}
         self._changed = asyncio.Event()
-        self._limit = asyncio.Semaphore(PROBES_AT_ONCE)
+        self._limits: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(PROBES_AT_ONCE))
         self._engines: dict[str, str] = {}
         self._states: dict[str, EngineState] = {}
         self._said: dict[str, str] = {}
@@ -66,6 +71,8 @@ class Prober:
         for rank in self._ranks(url):
             self._engines.pop(rank.address, None)
             self._states.pop(rank.address, None)
+            self._limits.pop(rank.address, None)
+            self._end_proofs(rank.address)
 
     async def close(self) -> None:
         """Stop watching."""
@@ -126,7 +133,7 @@ class Prober:
                 self._count_ranks(url, engines)
                 self._look(url, status, engines, returned=dead and url in self._said)
                 dead = False
-                await self._prove(url, status, engines)
+                self._begin_proofs(url, status, engines)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(config.health_interval_s):
                     await doubt.wait()
@@ -170,43 +177,60 @@ class Prober:
                 log.warning(
                     "%s (%s) was restarted: its cache and conversations are forgotten", rank.label, rank.address
                 )
+                self._end_proofs(rank.address)
                 self._parts.breakers.forget(rank.address)
                 self._parts.fleet.apply(RankRestarted(rank.address))
             if not ready:
                 self._said[url] = f"{self._parts.dialect.ready_path} answered {status}"
                 self._set_ready(rank, False)
 
-    async def _prove(self, url: str, status: int, engines: tuple[EngineState, ...]) -> None:
+    def _begin_proofs(self, url: str, status: int, engines: tuple[EngineState, ...]) -> None:
         """Send an inference through every rank that says it is ready and has not shown it yet."""
         fleet = self._parts.fleet
         states = {state.rank: state for state in engines}
-        waiting = [
-            rank
-            for rank in self._ranks(url)
-            if not fleet.ready(rank.address)
-            and self._parts.breakers.may_probe(rank.address, monotonic())
-            and (states[rank.rank or 0].ready if (rank.rank or 0) in states else status == 200)
-        ]
-        if not waiting:
-            return
+        for rank in self._ranks(url):
+            if (
+                rank.address not in self._proofs
+                and not fleet.ready(rank.address)
+                and self._parts.breakers.may_probe(rank.address, monotonic())
+                and (states[rank.rank or 0].ready if (rank.rank or 0) in states else status == 200)
+            ):
+                self._begin_proof(rank.address, self._prove(rank))
+
+    def _begin_proof(self, key: Key, work: Coroutine[Any, Any, None]) -> None:
+        """Prove a rank or a pair, beside all else: an inference that hangs holds nobody up but itself."""
+        proof = self._proofs[key] = self._run(work)
+        proof.add_done_callback(partial(self._proof_ended, key))
+
+    def _end_proofs(self, address: str) -> None:
+        """Give up what was to prove an engine that is no more."""
+        for key in [key for key in self._proofs if key == address or (isinstance(key, tuple) and address in key)]:
+            self._proofs.pop(key).cancel()
+
+    def _proof_ended(self, key: Key, proof: asyncio.Task[None]) -> None:
+        if self._proofs.get(key) is proof:
+            del self._proofs[key]
+
+    async def _prove(self, rank: Rank) -> None:
+        url = rank.url
         try:
             await self._list_models(url)
         except (ClientError, RequestError) as error:
             self._say(url, f"it does not say what it serves: {error}")
             return
-        for rank in waiting:
-            try:
-                await self._prove_rank(rank)
-            except (ClientError, RequestError) as error:
-                self._parts.breakers.probe_failed(rank.address, monotonic())
-                self._say(url, f"an inference through it failed: {error}")
-                return
+        try:
+            await self._infer(rank)
+        except (ClientError, RequestError) as error:
+            self._parts.breakers.probe_failed(rank.address, monotonic())
+            self._say(url, f"an inference through it failed: {error}")
+            return
+        self._parts.breakers.close(rank.address)
+        self._set_ready(rank, True)
+        if all(self._parts.fleet.ready(each.address) for each in self._ranks(url)):
             self._said.pop(url, None)
-            self._parts.breakers.close(rank.address)
-            self._set_ready(rank, True)
-            log.info("%s (%s) is ready", rank.label, rank.address)
+        log.info("%s (%s) is ready", rank.label, rank.address)
 
-    async def _prove_rank(self, rank: Rank) -> None:
+    async def _infer(self, rank: Rank) -> None:
         if rank.letter == "E":
             headers = self._probe_headers()
             await self._run_probe(self._parts.dialect.prove_encoder(probe_picture(), rank, headers), False)
@@ -239,18 +263,19 @@ class Prober:
         while True:
             self._changed.clear()
             fleet = self._parts.fleet
-            open_pairs = [(p, d) for p, d in self.pairs() if not self._paired(p, d)]
             able = [
                 (p, d)
-                for p, d in open_pairs
-                if fleet.ready(p.address)
+                for p, d in self.pairs()
+                if not self._paired(p, d)
+                and fleet.ready(p.address)
                 and fleet.ready(d.address)
                 and self._parts.breakers.may_probe((p.address, d.address), monotonic())
             ]
-            await asyncio.gather(*(self._probe_pair(p, d) for p, d in able))
-            still_open = any(not self._paired(p, d) for p, d in able)
+            for p, d in able:
+                if (p.address, d.address) not in self._proofs:
+                    self._begin_proof((p.address, d.address), self._probe_pair(p, d))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PAIR_RETRY_S if still_open else self._parts.config.health_interval_s):
+                async with asyncio.timeout(PAIR_RETRY_S if able else self._parts.config.health_interval_s):
                     await self._changed.wait()
 
     async def _probe_pair(self, prefill: Rank, decode: Rank) -> None:
@@ -259,7 +284,7 @@ class Prober:
         if states[0] and states[1] and (why := misfit(states[0].build, states[1].build)):
             self._say(pair, why)  # a request would only be refused
             return
-        async with self._limit:
+        async with self._limits[decode.address]:
             engines = self._identity(prefill), self._identity(decode)
             try:
                 await self._probe(Route(Mode.PD, decode, prefill))

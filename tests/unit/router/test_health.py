@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import pytest
+
+from tercet.core.errors import RequestError
+from tercet.http.server import Request, Responder
 from tests.unit.core.test_build import BUILD
 from tests.unit.router.fake_worker import FakeWorker, Tickets
 from tests.unit.router.harness import routing, until
@@ -27,6 +32,52 @@ async def test_every_rank_is_probed() -> None:
         assert probed == {"0", "1", "2"}
 
 
+async def test_a_rank_that_fails_keeps_none_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve = FakeWorker._rank
+
+    def broken(self: FakeWorker, request: Request) -> str:
+        if serve(self, request) == "0":
+            raise RequestError(500, "this engine is stuck")
+        return serve(self, request)
+
+    monkeypatch.setattr(FakeWorker, "_rank", broken)
+    async with routing("A", "aggregated", ranks=3, wait=False) as setup:
+        fleet, url = setup.router.parts.fleet, setup.workers[0].url
+        await until(lambda: fleet.ready(f"{url}@1") and fleet.ready(f"{url}@2"))
+        assert not fleet.ready(f"{url}@0")
+        assert "stuck" in str(setup.router.prober.problem(url))
+        assert {(await setup.complete("a")).route for _ in range(4)} == {"A1", "A2"}
+        monkeypatch.undo()
+        await setup.ready()
+        await until(lambda: setup.router.prober.problem(url) is None)
+
+
+async def test_a_rank_that_hangs_hides_no_worker_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve, handle, still = FakeWorker._inference, FakeWorker.handle, asyncio.Event()
+
+    async def hanging(self: FakeWorker, request: Request, responder: Responder) -> None:
+        if request.headers["x-data-parallel-rank"] == "0":
+            await asyncio.Event().wait()
+        await serve(self, request, responder)
+
+    async def standing_still(self: FakeWorker, request: Request, responder: Responder) -> None:
+        if still.is_set():
+            await asyncio.Event().wait()
+        await handle(self, request, responder)
+
+    monkeypatch.setattr(FakeWorker, "_inference", hanging)
+    monkeypatch.setattr(FakeWorker, "handle", standing_still)
+    async with routing("A", "aggregated", ranks=2, wait=False) as setup:
+        fleet, url = setup.router.parts.fleet, setup.workers[0].url
+        await until(lambda: fleet.ready(f"{url}@1"))
+        still.set()
+        await until(lambda: not fleet.ready(f"{url}@1"), 20)  # the other's proof may take 60 s
+        still.clear()
+        await until(lambda: fleet.ready(f"{url}@1"))
+        await setup.router.prober.close()
+    assert not fleet.ready(f"{url}@0")
+
+
 async def test_a_pair_is_ready_when_a_request_crossed_it() -> None:
     async with routing("PPD", "pd", wait=False) as setup:
         setup.role("D")[0].misfit = True
@@ -37,6 +88,32 @@ async def test_a_pair_is_ready_when_a_request_crossed_it() -> None:
         setup.role("D")[0].misfit = False
         await setup.ready()
         assert (await setup.complete("a")).status == 200
+        await setup.idle()
+
+
+async def test_a_pair_across_which_nothing_comes_keeps_no_other_pair_out() -> None:
+    async with routing("PDD", "pd") as setup:
+        (prefill,), (returning, stuck) = setup.role("P"), setup.role("D")
+        serve, hung, paired = stuck._serve, asyncio.Event(), setup.router.parts.fleet.paired
+
+        async def nothing_comes(path: str, body: dict[str, Any], responder: Responder) -> None:
+            if body.get("kv_transfer_params"):
+                hung.set()
+                await asyncio.Event().wait()
+            await serve(path, body, responder)
+
+        stuck._serve = nothing_comes  # type: ignore[method-assign]
+        await stuck.restart()
+        await asyncio.wait_for(hung.wait(), 30)  # a probe of the pair, which may take 60 s
+        before = len(returning.seen)
+        await returning.restart()
+        await until(lambda: any("kv_transfer_params" in body for _, body, _ in returning.seen[before:]), 20)
+        await until(lambda: paired(prefill.url, returning.url))
+        assert not paired(prefill.url, stuck.url)
+        assert (await setup.complete("a")).route == "P0>D0"
+        stuck._serve = serve  # type: ignore[method-assign]
+        await stuck.restart()
+        await setup.ready()
         await setup.idle()
 
 
