@@ -77,8 +77,12 @@ class Roster:
         return found
 
     def remove(self, url: str, timeout_s: float) -> None:
-        """Send no more requests to a worker, let those under way end for up to `timeout_s`, then forget it."""
-        if url in self.draining or url not in self._parts.fleet.workers:
+        """Send no more requests to a worker, let those under way end for up to `timeout_s`, then forget it. Told again,
+        they may have less time, not more."""
+        if url in self.draining:
+            self.draining[url] = min(self.draining[url], monotonic() + timeout_s)
+            return
+        if url not in self._parts.fleet.workers:
             return
         self.draining[url] = monotonic() + timeout_s
         self._prober.unwatch(url)
@@ -103,10 +107,11 @@ class Roster:
     async def _drain(self, url: str) -> None:
         parts = self._parts
         await self._settle()
-        if not await self._left(url, self.draining[url]):
+        if not await self._left(url, lambda: self.draining[url]):
             log.warning("worker %s leaves with %d requests cut off", url, parts.visits[url])
             parts.client.disconnect(url)
-            await self._left(url, monotonic() + CUT_S)
+            until = monotonic() + CUT_S
+            await self._left(url, lambda: until)
         for rank in list(parts.fleet.ranks.values()):
             if rank.url == url:
                 parts.breakers.forget(rank.address)
@@ -118,10 +123,10 @@ class Roster:
         del self.draining[url], self._tasks[url]
         log.info("worker %s left", url)
 
-    async def _left(self, url: str, until: float) -> bool:
+    async def _left(self, url: str, until: Callable[[], float]) -> bool:
         """Wait for the end of the last request there; False when it did not come in time."""
         while self._parts.visits[url]:
-            if monotonic() >= until:
+            if monotonic() >= until():
                 return False
             await asyncio.sleep(LOOK_S)
         return True

@@ -62,6 +62,14 @@ async def test_a_worker_joins_and_gets_requests_once_it_is_proven() -> None:
     [
         ({"url": "http://x:1"}, "a worker joins as"),
         (b"[", "a worker joins as"),
+        (b"[" * 100_000, "a worker joins as"),
+        (b"[]", "a worker joins as"),
+        ({"url": "http://[x:1", "role": "decode"}, "http://HOST:PORT"),
+        ({"url": "http://a b:1", "role": "decode"}, "http://HOST:PORT"),
+        ({"url": "http://x:1/a\nb", "role": "decode"}, "http://HOST:PORT"),
+        ({"url": "http://x:1/a b", "role": "decode"}, "http://HOST:PORT"),
+        ({"url": "http://x:1?a=b", "role": "decode"}, "http://HOST:PORT"),
+        ({"url": "http://\u4f8b\u3048:1", "role": "decode"}, "http://HOST:PORT"),
         ({"url": "http://x:1", "role": "boss"}, "encode, prefill, decode, worker"),
         ({"url": "x", "role": "decode"}, "http://HOST:PORT"),
         ({"url": "http://x:1#bootstrap=5", "role": "decode"}, "knows no bootstrap ports"),
@@ -115,6 +123,32 @@ async def test_who_does_not_end_in_time_is_cut_off() -> None:
         assert got.status == 200 and got.events[-1] != "[DONE]"
         await until(lambda: leaving.url not in setup.router.parts.fleet.workers)
         assert (await setup.complete("a")).route == "A1"
+
+
+async def test_who_leaves_may_be_given_less_time_but_not_more() -> None:
+    async with routing("AA", "aggregated", balancer="round_robin") as setup:
+        leaving = setup.workers[0]
+        leaving.gate, leaving.gate_after = asyncio.Event(), 1
+        stream = asyncio.create_task(setup.complete("a b c", stream=True, max_tokens=3))
+        await until(lambda: leaving.inferences)
+        for timeout, left in (("300", 300), ("100", 100), ("200", 100)):
+            assert (await setup.send("DELETE", f"/workers/A0?timeout={timeout}")).status == 202
+            status = {worker["url"]: worker for worker in (await setup.status())["workers"]}
+            assert left - 20 < status[leaving.url]["drain_left_s"] <= left
+        assert (await setup.send("DELETE", "/workers/A0?timeout=0")).status == 202
+        got = await asyncio.wait_for(stream, 30)
+        assert got.status == 200 and got.events[-1] != "[DONE]"
+        await until(lambda: leaving.url not in setup.router.parts.fleet.workers)
+
+
+async def test_a_worker_whose_name_dns_cant_hold_is_unreachable_and_can_leave() -> None:
+    async with routing("A", "aggregated") as setup:
+        url = f"http://{'x' * 64}.example:1"
+        assert (await setup.post("/workers", {"url": url, "role": "worker"})).status == 201
+        await until(lambda: "cannot connect" in str(setup.router.prober.problem(url)))
+        assert (await setup.complete("a")).status == 200
+        assert (await setup.send("DELETE", "/workers/A1")).status == 202
+        await until(lambda: url not in setup.router.parts.fleet.workers)
 
 
 async def test_under_load_joining_leaving_and_changing_the_mode_lose_nothing() -> None:
