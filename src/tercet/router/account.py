@@ -23,6 +23,12 @@ UNKNOWN_ERROR = "worker_error"
 FIRST, LATER = "first", "later"
 
 
+def word(code: str) -> str:
+    """Return an error's code, if it is a word: fit for logs, records and labels of metrics. Others may quote a
+    prompt."""
+    return code if _CODE.fullmatch(code) else UNKNOWN_ERROR
+
+
 class Account:
     """Filled in as the request gets on: `facts` once it is read, `observation` with each route taken. `timeline`: the
     client asked for its stream's timeline. `turn` says whether it continues a conversation: `first` or `later`.
@@ -129,7 +135,7 @@ class Account:
             stream=self.stream,
             status=self.status,
             finish_reason=self.finish_reason,
-            error=None if self.error is None else self.error if _CODE.fullmatch(self.error) else UNKNOWN_ERROR,
+            error=None if self.error is None else word(self.error),
             key=self.key,
             route=self.route,
             prompt_tokens=self.prompt_tokens,

@@ -16,7 +16,7 @@ from tercet.dialects.usage import StreamedUsage, failed
 from tercet.http.client import ClientError, Relayed, Response
 from tercet.http.relay import Rewriter
 from tercet.http.server import Responder
-from tercet.router.account import Account
+from tercet.router.account import Account, word
 from tercet.router.answer_headers import generated
 from tercet.router.observation import Observation
 from tercet.router.parts import Parts
@@ -101,9 +101,9 @@ class Call:
             if isinstance(found, Refusal):
                 raise outcome.error
             self._account.retries += 1
-            parts.metrics.retries.add(outcome.error.code or "error")
+            parts.metrics.retries.add(word(outcome.error.code or "error"))
             if outcome.rank.letter == "E":
-                parts.metrics.encode_retries.add(outcome.error.code or "error")
+                parts.metrics.encode_retries.add(word(outcome.error.code or "error"))
         raise RequestError(found.status, found.reason, code=found.code, param="model" if found.status == 404 else None)
 
     def _route(self, avoid: set[str]) -> Route | Refusal:
@@ -228,7 +228,7 @@ class Call:
             self._given_up(leg, started)
             raise
         if isinstance(step, Failure):
-            self._timing.failed(leg.stage, leg.rank.label, started, perf_counter_ns(), step.error.code or "error")
+            self._timing.failed(leg.stage, leg.rank.label, started, perf_counter_ns(), word(step.error.code or "error"))
         # Once D answers it holds all that P had for it: P's failing so late is nothing to the client.
         return Legs(()) if self._accepted and leg.stage is Stage.PREFILL else step
 

@@ -75,6 +75,21 @@ async def test_text_is_one_line_a_request_whatever_comes_from_outside(caplog: py
     assert "\n" not in "".join([answered, refused, failed, nothing]) and SECRET not in caplog.text
 
 
+@pytest.mark.parametrize("how", ["text", "json"])
+async def test_what_a_worker_calls_its_error_is_neither_logged_nor_counted_unless_it_is_a_word(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with routing("AA", "aggregated", log_requests=True, log_format=how) as setup:
+        for worker in setup.workers:
+            worker.status, worker.error = 500, {"message": "m", "code": f"{SECRET} is no word"}
+        assert (await setup.complete("a")).status == 500
+        kept, metrics = await setup.get("/requests"), await setup.get("/metrics")
+        assert SECRET not in json.dumps(told(caplog) if how == "json" else caplog.text)
+        assert SECRET.encode() not in kept.body, "nor is it kept"
+        assert SECRET.encode() not in metrics.body and b'retries_total{reason="worker_error"} 1.0' in metrics.body
+
+
 async def test_nobody_asked_for_lines(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="tercet.request")
     async with routing("A", "aggregated") as setup:
