@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Container, Iterator, Sequence
@@ -142,6 +143,9 @@ class RouterMetrics(Collector):
         """Forget what is said of other workers than these: they have left, and labels are not used twice."""
         for metric in self._all():
             metric.keep(workers)
+        for tally in self._paths.values():
+            for path in [path for path in tally if not all(label in workers for label in re.split("[>+]", path))]:
+                del tally[path]
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Return the counts per mode for /status."""

@@ -124,6 +124,25 @@ async def test_a_worker_that_left_is_forgotten() -> None:
         assert await setup.metric("tercet:router_requests_total") == 4, "what names no worker stays"
 
 
+async def test_routes_through_who_left_are_forgotten() -> None:
+    async with routing("PDD", "pd", balancer="round_robin") as setup:
+        for _ in range(2):
+            await setup.complete("a")
+        assert set((await setup.status())["counts"]["pd"]["routes"]) == {"P0>D0", "P0>D1"}
+        assert (await setup.send("DELETE", "/workers/D1")).status == 202
+        await until(lambda: len(setup.router.parts.fleet.workers) == 2)
+        await setup.get("/metrics")
+        assert (await setup.status())["counts"]["pd"]["routes"] == {"P0>D0": 1}
+
+
+def test_routes_of_several_encode_workers_are_told_apart() -> None:
+    metrics = RouterMetrics()
+    for path in ("E0+E1>P0>D0", "E0>P0>D0", "E10>A0"):
+        metrics.routed("epd", path, "split")
+    metrics.keep({"E0", "P0", "D0", "A0"})
+    assert metrics.summary()["epd"]["routes"] == {"E0>P0>D0": 1}
+
+
 async def test_gauges_come_back_to_zero_however_requests_end() -> None:
     async with routing("PPDD", "pd", max_concurrent=2, max_queue=2, breaker_failures=99) as setup:
         decodes, prefills = setup.role("D"), setup.role("P")
