@@ -48,6 +48,7 @@ from tercet.router.tracing import Tracing, provider_to
 from tercet.routing.breaker import Breakers
 from tercet.routing.events import ModeChanged
 from tercet.routing.fleet import FleetState
+from tercet.transfer.optional import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Router:
             sender,
             Handoffs(config.max_unaccepted_handoffs, sender.control, metrics),
             metrics,
-            Door(KeyFile(config.api_keys, config.api_key_file), config.worker_api_key),
+            Door(KeyFile(config.api_keys, config.api_key_file), config.worker_api_key, here=is_loopback(config.host)),
             self._make_breakers(config),
             Gates(fleet, metrics, live, config.processes),
             RetryPauses(config.seed),

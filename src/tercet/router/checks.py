@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from hmac import compare_digest
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from tercet.core.api_keys import ApiKey
 from tercet.core.errors import RequestError
@@ -43,11 +45,26 @@ def cross_site(headers: Mapping[str, str]) -> bool:
     return origin is not None and origin.partition("://")[2] != headers.get("host")
 
 
-class Door:
-    """Lets in who has a key; everybody when there are no keys. Decides what a client may say to a worker."""
+def to_a_name(headers: Mapping[str, str]) -> bool:
+    """True for what a browser sent to a name other than localhost. Of a name of its own a stranger's page may have DNS
+    say later that it is this machine: its requests then come as from a page of ours."""
+    if "origin" not in headers and "sec-fetch-site" not in headers:
+        return False
+    try:
+        name = urlsplit("//" + headers.get("host", "")).hostname or ""
+        if name != "localhost" and not name.endswith(".localhost"):
+            ip_address(name)
+    except ValueError:
+        return True
+    return False
 
-    def __init__(self, keys: KeyFile, worker_api_key: str | None) -> None:
-        self._keys = keys
+
+class Door:
+    """Lets in who has a key; everybody when there are no keys. Decides what a client may say to a worker. `here`: the
+    router listens to this machine alone."""
+
+    def __init__(self, keys: KeyFile, worker_api_key: str | None, *, here: bool = False) -> None:
+        self._keys, self._here = keys, here
         self._worker = f"Bearer {worker_api_key}" if worker_api_key else None
         self.quotas = Quotas()
         self._ids = RequestIds("req")
@@ -76,6 +93,9 @@ class Door:
         if anew:
             self.quotas.keep({key.digest for key in ring})
         if not ring:
+            if self._here and not path.startswith("/v1/") and method not in ("GET", "HEAD") and to_a_name(headers):
+                text = f"{method} {path}: without API keys browsers change this router at localhost or its address only"
+                raise RequestError(403, text, code="cross_site")
             return None
         key = ring.find(headers.get("authorization", ""))
         if not key.admin and not for_everyone(method, path):

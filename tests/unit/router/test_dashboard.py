@@ -6,6 +6,7 @@ import asyncio
 import re
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 
@@ -84,6 +85,38 @@ async def test_another_sites_page_changes_nothing() -> None:
             {"Origin": f"http://{host}"},
         ):
             assert (await setup.post("/mode/replicated", headers=headers)).status == 200, headers
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "status"),
+    [
+        ("evil.example", {}, 403),
+        ("127.0.0.1.evil.example", {}, 403),
+        ("[", {}, 400),
+        ("localhost", {}, 200),
+        ("ui.localhost", {}, 200),
+        ("127.0.0.1", {}, 200),
+        ("[::1]", {}, 200),
+        ("evil.example", {"api_keys": ("sesame",)}, 200),
+        ("router.intranet", {"host": "0.0.0.0"}, 200),
+    ],
+)
+async def test_a_name_that_dns_says_is_this_machine_is_still_another_site(
+    name: str, settings: dict[str, Any], status: int
+) -> None:
+    async with routing("AA", "aggregated", **settings) as setup:
+        host = f"{name}:{setup.router.port}"
+        lines = [f"Host: {host}", f"Origin: http://{host}", "Sec-Fetch-Site: same-origin"]
+        lines += ["Authorization: Bearer sesame", "Content-Length: 0", "Connection: close"]
+        reader, writer = await asyncio.open_connection("127.0.0.1", setup.router.port)
+        writer.write("\r\n".join(["POST /mode/replicated HTTP/1.1", *lines, "", ""]).encode())
+        assert int((await reader.read()).split()[1]) == status
+        writer.close()
+        by_hand = b"POST /mode/replicated HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", setup.router.port)
+        writer.write(by_hand + b"Authorization: Bearer sesame\r\nContent-Length: 0\r\n\r\n")
+        assert int((await reader.read()).split()[1]) == 200, "no browser sent it"
+        writer.close()
 
 
 async def test_status_says_how_full_the_kv_caches_are() -> None:
