@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tercet.core.errors import MissingExtraError, UsageError
 from tercet.core.stage import Mode, Stage
-from tercet.core.topology import Topology
+from tercet.core.topology import EngineSpec, RouterSpec, Topology
 from tercet.launch.commands import TercetCommands, router_arguments
 from tercet.launch.placement import Placement
 from tercet.launch.topology_file import load_topology, parse_topology, schema_text, topology_to_dict
@@ -136,6 +137,17 @@ def test_every_example_loads(path: Path) -> None:
     topology = load_topology(path)
     assert isinstance(topology, Topology)
     assert topology.name == path.stem
+
+
+def test_every_setting_is_in_the_example_of_that_name_at_its_default() -> None:
+    path = Path("examples/topologies/every-setting.yaml")
+    data, schema = yaml.safe_load(path.read_text(encoding="utf-8")), json.loads(schema_text())
+    properties = {name: set(part["properties"]) for name, part in schema["$defs"].items() if "properties" in part}
+    assert set(data) == set(schema["properties"]) - {"$schema"}
+    assert (set(data["engine"]), set(data["router"])) == (properties["engine"], properties["router"])
+    assert set().union(*data["workers"]) == properties["worker"]
+    topology = load_topology(path)
+    assert (topology.engine, topology.router) == (EngineSpec(), RouterSpec())
 
 
 def test_one_workers_engine_may_differ() -> None:
