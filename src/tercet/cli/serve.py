@@ -266,13 +266,14 @@ def _serve(
 
     from tercet.cli.start_view import start_view
     from tercet.launch.detached import DetachedSpec, start_detached
+    from tercet.launch.door import check_door
     from tercet.launch.foreground import run_until_signal
-    from tercet.launch.local import LocalDeployment, check_router_port
+    from tercet.launch.local import LocalDeployment
     from tercet.launch.model import prepare_model
     from tercet.launch.state import default_run_root
 
     # Before minutes go into fetching a model; the launcher looks again.
-    check_router_port(default_run_root(), topology.router)
+    check_door(default_run_root(), topology.router)
     console = Console(highlight=False)
     if topology.idle:
         console.print(topology.idle, markup=False)

@@ -10,28 +10,28 @@ from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import urlsplit
 
 from tercet.core.errors import UsageError
 from tercet.core.secret import SECRET_VARIABLE, key_of_workers
-from tercet.core.topology import RouterSpec, Topology, WorkerSpec
+from tercet.core.topology import Topology, WorkerSpec
 from tercet.http.client import Client
 from tercet.http.tls import unverified_context
 from tercet.launch.change import Change, change_of, merged
 from tercet.launch.commands import Commands, TercetCommands, workers_file
 from tercet.launch.devices import resolve_devices
+from tercet.launch.door import check_door
 from tercet.launch.engines.registry import engine_commands
 from tercet.launch.keeper import Keeper
 from tercet.launch.model import shown_model, with_stages
 from tercet.launch.part import BACKOFF_S, Part, PartSpec
 from tercet.launch.placement import Placement
-from tercet.launch.ports import PortReservation, check_free
+from tercet.launch.ports import PortReservation
 from tercet.launch.probe import until_drained
 from tercet.launch.progress import OnProgress, Progress
 from tercet.launch.reload import LOOK_S, Reload
 from tercet.launch.segments import sweep_all
 from tercet.launch.source import Asked
-from tercet.launch.state import RunDir, RunState, default_log_dir, default_run_root, open_log, running, write_private
+from tercet.launch.state import RunDir, RunState, default_log_dir, default_run_root, open_log, write_private
 from tercet.transfer.pool import sweep
 
 SECRET_BYTES = 32
@@ -269,7 +269,7 @@ class LocalDeployment:
     def _reserve_ports(self, topology: Topology) -> Topology:
         """Reserve every port before anything starts; workers without one get those after the router's."""
         router = topology.router
-        check_router_port(self._run_root, router)
+        check_door(self._run_root, router)
         port = self._ports.take(router.host, router.port, "router", "--port") if router.port else 0
         port = port or self._ports.find(router.host, 0)
         return self._with_ports(replace(topology, router=replace(router, port=port)))
@@ -366,17 +366,6 @@ class LocalDeployment:
     ) -> None:
         """Stop."""
         await self.stop()
-
-
-def check_router_port(run_root: Path, router: RouterSpec) -> None:
-    """Raise UsageError when the router's port is taken, by a deployment that is only starting too."""
-    for state in running(run_root) if router.port else ():
-        if urlsplit(state.url).port == router.port:
-            raise UsageError(
-                f"port {router.port} (router) is in use by the deployment {state.name!r}: end that with "
-                f"`tercet stop {state.name}`, or choose another port with --port"
-            )
-    check_free(router.host, router.port, "router", "--port")
 
 
 async def _all_or_none(starts: Sequence[Coroutine[None, None, None]]) -> None:

@@ -99,7 +99,9 @@ async def eventually(condition: Callable[[], object], timeout_s: float = 30.0) -
 
 
 async def test_an_engine_that_reads_its_key_from_a_file_gets_it_there_and_nowhere_else(tmp_path: Path) -> None:
-    guarded = parse_topology("{workers: 1P1D, devices: ['cpu'], router: {port: 0, api_key_file: /keys}}", "test")
+    (tmp_path / "keys").write_text("a-key\n")
+    router = f"{{port: 0, api_key_file: {tmp_path}/keys}}"
+    guarded = parse_topology(f"{{workers: 1P1D, devices: ['cpu'], router: {router}}}", "test")
     commands = Standins(guarded=True)
     local = LocalDeployment(guarded, run_root=tmp_path / "run", log_dir=tmp_path / "logs", commands=commands)
     async with local:
