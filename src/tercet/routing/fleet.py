@@ -348,20 +348,21 @@ class FleetState:
 
     def _store(self, facts: RequestFacts, address: str, prompt_tokens: int | None, *, again: bool = False) -> None:
         """Note whose cache holds a prompt. Said `again`, it need not be noted if its length is still believed."""
-        index = self._indexes.get(address)
-        if index is not None and facts.chunks and facts.prompts == 1:
-            tokens = facts.prompt_tokens if prompt_tokens is None else prompt_tokens
-            size = facts.chunk_size
-            pictures: list[tuple[int, int]] = []
-            if facts.pictures:
-                # In the text's tokens alone: a picture's come all at once where it stands.
-                pictures = [(-(-picture.end // size), picture.tokens) for picture in facts.pictures]
-                tokens = max(0, tokens - facts.picture_tokens)
+        index, chunks = self._indexes.get(address), facts.chunks
+        if index is None or not chunks or facts.prompts != 1:
+            return
+        tokens = facts.prompt_tokens if prompt_tokens is None else prompt_tokens
+        size = facts.chunk_size
+        if facts.pictures:
+            # In the text's tokens alone: a picture's come all at once where it stands.
+            pictures = [(-(-picture.end // size), picture.tokens) for picture in facts.pictures]
+            index.store(chunks, size * max(0, tokens - facts.picture_tokens) / facts.size, pictures)
+        else:
             density = size * tokens / facts.size
-            if again and not pictures and index.holds(facts.chunks, density):
+            if again and index.holds(chunks, density):
                 return
-            index.store(facts.chunks, density, pictures)
-            self._heads.add(facts.begin, address, self._indexes)
+            index.store(chunks, density)
+        self._heads.add(facts.begin, address, self._indexes)
 
     def _learn(self, facts: RequestFacts, prompt_tokens: int) -> None:
         # Names come from clients, and must not fill the memory.

@@ -43,6 +43,10 @@ class PrefixHeads:
         ranks = self._ranks.get(chunk)
         if ranks is None:
             return ()
+        if len(ranks) == 1:  # as most
+            index = indexes.get(ranks[0])
+            if index is not None and chunk in index.begins:
+                return ranks
         left = tuple(address for address in ranks if address in indexes and chunk in indexes[address].begins)
         if len(left) == len(ranks):
             return ranks
