@@ -34,7 +34,7 @@ Model = Annotated[
     typer.Option(
         metavar="NAME|PATH",
         help="llama-3.1-8b, llama-3.1-70b, qwen3-8b, qwen3-30b-a3b, mistral-7b, llava-1.6-mistral-7b, qwen2.5-vl-7b, "
-        "qwen3-vl-30b-a3b..., or a config.json of any other.",
+        "qwen3-vl-30b-a3b..., or a config.json of any other.  [default: plan: llama-3.1-8b; simulate: the topology's]",
     ),
 ]
 EngineLike = Annotated[

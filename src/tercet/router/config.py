@@ -130,6 +130,8 @@ class RouterConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that can't work. Raises UsageError."""
+        if not self.host:
+            raise UsageError("--host '' would listen on every address: write 127.0.0.1, or 0.0.0.0 if that is meant")
         if self.api_keys and self.api_key_file is not None:
             raise UsageError("give API keys as lines or in a file, not both")
         if self.tls_cert is None and (self.tls_key or self.tls_client_ca):

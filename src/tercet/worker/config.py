@@ -59,6 +59,8 @@ class WorkerConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that can't work. Raises UsageError."""
+        if not self.host:
+            raise UsageError("--host '' would listen on every address: write 127.0.0.1, or 0.0.0.0 if that is meant")
         if self.engine not in ("tercet", "virtual"):
             raise UsageError(f"unknown engine {self.engine!r}: a tercet worker runs 'tercet' or 'virtual'")
         if self.engine == "virtual" and not self.gpu:

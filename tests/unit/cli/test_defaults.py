@@ -11,6 +11,7 @@ import pytest
 from typer.main import get_command
 
 from tercet.cli.main import build_app
+from tercet.cli.planning import DEFAULT_MODEL
 from tercet.core.topology import EngineSpec, RouterSpec
 from tercet.router.config import RouterConfig
 from tercet.worker.config import WorkerConfig
@@ -60,6 +61,10 @@ def test_a_default_is_told_as_it_is(command: str, kinds: tuple[type, ...]) -> No
         # One text for two commands.
         assert "router: 1024]" in str(told(command)["max_concurrent"]) + "]" and defaults.pop("max_concurrent") == 1024
     assert differing(command, defaults) == {}
+
+
+def test_the_model_of_a_plan_is_told() -> None:
+    assert f"plan: {DEFAULT_MODEL};" in str(told("plan")["model"])
 
 
 def test_the_check_can_fail() -> None:

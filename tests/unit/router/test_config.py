@@ -54,6 +54,7 @@ def test_the_mode_to_begin_with(settings: dict[str, Any], mode: Mode) -> None:
         ),
         ({"workers": (A,), "max_unaccepted_handoffs": 0}, "at least 1"),
         ({"workers": (A,), "idle_timeout_s": 0}, "--idle-timeout must be above 0"),
+        ({"workers": (A,), "host": ""}, "--host '' would listen on every address"),
         ({"workers": (A,), "connect_timeout_s": math.nan}, "--connect-timeout must be above 0"),
         ({"workers": (A,), "answer_timeout_s": math.inf}, "--answer-timeout must be above 0"),
         ({"workers": (A,), "health_interval_s": -1}, "--health-interval must be above 0"),

@@ -47,6 +47,7 @@ def test_the_language_models_positions_bound_a_sequence() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"host": ""}, "--host '' would listen on every address"),
         ({"kv_blocks": -1}, "--kv-blocks can't be negative"),
         ({"lease_s": 0}, "--lease must be more than 0 seconds, not 0"),
         ({"lease_s": math.nan}, "--lease must be more than 0 seconds, not nan"),
