@@ -14,6 +14,7 @@ from tercet.cli.comparing import DEFAULT_QPS, split
 from tercet.cli.loads import requests_from
 from tercet.core.errors import UsageError
 from tercet.core.topology import mode_from_name
+from tercet.traffic.arrivals import Arrivals
 
 DEFAULT_MODES = "replicated,pd,ppd"
 DEFAULT_WORKLOAD = "W1"
@@ -234,6 +235,8 @@ def compare(
     pictures = any(shape.pictures is not None for shape in shapes)
     turns = (1 if pictures else DEFAULT_TURNS) if turns is None else turns
     pattern = flags.arrival_pattern(arrivals)
+    if pattern not in (Arrivals.POISSON, Arrivals.CONSTANT):
+        raise UsageError(f"--arrivals {arrivals}: here requests come poisson or constant; tercet bench knows others")
     traffics = tuple(
         TrafficSpec(
             shape,

@@ -11,12 +11,16 @@ from tercet.core.errors import MissingExtraError
 from tercet.core.topology import Topology, check_sight, with_sight
 from tercet.engine.models.folder import ModelFolder
 from tercet.engine.models.random_model import random_model_folder
-from tercet.engine.models.store import resolve
+from tercet.engine.models.store import model_config, resolve
 
 
 def sees(topology: Topology, cache_dir: Path | None = None) -> bool:
-    """True when the topology's model takes pictures."""
-    return "vision_config" in prepare_model(topology, cache_dir).config
+    """True when the topology's model takes pictures. Of a model on Hugging Face its configuration alone is fetched: it
+    may be for a start on another machine. Raises as `prepare_model` does."""
+    if topology.engine.random_weights is not None:
+        return "vision_config" in prepare_model(topology, cache_dir).config
+    _check_computes(topology)
+    return "vision_config" in model_config(topology.model, cache_dir)
 
 
 def with_stages(topology: Topology, model_sees: bool) -> Topology:
@@ -41,8 +45,12 @@ def prepare_model(
 
     Raises UsageError for an unknown model or when torch is not installed, TercetError when fetching fails.
     """
-    if topology.engine.engine == "tercet" and (find_spec("torch") is None or find_spec("transformers") is None):
-        raise MissingExtraError("engine", "computing with the built-in engine")
+    _check_computes(topology)
     if topology.engine.random_weights is not None:
         return random_model_folder(topology.engine.random_weights, cache_dir)
     return resolve(topology.model, cache_dir, progress=progress)
+
+
+def _check_computes(topology: Topology) -> None:
+    if topology.engine.engine == "tercet" and (find_spec("torch") is None or find_spec("transformers") is None):
+        raise MissingExtraError("engine", "computing with the built-in engine")

@@ -150,6 +150,7 @@ def test_prompts_for_a_running_server_are_new_every_time(monkeypatch: pytest.Mon
         (["--blocks", "0"], "--blocks 0"),
         (["--primary", "speed"], "--primary 'speed' is unknown"),
         (["--arrivals", "uniform"], "choose poisson"),
+        (["--arrivals", "gamma"], "here requests come poisson or constant"),
         (["--dtype", "int4"], "--dtype: 'int4' is not one of"),
         (["--gpu-slowdown", "2"], "--gpu-slowdown needs --engine virtual"),
         (["--preset", "fast"], "unknown preset 'fast': choose demo"),

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tercet.core.errors import UsageError
 from tercet.engine.models.assemble import assemble_model, is_assembled
 from tercet.engine.models.cache import Progress, cache_root, no_progress
 from tercet.engine.models.catalog import KNOWN_MODELS, KnownModel, SeeingModel
-from tercet.engine.models.folder import ModelFolder, open_folder
-from tercet.engine.models.hub import is_hub_id, snapshot
+from tercet.engine.models.folder import ModelFolder, open_folder, read_config
+from tercet.engine.models.hub import config_file, is_hub_id, snapshot
 from tercet.engine.models.pull import is_pulled, model_path, pull_model
 from tercet.engine.models.random_model import random_model_folder
 
-__all__ = ["ListedModel", "ModelFolder", "known_model", "list_models", "pull", "random_model_folder", "resolve"]
+__all__ = [
+    "ListedModel",
+    "ModelFolder",
+    "known_model",
+    "list_models",
+    "model_config",
+    "pull",
+    "random_model_folder",
+    "resolve",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,14 @@ def resolve(
         f"unknown model {name_or_path!r}: known by name: {known}; or give a model folder, or a Hugging Face id "
         "(organisation/model)"
     )
+
+
+def model_config(name_or_path: str, cache_dir: Path | None = None) -> dict[str, Any]:
+    """Return a model's config.json. Of a Hugging Face id nothing else is fetched; otherwise as `resolve`."""
+    is_id = known_model(name_or_path) is None and not Path(name_or_path).expanduser().is_dir()
+    if is_id and is_hub_id(name_or_path):
+        return read_config(config_file(name_or_path))
+    return resolve(name_or_path, cache_dir).config
 
 
 def pull(

@@ -37,10 +37,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "local-model"
 
 
-def resolve_apart(name: str, home: Path, env: dict[str, str] | None = None, *, pull: bool = True) -> str:
+def resolve_apart(
+    name: str, home: Path, env: dict[str, str] | None = None, *, pull: bool = True, code: str = RESOLVE
+) -> str:
     """Resolve in a process of its own: huggingface_hub reads its settings when it is imported."""
     done = subprocess.run(
-        [sys.executable, "-c", RESOLVE, name, "pull" if pull else "here"],
+        [sys.executable, "-c", code, name, "pull" if pull else "here"],
         env={**os.environ, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **(env or {})},
         capture_output=True,
         text=True,
@@ -95,6 +97,16 @@ def test_a_hugging_face_id(folder: Path, tmp_path: Path) -> None:
         assert seen
     offline = resolve_apart("org/tiny", tmp_path, {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "1"})
     assert offline == first
+
+
+def test_of_a_hugging_face_id_its_configuration_alone(folder: Path, tmp_path: Path) -> None:
+    code = "import sys; from tercet.engine.models.store import model_config; print(model_config(sys.argv[1])['model_type'])"
+    with hub("org/tiny", folder) as (endpoint, seen):
+        env = {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1"}
+        assert resolve_apart("org/tiny", tmp_path, env, code=code) == "llama\n"
+        assert any("config.json" in path for path in seen) and not any("safetensors" in path for path in seen)
+        assert "config.json" in resolve_apart("org/tiny", tmp_path, env), "the rest is fetched when it is needed"
+        assert any("safetensors" in path for path in seen)
 
 
 @pytest.mark.parametrize(
