@@ -8,6 +8,9 @@ import pytest
 from tercet.cli.main import build_app
 from tercet.cli.simulating import parse_loss
 from tercet.core.errors import UsageError
+from tercet.latency.calibration_file import Calibration, write_calibration
+from tercet.latency.measured import MeasuredOracle
+from tercet.latency.stack import StackConstants
 from tercet.results.file import read
 from tercet.sim.simulate import WorkerLoss
 
@@ -59,6 +62,15 @@ def test_wrong_use_is_told(flags: tuple[str, ...], said: str, tmp_path: Path) ->
     command = ["simulate", *flags, "-o", str(tmp_path)]
     with pytest.raises(UsageError, match=said):
         build_app(command)(command)
+
+
+def test_a_measured_machine_is_of_no_other_size(tmp_path: Path) -> None:
+    oracle = MeasuredOracle(10.0, 1.0, 0.001, 0.5, 0.0001, 30.0, 23040, 11000)
+    write_calibration(Calibration(StackConstants(1.0, 1.0, 1.0, source="a test"), oracle), tmp_path / "s.yaml")
+    for command in ("simulate 1P1D --tp 2", "plan --tp 2"):
+        words = [*command.split(), "--stack", str(tmp_path / "s.yaml")]
+        with pytest.raises(UsageError, match="--tp 2: .*s.yaml was measured on a machine as it is"):
+            build_app(words)(words)
 
 
 def test_losses_are_read() -> None:
