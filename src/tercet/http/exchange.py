@@ -85,7 +85,7 @@ class Exchange:
             upstream.transport.write(request + body)
         else:
             upstream.transport.writelines((request, body))
-        self._waiter = begun = upstream.loop.create_future()
+        self._waiter = begun = asyncio.get_running_loop().create_future()
         return begun
 
     def close(self) -> None:

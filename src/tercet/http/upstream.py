@@ -58,7 +58,6 @@ class Upstream(asyncio.Protocol):
         "heads",
         "idle_ns",
         "key",
-        "loop",
         "take",
         "transport",
     )
@@ -68,7 +67,6 @@ class Upstream(asyncio.Protocol):
         self._half_closed = False
         self._reading_paused = False
         self.key = key
-        self.loop = asyncio.get_running_loop()  # asked once: it asks the kernel which process this is
         self.heads = pool.heads
         self.take: Callable[[bytes], None] | None = None
         self.exchange: Exchange | None = None

@@ -169,9 +169,9 @@ def _answers(worker: Worker) -> bool:
 
 
 def test_an_engine_that_can_not_start_ends_the_worker(log: Path) -> None:
-    worker = launch(log, *TINY, *VIRTUAL[:2], "--gpu", "nonsense", "--topology-id", TOPOLOGY)
+    worker = launch(log, *TINY, *VIRTUAL, "--kv-blocks", "99999999999", "--topology-id", TOPOLOGY)
     assert worker.process.wait(60) == 1
-    assert "unknown GPU 'nonsense'" in log.read_text()
+    assert "take fewer --kv-blocks" in log.read_text()
 
 
 def test_clients_that_leave_free_their_blocks(stub: Worker) -> None:

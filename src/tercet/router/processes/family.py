@@ -164,7 +164,7 @@ def reserve(config: RouterConfig) -> list[socket.socket]:
     port = config.port
     try:
         for family, *_, found in socket.getaddrinfo(
-            config.host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            config.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
             try:
                 # With SO_REUSEPORT it would bind beside another family.

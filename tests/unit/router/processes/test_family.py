@@ -122,6 +122,17 @@ async def test_one_that_can_not_be_started_anew_is_tried_again(
         await keeper
 
 
+@pytest.fixture
+def two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name has an address of both kinds, as localhost does on most machines."""
+    known = socket.getaddrinfo
+    ways = ("127.0.0.1", "::1")
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda _, *more, **named: [p for w in ways for p in known(w, *more, **named)]
+    )
+
+
+@pytest.mark.usefixtures("two_addresses")
 @pytest.mark.parametrize("taken", [socket.AF_INET, socket.AF_INET6])
 def test_a_port_is_reserved_at_all_addresses(taken: socket.AddressFamily) -> None:
     with socket.socket(taken) as other:
@@ -132,13 +143,14 @@ def test_a_port_is_reserved_at_all_addresses(taken: socket.AddressFamily) -> Non
         except OSError:
             pytest.skip("no IPv6 here")
         other.listen()
-        config = RouterConfig(workers=("http://127.0.0.1:1",), host="", port=other.getsockname()[1])
+        config = RouterConfig(workers=("http://127.0.0.1:1",), host="localhost", port=other.getsockname()[1])
         with pytest.raises(UsageError, match="the port is in use"):
             reserve(config)
 
 
+@pytest.mark.usefixtures("two_addresses")
 def test_the_port_that_is_chosen_is_the_same_at_all_addresses() -> None:
-    places = reserve(RouterConfig(workers=("http://127.0.0.1:1",), host="", port=0))
+    places = reserve(RouterConfig(workers=("http://127.0.0.1:1",), host="localhost", port=0))
     try:
         assert len({place.getsockname()[1] for place in places}) == 1
         assert {place.family for place in places} >= {socket.AF_INET}
