@@ -106,7 +106,7 @@ def device_from(
         constants = stack_named(stack or engine)
     if measured is not None and gpu is None and gpu_spec is None:
         if tp != 1:
-            raise UsageError(f"--tp {tp}: {stack} was measured on a machine as it is; with --tp name a GPU by --gpu, too")
+            raise UsageError(f"--tp {tp}: {stack} was measured on a machine as it is; with --tp name a --gpu, too")
         return Device(measured, constants, model, "the measured machine", engine, measured.source.assumptions)
     device = parse_gpu_spec(gpu_spec) if gpu_spec is not None else gpu or DEFAULT_GPU
     chosen = oracle_for(model, device, engine, tp, kind=oracle, memory_share=memory_share, picture=picture or PICTURE)

@@ -69,7 +69,7 @@ def test_a_measured_machine_is_of_no_other_size(tmp_path: Path) -> None:
     write_calibration(Calibration(StackConstants(1.0, 1.0, 1.0, source="a test"), oracle), tmp_path / "s.yaml")
     for command in ("simulate 1P1D --tp 2", "plan --tp 2"):
         words = [*command.split(), "--stack", str(tmp_path / "s.yaml")]
-        with pytest.raises(UsageError, match="--tp 2: .*s.yaml was measured on a machine as it is"):
+        with pytest.raises(UsageError, match=r"--tp 2: .*s\.yaml was measured on a machine as it is"):
             build_app(words)(words)
 
 

@@ -100,7 +100,7 @@ def test_a_hugging_face_id(folder: Path, tmp_path: Path) -> None:
 
 
 def test_of_a_hugging_face_id_its_configuration_alone(folder: Path, tmp_path: Path) -> None:
-    code = "import sys; from tercet.engine.models.store import model_config; print(model_config(sys.argv[1])['model_type'])"
+    code = "import sys, tercet.engine.models.store as s; print(s.model_config(sys.argv[1])['model_type'])"
     with hub("org/tiny", folder) as (endpoint, seen):
         env = {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1"}
         assert resolve_apart("org/tiny", tmp_path, env, code=code) == "llama\n"
