@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+COLDEST = 1e-5
+"""Below this temperature the most likely token is taken, as vLLM does: logits divided by less are infinite."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -27,7 +30,7 @@ class SamplingParams:
     @property
     def greedy(self) -> bool:
         """True when the most likely token is always taken."""
-        return self.temperature == 0.0 or self.top_k == 1
+        return self.temperature < COLDEST or self.top_k == 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ NUCLEUS_CANDIDATES = 1024  # the most likely tokens that nearly always hold a to
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One row's wish: the token at absolute `position`; tokens in `banned` may not be chosen."""
+    """One row's wish: the token at absolute `position`; tokens in `banned` may not be chosen, if that leaves any."""
 
     params: SamplingParams
     position: int
@@ -55,10 +55,12 @@ def sample(logits: torch.Tensor, requests: Seq[SampleRequest]) -> list[SampledTo
 def _without_banned(logits: torch.Tensor, requests: Seq[SampleRequest]) -> torch.Tensor:
     if not any(r.banned for r in requests):
         return logits
-    logits = logits.clone()
+    logits, vocabulary = logits.clone(), logits.shape[-1]
     for row, request in enumerate(requests):
-        if request.banned:
-            logits[row, list(request.banned)] = -torch.inf
+        # Clients name them, and a tokeniser may know more than the model: neither may end a step that others are in.
+        banned = {token for token in request.banned if token < vocabulary}
+        if 0 < len(banned) < vocabulary:
+            logits[row, list(banned)] = -torch.inf
     return logits
 
 

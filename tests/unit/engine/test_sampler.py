@@ -136,6 +136,26 @@ def test_global_random_state_is_neither_read_nor_moved() -> None:
     assert draws(LOGITS, 50) == first != draws(LOGITS, 50, seed=12)
 
 
+@pytest.mark.parametrize("changes", [{}, {"top_k": 3}, {"top_p": 0.9}])
+@pytest.mark.parametrize("temperature", [5e-324, 1e-45, 1e-40, 1e-37, 9e-6, 1e-5])
+def test_a_temperature_near_zero_takes_the_most_likely(temperature: float, changes: dict[str, Any]) -> None:
+    """Logits divided by it are infinite, and nothing can be drawn from those; other rows are in the same step."""
+    warm = wish(7, seed=3)
+    got = sample((LOGITS * 10).repeat(2, 1), [wish(temperature=temperature, seed=1, **changes), warm])
+    assert tokens(got) == [0, *tokens(sample((LOGITS * 10)[None], [warm]))]
+
+
+@pytest.mark.parametrize("changes", [{}, {"top_k": 3}, {"top_p": 0.9}, {"temperature": 0.0}])
+def test_when_every_token_is_banned_none_is(changes: dict[str, Any]) -> None:
+    everything = tuple(range(len(LOGITS)))
+    got = tokens(sample(LOGITS.repeat(2, 1), [wish(5, banned=everything, **changes), wish(5, banned=(0,), **changes)]))
+    assert got == tokens(sample(LOGITS.repeat(2, 1), [wish(5, **changes), wish(5, banned=(0,), **changes)]))
+
+
+def test_a_banned_token_that_the_model_lacks_is_no_fault() -> None:
+    assert tokens(sample(LOGITS[None].clone(), [wish(temperature=0.0, banned=(0, len(LOGITS), 10**6))])) == [3]
+
+
 def test_logprobs_are_of_the_unmodified_distribution() -> None:
     request = wish(temperature=0.1, top_k=2, logprobs=3, banned=(0,), seed=4)
     answer = sample(LOGITS[None].clone(), [request])[0]
