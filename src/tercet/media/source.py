@@ -45,7 +45,10 @@ class Sources:
         if not comma:
             raise PictureError("a data URI without a comma: write data:image/png;base64,...")
         if not head.lower().endswith(";base64"):
-            data = unquote_to_bytes(payload)
+            try:
+                data = unquote_to_bytes(payload)
+            except UnicodeEncodeError as error:
+                raise PictureError("a data URI that is not valid Unicode: it holds a lone surrogate") from error
         elif len(payload) * 3 // 4 > self._limits.max_bytes + 2:
             raise self._too_large()
         else:

@@ -123,7 +123,7 @@ def _tool_calls(calls: object, where: str) -> list[dict[str, Any]]:
         if isinstance(arguments, str):
             try:
                 arguments = json.loads(arguments)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise _bad(
                     f"{where}[{i}].function.arguments", f"{where}[{i}]: arguments are not JSON: {error}"
                 ) from None

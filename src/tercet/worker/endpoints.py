@@ -196,7 +196,11 @@ class Endpoints:
 
     async def _parsed(self, request: Request, read: Callable[[bytes], T]) -> T:
         data, request.body = request.body, b""  # pictures in it need not outlive their encoding
-        return read(data) if len(data) < LARGE_BODY_BYTES else await asyncio.to_thread(read, data)
+        try:
+            return read(data) if len(data) < LARGE_BODY_BYTES else await asyncio.to_thread(read, data)
+        except RecursionError:
+            # What could just be parsed is looked through once more by checks and the chat template.
+            raise RequestError(400, "the request body is nested too deeply", code="invalid_json") from None
 
     def _read_encode(self, data: bytes) -> EncodeRequest:
         body = parse_body(data)

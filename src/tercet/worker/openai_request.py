@@ -131,7 +131,7 @@ def parse_generation(body: dict[str, Any], *, chat: bool, tokenizer: Tokenizer, 
         echo=not chat and flag(body, "echo"),
         return_token_ids=flag(body, "return_token_ids"),
         skip_special_tokens=flag(body, "skip_special_tokens", True),
-        cache_salt=str(body.get("cache_salt") or ""),
+        cache_salt=_cache_salt(body),
         hold=hold,
         ticket=ticket,
         pictures=pictures,
@@ -283,6 +283,15 @@ def _max_tokens(body: dict[str, Any], chat: bool, prompt_len: int, max_model_len
             param="messages" if chat else "prompt",
         )
     return asked or (room if chat else min(room, DEFAULT_COMPLETION_TOKENS))
+
+
+def _cache_salt(body: dict[str, Any]) -> str:
+    salt = str(body.get("cache_salt") or "")
+    try:
+        salt.encode()
+    except UnicodeEncodeError:
+        raise bad("cache_salt", "valid Unicode", salt) from None
+    return salt
 
 
 def _logprobs(body: dict[str, Any], chat: bool) -> int | None:

@@ -225,3 +225,12 @@ def test_a_stream_begins_with_the_first_token_even_without_text(whole: Worker) -
         while not rest.endswith(b"0\r\n\r\n"):
             rest += connection.recv(100_000)
     assert rest.count(b"data: {") == 1, "all text was held back until the end"
+
+
+def test_a_body_that_is_nested_too_deeply_is_refused_at_any_depth(virtual: Worker) -> None:
+    """Where it can just be read, what looks through it once more finds it too deep."""
+    statuses = set()
+    for depth in range(850, 1050):
+        body = f'{{"prompt": {{"a": {"[" * depth}{"]" * depth}}}}}'
+        statuses.add(virtual.call("/v1/completions", body.encode()).status)
+    assert statuses == {400}

@@ -29,6 +29,8 @@ def test_data_uris() -> None:
         ("data:," + "x" * 1001, "larger than 1000 bytes"),
         ("data:image/png;base64,@@@@", "not base64"),
         ("data:image/png;base64,QUJD\nQUJD", "not base64"),
+        ("data:image/png;base64,\ud800", "not base64"),
+        ("data:,\ud800", "lone surrogate"),
         ("data:image/png;base64", "without a comma"),
         ("data:image/png;base64,", "empty"),
         ("ftp://host/a.png", "--allow-local-media"),

@@ -50,6 +50,11 @@ def test_text_parts_are_joined_by_newlines() -> None:
             "messages[0].tool_calls[0].function.arguments",
             "not JSON",
         ),
+        (
+            [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[" * 100_000}}]}],
+            "messages[0].tool_calls[0].function.arguments",
+            "not JSON",
+        ),
     ],
 )
 def test_bad_messages(messages: Any, param: str, words: str) -> None:

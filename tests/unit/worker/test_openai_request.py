@@ -73,6 +73,7 @@ def test_chat_takes_strings_and_parts(tokenizer: Tokenizer) -> None:
         ({"prompt": "a", "echo": True, "logprobs": 1}, "echo"),
         ({"prompt": "a", "min_tokens": 50}, "min_tokens"),
         ({"prompt": ["a", [1]], "n": "2"}, "n"),
+        ({"prompt": "a", "cache_salt": "\ud800"}, "cache_salt"),
     ],
 )
 def test_wrong_fields_are_named(tokenizer: Tokenizer, body: dict[str, Any], field: str) -> None:
