@@ -79,12 +79,12 @@ class ImageRequests:
         except TimeoutError:
             raise self._too_slow() from None
         except asyncio.CancelledError:
-            if future.done() and isinstance(late := future.result(), ImageAnswer):
+            if _has_answer(future) and isinstance(late := future.result(), ImageAnswer):
                 channel.send_now({"op": "release_image", "ticket_id": late.ticket.id})
             raise
         finally:
             del self._answers[request_id]
-            if not future.done():
+            if not _has_answer(future):
                 channel.send_now({"op": "cancel_image", "id": request_id})
         if isinstance(answer, Refusal):
             raise RequestError(answer.status, answer.message, code=answer.code, param=answer.param)
@@ -94,3 +94,8 @@ class ImageRequests:
         return RequestError(
             504, f"the engine {self._engine} did not encode the picture within {ENCODE_TIMEOUT_S:g} s", code="timeout"
         )
+
+
+def _has_answer(future: asyncio.Future[ImageAnswer | Refusal | None]) -> bool:
+    """False while the engine has said nothing: a task that is cancelled, or out of time, cancels what it waits for."""
+    return future.done() and not future.cancelled()
