@@ -62,12 +62,18 @@ class ImageInput:
 
 
 def check_images(images: Sequence[ImageInput], tokens: int) -> None:
-    """Raise TicketError unless the pictures lie in order and apart within `tokens` tokens, and fit their tickets."""
+    """Raise TicketError unless the pictures lie in order and apart within `tokens` tokens, and fit their tickets.
+
+    One that is there twice is as long both times: it has one set of rows.
+    """
     end = 0
+    lengths: dict[str, int] = {}
     for number, image in enumerate(images):
         span, ticket = image.span, image.ticket
         if span.start < end or span.length < 1 or span.end > tokens:
             raise TicketError(f"picture {number} covers tokens {span.start} to {span.end} of {tokens}, or of another")
         if ticket is not None and (ticket.key != span.key or ticket.tokens != span.length):
             raise TicketError(f"picture {number} has the ticket of another picture")
+        if lengths.setdefault(span.key, span.length) != span.length:
+            raise TicketError(f"picture {number} has {span.length} tokens, and {lengths[span.key]} before")
         end = span.end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from tercet.core.errors import TicketError
@@ -80,6 +81,8 @@ class ImageTicket:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TicketError(f"malformed image ticket: {error!r}") from error
+        if not (isfinite(ticket.lease_s) and ticket.lease_s > 0):
+            raise TicketError("an image ticket's lease is not a time")
         if ticket.tokens < 1 or len(ticket.block_ids) != blocks_for_rows(ticket.tokens):
             raise TicketError(f"an image ticket names {len(ticket.block_ids)} blocks for {ticket.tokens} rows")
         return ticket

@@ -58,9 +58,10 @@ class IssuedImages:
         self._key_of[ticket.id] = key
         return ticket
 
-    def is_out(self, ticket_id: str) -> bool:
-        """Return whether a ticket of this engine can still be read under."""
-        return self._leases.blocks(ticket_id) is not None
+    def is_out(self, ticket: ImageTicket) -> bool:
+        """Return whether a ticket of this engine can still be read under, and is for the picture that it names: it came
+        back through other hands."""
+        return self._key_of.get(ticket.id) == ticket.key and self._leases.blocks(ticket.id) is not None
 
     def take_share(self, ticket_id: str) -> None:
         """End one reader's share: a sequence of this engine uses the entry in place."""

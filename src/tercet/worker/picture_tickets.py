@@ -27,7 +27,7 @@ class PictureTickets:
             self._check_fit(ticket)
         own = [image.ticket for image in images if image.ticket is not None and self._is_own(image.ticket)]
         for ticket in own:
-            if self._issued is not None and self._issued.is_out(ticket.id):
+            if self._issued is not None and self._issued.is_out(ticket):
                 if ticket.key not in sequence.owned:
                     self._store.pool.lease(ticket.key)  # leased already, so that it always can be
                     sequence.owned |= {ticket.key}
@@ -67,7 +67,7 @@ class PictureTickets:
             return ticket
         if self._issued is None or image.span.key not in sequence.owned:
             return None
-        if ticket is not None and self._issued.is_out(ticket.id):
+        if ticket is not None and self._issued.is_out(ticket):
             return ticket
         return self._issued.issue(image.span.key, 1, now)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,13 +90,9 @@ def _image_tickets(body: dict[str, Any], pictures: int) -> list[ImageTicket | No
     if not isinstance(given, list) or len(given) != pictures:
         raise bad("ec_transfer_params", f"an object with a list of {pictures} images, one for each picture", given)
     try:
-        tickets = [None if params is None else ImageTicket.from_params(params) for params in given]
+        return [None if params is None else ImageTicket.from_params(params) for params in given]
     except (TicketError, OverflowError) as error:
         raise _misfit(str(error)) from None
-    for ticket in tickets:
-        if ticket is not None and not (math.isfinite(ticket.lease_s) and ticket.lease_s > 0):
-            raise _misfit("an image ticket's lease is not a time")
-    return tickets
 
 
 def _misfit(message: str) -> RequestError:

@@ -178,10 +178,10 @@ def test_each_reader_ends_its_share(stages: list[Stage]) -> None:
     assert isinstance(answer, ImageAnswer)
     assert stage.leases.release(answer.ticket.id, True)
     stage.step()
-    assert stage.issued.is_out(answer.ticket.id) and stage.pool.in_use
+    assert stage.issued.is_out(answer.ticket) and stage.pool.in_use
     assert stage.leases.release(answer.ticket.id, True)
     stage.step()
-    assert not stage.issued.is_out(answer.ticket.id) and stage.pool.in_use == 0
+    assert not stage.issued.is_out(answer.ticket) and stage.pool.in_use == 0
     assert not stage.leases.release(answer.ticket.id, True)
 
 

@@ -118,6 +118,23 @@ def test_a_kv_ticket_brings_its_pictures_and_newer_tickets_win(tokenizer: Tokeni
         parse(tokenizer, ref(), kv_transfer_params=kv.to_params(), ec_transfer_params=tickets(fresh, None))
 
 
+@pytest.mark.parametrize(
+    "images",
+    [
+        (ImageInput(ImageSpan("K", 0, 1), replace(ticket("K", 1), lease_s=float("nan"))),),
+        (ImageInput(ImageSpan("K", 0, 1), replace(ticket("K", 1), lease_s=0.0)),),
+        (ImageInput(ImageSpan("K", 0, 1), ticket("K", 1)), ImageInput(ImageSpan("K", 1, 2), ticket("K", 2))),
+    ],
+)
+def test_pictures_of_a_kv_ticket_that_could_break_an_engine(
+    tokenizer: Tokenizer, images: tuple[ImageInput, ...]
+) -> None:
+    """By leases that end at no time, and one picture with two sets of rows."""
+    with pytest.raises(RequestError) as caught:
+        parse(tokenizer, ref(), kv_transfer_params=replace(TICKET, images=images).to_params())
+    assert (caught.value.status, caught.value.code) == (400, "ticket_mismatch")
+
+
 def test_a_blind_model_takes_no_pictures_by_ticket() -> None:
     blind = load_tokenizer(random_model_folder("tiny").path)
     kv = replace(TICKET, images=(ImageInput(ImageSpan("K", 0, 1), None),))
