@@ -89,6 +89,9 @@ class GenerationRun:
                 self.engine.release_image(picture.answer.ticket.id)
 
     async def _submit(self, sequence: _Sequence) -> None:
+        """Send a choice to the engine; what keeps it from that ends the answer, which may have begun with others."""
+        if self._refusal is not None:
+            return
         g, choice = self.generation, sequence.choice
         item = Submission(
             id=sequence.id,
@@ -100,7 +103,10 @@ class GenerationRun:
             ticket=g.ticket if choice.index == 0 else None,
             images=g.images,
         )
-        await self.engine.submit(item, sequence)
+        try:
+            await self.engine.submit(item, sequence)
+        except RequestError as error:
+            self.failed(Refusal(error.status, error.message, error.code, error.param))
 
     async def _finish(self, responder: Responder) -> None:
         refusal, choices = self._refusal, [sequence.choice for sequence in self._sequences]
