@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 _NAT64 = IPv6Network("64:ff9b::/96")
 _METADATA = IPv4Address("168.63.129.16")
-"""Azure's; the other clouds' metadata services are on link-local, private or shared addresses."""
+"""Azure's; the other clouds' metadata services are on link-local, private or shared addresses, or those below."""
+_PROTOCOLS = IPv4Network("192.0.0.0/24")
+"""Nobody's on the internet, and Oracle's older metadata service; Python 3.11 calls all but a few of them global."""
 
 
 def is_public(address: str) -> bool:
@@ -18,6 +20,8 @@ def is_public(address: str) -> bool:
     inner = _wrapped(found) if isinstance(found, IPv6Address) else None
     if inner is not None:
         found = inner
+    if found in _PROTOCOLS or (isinstance(found, IPv6Address) and found.is_site_local):
+        return False
     return found.is_global and not found.is_multicast and not found.is_reserved and found != _METADATA
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import socket
 import ssl
 import threading
@@ -46,6 +47,8 @@ class Fetcher:
         self._limits = limits
         self._resolve, self._may_reach = resolve, (lambda _: True) if limits.allow_local else may_reach
         self._tls = ssl.create_default_context()
+        # It warns of answers with strange headers, and of certificates, and says of what URL they are.
+        logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
     def fetch(self, url: str) -> bytes:
         """Return the body behind `url`. Raises PictureError.
@@ -106,6 +109,7 @@ class Fetcher:
             )
             try:
                 connection.connect()
+                connection.timeout = deadline - time.monotonic()  # the others' share of it is free now
                 return connection
             except (urllib3.exceptions.HTTPError, OSError):
                 connection.close()

@@ -55,6 +55,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _silent(self, query: dict[str, list[str]]) -> None:
         self.server.ended.wait(60)
 
+    def _late(self, query: dict[str, list[str]]) -> None:
+        self.server.ended.wait(1.0)
+        self._answer(200, self.server.body)
+
+    def _strange(self, query: dict[str, list[str]]) -> None:
+        """Answer with a header that is none."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nno header at all\r\n\r\n" + self.server.body)
+
     def _drip(self, query: dict[str, list[str]]) -> None:
         """Send a byte now and then, of the head or the body, with or without saying how many."""
         if query["part"][0] == "head":

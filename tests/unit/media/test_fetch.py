@@ -77,6 +77,20 @@ def test_the_deadline_is_of_the_whole(pictures: Site, path: str) -> None:
     assert threading.active_count() <= before + 2, "the site's own threads, and none of the fetch"
 
 
+def test_many_addresses_of_a_host_leave_no_less_time_for_the_answer(pictures: Site) -> None:
+    """Each gets its share of the time to be connected to; whoever was connected to has what is left."""
+    fetcher = Fetcher(
+        MediaLimits(allow_local=True, timeout_s=40.0),
+        resolve=lambda host, port: [f"127.0.0.{i}" for i in range(1, 101)],
+    )
+    assert fetcher.fetch(pictures.url("/late", "many.example")) == pictures.body
+
+
+def test_a_url_is_not_in_the_log_of_a_library(pictures: Site, caplog: pytest.LogCaptureFixture) -> None:
+    assert Fetcher(LOCAL).fetch(pictures.url("/strange?signature=xyzzy")) == pictures.body
+    assert "xyzzy" not in caplog.text
+
+
 # --- where it must not go ---
 
 
@@ -96,9 +110,11 @@ def test_the_deadline_is_of_the_whole(pictures: Site, path: str) -> None:
         "172.16.0.1",
         "100.100.100.200",
         "168.63.129.16",
+        "192.0.0.192",
         "0.0.0.0",
         "224.0.0.1",
         "[fe80::1]",
+        "[fec0::1]",
         "[fd00:ec2::254]",
     ],
 )
