@@ -27,7 +27,7 @@ from tercet.launch.part import BACKOFF_S, Part, PartSpec
 from tercet.launch.placement import Placement
 from tercet.launch.ports import PortReservation
 from tercet.launch.probe import until_drained
-from tercet.launch.progress import OnProgress, Progress
+from tercet.launch.progress import OnProgress, Progress, heard_or_not
 from tercet.launch.reload import LOOK_S, Reload
 from tercet.launch.segments import sweep_all
 from tercet.launch.source import Asked
@@ -120,7 +120,7 @@ class LocalDeployment:
         Raises UsageError (a busy port, an unknown device) before anything runs, LaunchError when a part does not come
         up; either way, and when cancelled, nothing is left.
         """
-        self._on_progress = on_progress or _ignore
+        self._on_progress = heard_or_not(on_progress or _ignore)
         self._starting = asyncio.create_task(self._start())
         try:
             await self._starting

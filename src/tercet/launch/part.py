@@ -71,7 +71,10 @@ class Part:
 
     async def _start(self, path: str) -> None:
         self._tell("starting")
-        child = await ChildProcess.start(self.spec.argv, log=self._log, env=self._env)
+        try:
+            child = await ChildProcess.start(self.spec.argv, log=self._log, env=self._env)
+        except OSError as error:  # too many processes or files, no place for its log: that may pass
+            raise LaunchError(f"{self.spec.name} could not be started: {error}") from error
         self._child = child
         self._keeper.add(child.pid)
         ended = asyncio.ensure_future(child.wait())

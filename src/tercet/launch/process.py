@@ -29,17 +29,22 @@ class LogFile:
             self.path.replace(self.path.with_suffix(".log.1"))
 
     def open(self) -> int:
-        """Return a descriptor that appends; `tail` will look at what comes after."""
+        """Return a descriptor that appends; `tail` will look at what comes after. The folder may have been tidied away
+        since the last start. Raises OSError."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._since = os.fstat(fd).st_size
         return fd
 
     def tail(self) -> list[str]:
-        """Return the last lines since `open`."""
-        with self.path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(self._since, size - TAIL_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
+        """Return the last lines since `open`; none of a log that somebody has taken away."""
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(self._since, size - TAIL_BYTES))
+                text = file.read().decode("utf-8", errors="replace")
+        except OSError:
+            return []
         return [line for line in text.splitlines() if line.strip()][-TAIL_LINES:]
 
 

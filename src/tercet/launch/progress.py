@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,17 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+
+
+def heard_or_not(on_progress: OnProgress) -> OnProgress:
+    """Return what tells as `on_progress` does, and goes on where nobody can be told: a terminal that was closed
+    or a full disk must not keep a crashed part from its next start, nor an end from being orderly."""
+
+    def tell(progress: Progress) -> None:
+        with suppress(OSError):
+            on_progress(progress)
+
+    return tell
 
 
 class LaunchError(TercetError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -399,3 +401,53 @@ def test_worker_ports_follow_the_routers(tmp_path: Path) -> None:
     local._ports.close()
     assert placed.router.port == port
     assert port < placed.workers[0].port < placed.workers[1].port
+
+
+async def test_a_worker_comes_back_when_its_logs_were_tidied_away(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    local = deployment(tmp_path)
+    await local.start(told.append)
+    try:
+        shutil.rmtree(tmp_path / "logs")
+        await get(f"{local.worker_urls['decode-0']}/crash")
+        await eventually(lambda: states_of(told, "decode-0") == ["starting", "ready", "crashed", "starting", "ready"])
+        assert "stand-in starts" in (tmp_path / "logs" / "decode-0.log").read_text()
+    finally:
+        await local.stop()
+
+
+async def test_what_can_not_be_started_now_is_tried_again(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    local = deployment(tmp_path, backoff_s=(0.05,))
+    await local.start(told.append)
+    try:
+        (tmp_path / "logs").rename(tmp_path / "old")
+        (tmp_path / "logs").write_text("in the way")
+        await get(f"{local.worker_urls['decode-0']}/crash")
+        await eventually(lambda: sum("could not be started" in each.detail for each in told) > 1)
+        (tmp_path / "logs").unlink()
+        await eventually(lambda: states_of(told, "decode-0")[-1] == "ready")
+    finally:
+        await local.stop()
+
+
+async def test_parts_are_watched_and_ended_though_nobody_can_be_told(tmp_path: Path) -> None:
+    told: list[Progress] = []
+
+    def closed_terminal(progress: Progress) -> None:
+        told.append(progress)
+        raise OSError(errno.EIO, "Input/output error")
+
+    local = deployment(tmp_path)
+    await local.start(closed_terminal)
+    before = await get(f"{local.worker_urls['decode-0']}/pid")
+    os.kill(int(before), signal.SIGKILL)
+    await eventually(lambda: states_of(told, "decode-0") == ["starting", "ready", "crashed", "starting", "ready"])
+    pids = [int(await get(f"{url}/pid")) for url in (local.url, *local.worker_urls.values())]
+    await local.stop()
+    assert not any(map(psutil.pid_exists, pids)) and running(tmp_path / "run") == []
+    assert [each.state for each in told[-2:]] == ["stopping", "stopped"]
+
+
+def states_of(told: list[Progress], part: str) -> list[str]:
+    return [progress.state for progress in told if progress.part == part]
