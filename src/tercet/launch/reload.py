@@ -19,7 +19,7 @@ class Reload:
     def __init__(
         self, asked: Asked, become: Callable[[Topology], Awaitable[None]], refuse: Callable[[str], None]
     ) -> None:
-        """`become` raises TercetError for what can't be done; `refuse` is told of it."""
+        """`become` raises TercetError or OSError for what can't be done; `refuse` is told of it."""
         self._asked, self._become, self._refuse = asked, become, refuse
         self._seen = _stamp(asked.path)
 
@@ -33,7 +33,7 @@ class Reload:
                 self._seen = stamp
                 try:
                     await self._become(self._asked.read())
-                except TercetError as error:
+                except (TercetError, OSError) as error:
                     self._refuse(f"{self._asked.path} is not followed, and nothing changed: {error}")
             last = stamp
 

@@ -72,7 +72,7 @@ def parse_topology(text: str, source: str) -> Topology:
             raise UsageError(f"{source}:1: empty; a topology needs at least `workers: 1P1D`")
         _refuse_duplicates(root, source, ())
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date of month 13 is a ValueError
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise UsageError(f"{source}{line}: not YAML: {getattr(error, 'problem', None) or error}") from error

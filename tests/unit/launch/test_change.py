@@ -99,3 +99,28 @@ async def test_what_changes_in_the_file_before_it_is_watched_is_followed_too(
         assert (await asyncio.wait_for(became, 30)).short_form == "1P2D"
     finally:
         watching.cancel()
+
+
+async def test_a_file_that_was_nonsense_for_a_while_is_followed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tercet.launch.reload.LOOK_S", 0.01)
+    path = tmp_path / "t.yaml"
+    path.write_text("{name: t, workers: 1P1D}")
+    refused: asyncio.Queue[str] = asyncio.Queue()
+    became: asyncio.Queue[str] = asyncio.Queue()
+
+    async def become(wanted: Topology) -> None:
+        if wanted.short_form == "1P2D":
+            raise OSError("no room for its files")
+        became.put_nowait(wanted.short_form)
+
+    watching = asyncio.create_task(Reload(Asked(path), become, refused.put_nowait).watch())
+    try:
+        for text, why in (("{name: 2026-13-01, workers: 1P1D}", "not YAML"), ("{name: t, workers: 1P2D}", "no room")):
+            path.write_text(text)
+            assert why in await asyncio.wait_for(refused.get(), 30)
+        path.write_text("{name: t, workers: 1P3D}")
+        assert await asyncio.wait_for(became.get(), 30) == "1P3D"
+    finally:
+        watching.cancel()

@@ -188,3 +188,8 @@ def test_logs_and_traces_reach_the_router(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", None)
     with pytest.raises(MissingExtraError, match=r"tercet\[otel\]"):
         TercetCommands().router(Placement(topology, "id"))
+
+
+@pytest.mark.parametrize("text", ["name: 2026-13-01", "{router: {port: " + "9" * 5000 + "}}", "[" * 3000])
+def test_text_that_yaml_itself_stumbles_over_is_a_complaint(text: str) -> None:
+    assert complaint(text).startswith("t.yaml")
