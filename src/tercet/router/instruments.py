@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -10,6 +11,8 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 
 PREFIX = "tercet:router_"
 WORKER = "worker"
+WHERE = "where"
+"""A worker, or a pair of them: `P0>D0`."""
 ROUTER = "router"
 """The worker of what happened in the router itself."""
 
@@ -101,7 +104,12 @@ class Spread:
 def _others(
     labels: tuple[str, ...], values: Iterable[tuple[str, ...]], workers: Container[str]
 ) -> list[tuple[str, ...]]:
-    if WORKER not in labels:
+    at = next((i for i, label in enumerate(labels) if label in (WORKER, WHERE)), None)
+    if at is None:
         return []
-    at = labels.index(WORKER)
-    return [row for row in values if row[at] not in workers and row[at] != ROUTER]
+    return [row for row in values if row[at] != ROUTER and not named_all(row[at], workers)]
+
+
+def named_all(text: str, workers: Container[str]) -> bool:
+    """True when all whom a label or a route (`E0+E1>P0>D0`) names are among `workers`."""
+    return all(label in workers for label in re.split("[>+]", text))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Container, Iterator, Sequence
@@ -13,7 +12,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from tercet.router.exposition import pieces
-from tercet.router.instruments import ROUTER, WORKER, Count, Spread
+from tercet.router.instruments import ROUTER, WHERE, WORKER, Count, Spread, named_all
 from tercet.router.span import ENCODE, FIRST_TOKEN, HANDOFF, PREFILL, QUEUE, STREAM, Span
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class RouterMetrics(Collector):
         self.requests = Count("requests", "Requests for generation by HTTP status; 499: client left", "mode", "status")
         self.routes = Count("routes", "Routes taken: split (through P), direct, fallback", "mode", "kind")
         self.retries = Count("retries", "Routes given up for another before the first byte", "reason")
-        self.breakers = Count("breaker_opened", "Breakers opened after failures in a row", "where")
+        self.breakers = Count("breaker_opened", "Breakers opened after failures in a row", WHERE)
         self.releases = Count("releases", "Releases of blocks that no decode worker accepted, as they were told to P")
         self.handoff_expiries = Count("handoff_expiries", "Blocks left to the end of their lease", "reason")
         self.handoff_leaks = Count("handoff_leaks", "Releases that ended by a fault of the router")
@@ -144,7 +143,7 @@ class RouterMetrics(Collector):
         for metric in self._all():
             metric.keep(workers)
         for tally in self._paths.values():
-            for path in [path for path in tally if not all(label in workers for label in re.split("[>+]", path))]:
+            for path in [path for path in tally if not named_all(path, workers)]:
                 del tally[path]
 
     def summary(self) -> dict[str, dict[str, Any]]:

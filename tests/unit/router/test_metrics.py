@@ -143,6 +143,15 @@ def test_routes_of_several_encode_workers_are_told_apart() -> None:
     assert metrics.summary()["epd"]["routes"] == {"E0>P0>D0": 1}
 
 
+def test_breakers_of_who_left_are_forgotten() -> None:
+    metrics = RouterMetrics()
+    for where in ("P0", "P1", "P0>D0", "P0>D1", "P1>D1"):
+        metrics.breakers.add(where)
+    metrics.keep({"P0", "D0"})
+    opened = [dict(labels)["where"] for name, labels in samples(metrics.render()) if name == "breaker_opened_total"]
+    assert opened == ["P0", "P0>D0"]
+
+
 async def test_gauges_come_back_to_zero_however_requests_end() -> None:
     async with routing("PPDD", "pd", max_concurrent=2, max_queue=2, breaker_failures=99) as setup:
         decodes, prefills = setup.role("D"), setup.role("P")
