@@ -84,8 +84,9 @@ def resolve_devices(topology: Topology) -> tuple[Topology, list[str]]:
     fallback = default_devices(topology.ranks, cores=cores, gpus=gpus, tensor_parallel=tensor_parallel)
     assigned, warnings = assign_devices(topology, fallback)
     for worker in assigned.workers:
+        single = topology.of(worker).engine.tensor_parallel == 1
         for device in worker.devices:
-            if tensor_parallel == 1 or not device.startswith("cuda:"):
+            if single or not device.startswith("cuda:"):
                 parse_device(device)
             elif not all(gpu.isdecimal() for gpu in gpus_of(device)):
                 raise UsageError(f"unknown device {device!r}: write the GPUs of a rank as cuda:0+1")

@@ -61,6 +61,16 @@ def test_a_core_this_machine_lacks_is_refused() -> None:
         resolve_devices(topology("workers: 1A\ndevices: [cpu:99999]"))
 
 
+def test_a_rank_of_several_gpus_may_stand_beside_one_of_a_single_gpu() -> None:
+    own = "engine: {tensor_parallel: 2}"
+    wide, narrow = "{stages: [prefill], devices: ['cuda:0+1'], %s}", "{stages: [decode], devices: ['cuda:2']}"
+    text = "{engine: {engine: vllm}, workers: [%s, %s]}"
+    assigned, _ = resolve_devices(topology(text % (wide % own, narrow)))
+    assert names(assigned) == [("cuda:0+1",), ("cuda:2",)]
+    with pytest.raises(UsageError, match="unknown device 'cuda:0\\+1'"):
+        resolve_devices(topology(text % (wide % "engine: {}", narrow)))
+
+
 def test_device_lists_are_read_from_a_flag() -> None:
     assert parse_devices("cpu:0, cpu:1") == ("cpu:0", "cpu:1")
     with pytest.raises(UsageError, match="empty name"):

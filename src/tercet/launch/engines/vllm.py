@@ -48,7 +48,7 @@ class VllmCommands:
     def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         """Return how to start the worker. Raises UsageError for settings vLLM has no word for, and without vLLM."""
         topology = placement.topology
-        check(topology)
+        check(topology, worker)
         python = engine_python("vllm", topology.engine.engine_python, placement.cache_dir)
         model = prepare_model(topology, placement.cache_dir)
         arguments = arguments_of(placement, worker, model.path, sees="vision_config" in model.config)
@@ -61,7 +61,7 @@ class VllmCommands:
 
     def container(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         """Return how the worker's container is started. Raises UsageError for settings vLLM has no word for."""
-        check(placement.topology)
+        check(placement.topology, worker)
         # Whether the model takes pictures stands in its configuration, which is not here: encoders say so.
         sees = has_encoders(placement.topology.workers)
         arguments = arguments_of(placement, worker, Path(placement.topology.model), sees=sees)
@@ -80,8 +80,8 @@ class VllmCommands:
         return tuple(words)
 
 
-def check(topology: Topology) -> None:
-    """Raise UsageError for settings that vLLM can't follow."""
+def check(topology: Topology, worker: WorkerSpec) -> None:
+    """Raise UsageError for settings that vLLM can't follow, in the topology as `worker` sees it."""
     engine = topology.engine
     if engine.random_weights is not None:
         raise UsageError("--random-weights is for the built-in engine: name a --model for vllm")
@@ -89,16 +89,15 @@ def check(topology: Topology) -> None:
         raise UsageError("--gpu is what --engine virtual imitates: choose vllm's with --devices cuda:0")
     if engine.transport not in ("auto", "nixl"):
         raise UsageError(f"--transport {engine.transport}: vllm's workers hand KV over by nixl; leave it out")
-    if engine.kv_connector == "mooncake" and any(map(_on_cpu, topology.workers)):
+    if engine.kv_connector == "mooncake" and _on_cpu(worker):
         raise UsageError("--kv-connector mooncake: vllm's needs GPUs; take nixl, or choose GPUs with --devices cuda:0")
-    for worker in topology.workers:
-        kinds = {device.partition(":")[0] for device in worker.devices}
-        if len(kinds) > 1:
-            raise UsageError(f"{worker.name}: one vllm worker computes on cores or on GPUs, not on both")
-        if kinds == {"cuda"}:
-            check_tensor_parallel(topology, worker)
-        elif engine.tensor_parallel > 1:
-            raise UsageError("tensor_parallel is for GPUs: a rank on a CPU takes more cores instead, as in cpu:0-3")
+    kinds = {device.partition(":")[0] for device in worker.devices}
+    if len(kinds) > 1:
+        raise UsageError(f"{worker.name}: one vllm worker computes on cores or on GPUs, not on both")
+    if kinds == {"cuda"}:
+        check_tensor_parallel(topology, worker)
+    elif engine.tensor_parallel > 1:
+        raise UsageError("tensor_parallel is for GPUs: a rank on a CPU takes more cores instead, as in cpu:0-3")
 
 
 def arguments_of(placement: Placement, worker: WorkerSpec, model: Path, *, sees: bool) -> list[str]:

@@ -67,7 +67,8 @@ class Placed:
 
 def place(topology: Topology, options: DeployOptions) -> Placed:
     """Decide pods, devices, ports and DNS names. Raises UsageError for what can't run in a cluster."""
-    check(topology)
+    for seen in (topology, *(topology.of(worker) for worker in topology.workers if worker.engine)):
+        check(seen)
     topology = _with_stages(topology)
     groups = _groups(topology, options)
     workers: list[WorkerSpec] = []
@@ -78,7 +79,8 @@ def place(topology: Topology, options: DeployOptions) -> Placed:
             devices = ("cpu",) * group.ranks
             if group.on_gpus:
                 devices = default_devices(group.ranks, cores=(), gpus=group.gpus, tensor_parallel=group.gpus_per_rank)
-            workers.append(WorkerSpec(pod, group.workers[i].stages, group.ranks, devices, WORKER_PORT))
+            own = tuple(pair for pair in group.workers[i].engine if pair[0] != "engine_python")
+            workers.append(WorkerSpec(pod, group.workers[i].stages, group.ranks, devices, WORKER_PORT, own))
             hosts[pod] = f"{pod}.{group.name}.{options.namespace}.svc"
     router = topology.router
     inside = replace(

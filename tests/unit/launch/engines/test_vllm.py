@@ -121,9 +121,19 @@ def test_on_gpus_nothing_is_said_of_cores() -> None:
     ],
 )
 def test_settings_without_a_word_in_vllm_are_refused(engine: str, complaint: str) -> None:
+    topology = parse_topology(f"{{workers: [{{stages: [prefill], devices: [cpu]}}, {{stages: [decode]}}], "
+                              f"engine: {{engine: vllm, {engine}}}}}", "t")  # fmt: skip
     with pytest.raises(UsageError, match=complaint):
-        check(parse_topology(f"{{workers: [{{stages: [prefill], devices: [cpu]}}, {{stages: [decode]}}], "
-                             f"engine: {{engine: vllm, {engine}}}}}", "t"))  # fmt: skip
+        check(topology, topology.workers[0])
+
+
+def test_each_workers_gpus_are_counted_by_its_own_tensor_parallelism() -> None:
+    placement = placed("workers: [{stages: [prefill], devices: ['cuda:0+1'], engine: {tensor_parallel: 2}}, "
+                       "{stages: [decode], devices: ['cuda:2']}]")  # fmt: skip
+    for worker in placement.topology.workers:
+        check(placement.of(worker).topology, worker)
+    with pytest.raises(UsageError, match="prefill-0: cuda:0\\+1 is 2 GPUs, and tensor_parallel is 1"):
+        check(placement.topology, worker_of(placement, "prefill-0"))
 
 
 def routed(placement: Placement) -> list[str]:

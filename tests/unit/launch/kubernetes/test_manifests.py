@@ -158,6 +158,21 @@ def test_unequal_workers_of_a_role_are_groups_of_their_own() -> None:
     assert (claim["storageClassName"], claim["resources"]["requests"]["storage"]) == ("fast", "10Gi")
 
 
+def test_what_a_worker_has_unlike_the_others_its_pods_have() -> None:
+    own = "{tensor_parallel: 2, max_num_batched_tokens: 8192, engine_python: /here/only}"
+    files = files_of(
+        f"{{name: own, model: {LLAMA}, engine: {{engine: vllm, max_num_batched_tokens: 1024}}, "
+        f"workers: [{{stages: [prefill], engine: {own}}}, {{stages: [decode]}}]}}"
+    )
+    said = {name: container(files, "StatefulSet", name) for name in ("prefill", "decode")}
+    flag = "--max-num-batched-tokens"
+    words = {name: each["args"] for name, each in said.items()}
+    assert [words[name][words[name].index(flag) + 1] for name in said] == ["8192", "1024"]
+    assert words["prefill"][words["prefill"].index("--tensor-parallel-size") + 1] == "2"
+    assert "--tensor-parallel-size" not in words["decode"] and "/here/only" not in str(words)
+    assert [each["resources"]["limits"]["nvidia.com/gpu"] for each in said.values()] == ["2", "1"]
+
+
 def test_cores_become_a_limit() -> None:
     worker = container(case_files("tercet-pd"), "StatefulSet", "prefill")
     assert worker["resources"]["limits"]["cpu"] == "2"
@@ -179,6 +194,7 @@ def test_the_router_starts_anew_when_its_arguments_change() -> None:
         ("{workers: 1A, model: /my/model}", {}, "model: '/my/model' is neither a Hugging Face id"),
         ("{workers: 1A, engine: {engine: vllm}}", {}, "model: 'smollm2-135m' is a name of Tercet's own, unknown to vl"),
         ("{workers: 1A, engine: {transport: shm}}", {}, "engine.transport: shm joins workers of one machine"),
+        ("{workers: [{stages: [prefill, decode], engine: {transport: shm}}]}", {}, "engine.transport: shm joins wo"),
         ("{workers: 1A, engine: {allow_local_media: true}}", {}, "engine.allow_local_media"),
         ("{workers: 1E1P1D, model: smollm2-135m}", {}, "encode-0 can't encode pictures"),
         (f"{{workers: 1A, model: {LLAMA}, engine: {{engine: vllm}}, devices: ['cpu:0']}}", {}, "pods of vllm compute"),
