@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
+import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from tests.unit.launch.kubernetes.cases import CASES, case_files
+from tests.unit.router.harness import routing
 
+from tercet.core.api_keys import ApiKey, digest_of, key_lines
 from tercet.core.errors import UsageError
 from tercet.launch.kubernetes.folder import MARK, write_folder
 
@@ -132,6 +136,28 @@ def test_unreadable_keys_are_named(tmp_path: Path) -> None:
     done = cluster(tmp_path, "tercet-pd").run("deploy.sh", API_KEYS="/nowhere")
     assert done.returncode == 1
     assert "/nowhere can't be read" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["# whose they are", "a-key"], "answered along P0>D0"),
+        ([ApiKey("a", digest_of("a-key")).line(), "b-key"], "answered along P0>D0"),
+        ([ApiKey("a", digest_of("a-key")).line()], "ready in mode pd"),
+    ],
+)
+async def test_the_request_is_asked_with_a_key_or_without_one_where_only_hashes_are(
+    tmp_path: Path, lines: list[str], said: str
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("\n".join(lines) + "\n")
+    async with routing("PD", "pd", api_keys=key_lines(keys.read_text())) as setup:
+        text = case_files("tercet-pd")["request.py"].replace("http://127.0.0.1:8000", setup.url)
+        (tmp_path / "request.py").write_text(text.replace("/etc/tercet/keys/keys", str(keys)))
+        command = [sys.executable, str(tmp_path / "request.py")]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
 
 
 def test_cleaning_up(tmp_path: Path) -> None:
