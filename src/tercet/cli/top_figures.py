@@ -82,11 +82,14 @@ class Figures:
         if self.status and status["uptime_s"] + 1 < self.status["uptime_s"]:
             self.counts.clear()
             self.records.clear()
+        elif self.counts and _total(status["counts"], "requests") < _total(self.counts[-1][1], "requests"):
+            self.counts.clear()  # counted from zero again
         self.status = status
         self.counts.append((float(status["time"]), status["counts"]))
         fresh = {(record["id"], record["started_at"]): record for record in reversed(records)}
         count = sum(key not in self.records for key in fresh)
-        self.records |= fresh
+        # More may have ended in a burst than were asked for: those missed come later than those after them.
+        self.records = dict(sorted((self.records | fresh).items(), key=lambda kept: _ended(kept[1])))
         while len(self.records) > MOST:
             del self.records[next(iter(self.records))]
         return count

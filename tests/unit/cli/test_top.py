@@ -108,6 +108,22 @@ def test_records_are_kept_once_and_forgotten_with_their_router() -> None:
     assert figures.latest(9) == [] and len(figures.counts) == 1
 
 
+def test_records_that_were_missed_in_a_burst_take_their_place() -> None:
+    figures = Figures()
+    figures.take(status(100.0), [record(4, 99.0), record(3, 98.0)])
+    assert figures.take(status(101.0), [record(i, 95.0 + i) for i in (5, 4, 3, 2, 1)]) == 3
+    assert [kept["id"] for kept in figures.latest(9)] == ["r5", "r4", "r3", "r2", "r1"]
+
+
+def test_rates_begin_anew_when_the_counters_do() -> None:
+    figures = Figures()
+    figures.take(status(100.0, 50), [])
+    figures.take(status(101.0, 2), [])  # POST /metrics/clear
+    assert figures.rate("requests") is None and figures.rank_rates() == {} and figures.failed_share() is None
+    figures.take(status(103.0, 12), [])
+    assert figures.rate("requests") == 5.0
+
+
 def test_quantiles_and_words() -> None:
     assert quantile([], 0.5) is None and quantile([3.0, 1.0, 2.0], 0.5) == 2.0 and quantile([0.0, 10.0], 0.95) == 9.5
     assert [milliseconds(v) for v in (None, 0.123, 12.34, 123.4, 1234.0)] == [

@@ -79,7 +79,9 @@ export class Store {
     for (const [mode, counts] of Object.entries(status.counts)) {
       for (const [route, count] of Object.entries(counts.routes ?? {})) routes.set(`${mode} ${route}`, count);
     }
-    this.snapshots.push({ at: now, totals: totals(status), flight: status.in_flight, routes });
+    const sums = totals(status);
+    if (sums.requests < (this.snapshots.at(-1)?.totals.requests ?? 0)) this.snapshots = []; // counted from zero again
+    this.snapshots.push({ at: now, totals: sums, flight: status.in_flight, routes });
     while (this.snapshots.length > 2 && now - this.snapshots[0].at > KEPT_S) this.snapshots.shift();
     for (const old of this.snapshots) {
       if (old.at > now - 2 * FLOW_S) break;
@@ -90,13 +92,20 @@ export class Store {
   /** Take in an answer of /requests; return how many of them are new. */
   met(records) {
     let fresh = 0;
+    let last = this.latest()[0]?.ended ?? -Infinity;
+    let mixed = false;
     for (const record of records.toReversed()) {
       const key = `${record.id} ${record.started_at}`;
       if (!this.records.has(key)) {
-        this.records.set(key, measured(record));
+        const one = measured(record);
+        this.records.set(key, one);
         fresh += 1;
+        mixed ||= one.ended < last;
+        last = Math.max(last, one.ended);
       }
     }
+    // More ended than were asked for, after a pause or in a burst: those missed come later than those after them.
+    if (mixed) this.records = new Map([...this.records].sort(([, one], [, other]) => one.ended - other.ended));
     for (const key of this.records.keys()) {
       if (this.records.size <= MOST) break;
       this.records.delete(key);
