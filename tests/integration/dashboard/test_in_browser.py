@@ -220,7 +220,76 @@ def test_the_last_of_its_stage_is_not_drained_unwarned(page: Browser, here: Flee
     url = here.setup.role("D")[0].url
     page.run(f"document.querySelector('tr[data-worker=\"{url}\"] .drain').click()")
     wait(lambda: "No other ready worker can decode" in text(page, "#drain-warning"))
+    described = page.run("return document.getElementById('drain-dialog').getAttribute('aria-describedby')").split()
+    assert "drain-warning" in described, "it is read out, too"
     press(page, Keys.ESCAPE)
+
+
+def test_a_refused_change_of_mode_is_said_until_another_mode_is_looked_at(page: Browser) -> None:
+    refuse = "Promise.resolve(new Response(JSON.stringify({error: {message: 'not now'}}), {status: 409}))"
+    page.run(f"window.real = fetch; window.fetch = (path, how) => how.method === 'POST' ? {refuse} : real(path, how);")
+    page.run("document.querySelector('[data-mode=pd]').click()")
+    wait(lambda: "Not switched: not now" in text(page, "#mode-hint"))
+    for _ in range(2):  # looks at the router
+        uptime = text(page, "#where")
+        wait(partial(lambda before: text(page, "#where") != before, uptime))
+    assert "Not switched: not now" in text(page, "#mode-hint")
+    page.run("window.fetch = window.real; document.querySelector('[data-mode=replicated]').focus()")
+    assert "Not switched" not in text(page, "#mode-hint")
+
+
+def test_an_answer_that_is_no_routers_ends_nothing(page: Browser) -> None:
+    page.run("window.real = fetch; window.fetch = () => Promise.resolve(new Response('{}'));")
+    wait(lambda: text(page, "#state-text") == "No answer")
+    page.run("window.fetch = window.real")
+    wait(lambda: text(page, "#state-text") == "Ready")
+    page.console()  # it was complained of there
+
+
+def test_rows_stand_still_while_the_focus_goes_from_one_to_the_next(page: Browser, here: Fleet) -> None:
+    rows = "return [...document.querySelectorAll('#request-table .more')].map((row) => row.getAttribute('aria-label'))"
+    page.run("document.querySelector('#request-table .more').focus()")
+    before = page.run(rows)
+    talk(here)
+    wait(lambda: "wait while you read" in text(page, "#requests-note"))
+    press(page, Keys.TAB)
+    assert page.run("return document.activeElement.getAttribute('aria-label')") == before[1]
+    assert page.run(rows) == before
+    page.run("document.activeElement.blur()")
+    wait(lambda: page.run(rows) != before)
+
+
+def test_a_button_whose_word_changes_is_not_pressed_besides(page: Browser) -> None:
+    for word in ("Resume", "Pause"):
+        page.run("document.getElementById('pause').click()")
+        assert text(page, "#pause") == word
+        assert page.run("return document.getElementById('pause').hasAttribute('aria-pressed')") is False
+
+
+STORE = """
+const { Store } = await import('./ui/store.js');
+const ended = (at) => ({id: `r${at}`, started_at: at, duration_ms: 1, status: 200, mode: 'pd', spans: [], workers: []});
+const status = (at, requests) => ({time: at, uptime_s: at, in_flight: 0, counts: {pd: {requests}}});
+const store = new Store();
+"""
+
+
+def test_requests_that_were_missed_in_a_burst_take_their_place(page: Browser) -> None:
+    found = page.run(f"""return (async () => {{ {STORE}
+        store.met([4, 3].map(ended));
+        const fresh = store.met([5, 4, 3, 2, 1].map(ended));
+        return [fresh, store.latest().map((record) => record.id)]; }})()""")
+    assert found == [3, ["r5", "r4", "r3", "r2", "r1"]]
+
+
+def test_rates_begin_anew_when_the_counters_do(page: Browser) -> None:
+    found = page.run(f"""return (async () => {{ {STORE}
+        const rates = [[100, 50], [101, 2], [103, 12]].map(([at, requests]) => {{
+          store.saw(status(at, requests));
+          return store.rate('requests');
+        }});
+        return rates; }})()""")
+    assert found == [None, None, 5]
 
 
 def test_nothing_was_complained_of_and_nothing_else_was_asked(page: Browser, here: Fleet) -> None:

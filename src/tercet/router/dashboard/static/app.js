@@ -38,7 +38,7 @@ let guarded = false; // a key was asked for
 startTheme();
 byId("pause").addEventListener("click", () => {
   paused = !paused;
-  set(byId("pause"), "aria-pressed", String(paused));
+  set(byId("pause"), "class", paused ? "on" : null);
   say(byId("pause"), paused ? "Resume" : "Pause");
   showState();
   if (!paused) poll();
@@ -69,9 +69,10 @@ async function poll() {
     limit = Math.min(MOST, Math.max(FEW, fresh * 2));
     show(status.time); // by the router's clock, as are its records
   } catch (error) {
-    if (!(error instanceof api.Refused)) throw error;
+    const said = error instanceof api.Refused;
+    if (!said) console.error(error); // an answer of somebody else, a proxy's perhaps: asking goes on
     lost ??= { since: Date.now() / 1000 };
-    lost.why = error.message;
+    lost.why = said ? error.message : "the answer is not a router's";
     guarded ||= error.wantsKey;
     if (error.wantsKey) unlock(error);
   } finally {

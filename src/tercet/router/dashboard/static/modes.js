@@ -21,6 +21,7 @@ export class Modes {
     this.changed = changed;
     this.buttons = new Map();
     this.busy = false;
+    this.problem = ""; // why the last change was refused; it stays until another mode is looked at
   }
 
   show(status, effect) {
@@ -29,7 +30,7 @@ export class Modes {
       if (!button) {
         button = h("button", { type: "button", "data-mode": mode, "aria-describedby": "mode-hint" }, mode);
         button.addEventListener("click", () => this.choose(mode));
-        for (const event of ["pointerenter", "focus"]) button.addEventListener(event, () => this.hint(mode));
+        for (const event of ["pointerenter", "focus"]) button.addEventListener(event, () => this.look(mode));
         for (const event of ["pointerleave", "blur"]) button.addEventListener(event, () => this.hint(null));
         this.buttons.set(mode, button);
         byId("modes").append(button);
@@ -38,13 +39,23 @@ export class Modes {
       set(button, "aria-disabled", reason === null ? null : "true");
       set(button, "title", reason ?? MEANING[mode] ?? null);
     }
+    if (this.status && this.status.mode !== status.mode) this.problem = "";
     this.status = status;
     if (!this.busy) this.hint(this.about ?? null);
     this.showEffect(effect);
   }
 
+  look(mode) {
+    this.problem = "";
+    this.hint(mode);
+  }
+
   hint(mode) {
     this.about = mode;
+    if (this.problem) {
+      say(byId("mode-hint"), this.problem);
+      return;
+    }
     const shown = mode ?? this.status.mode;
     const reason = this.status.modes[shown];
     say(byId("mode-hint"), reason ? `Not here: ${reason}.` : MEANING[shown] ?? "");
@@ -52,7 +63,7 @@ export class Modes {
   }
 
   async choose(mode) {
-    this.hint(mode);
+    this.look(mode);
     if (this.busy || this.status.modes[mode] !== null || mode === this.status.mode) return;
     this.busy = true;
     say(byId("mode-hint"), `Switching to ${mode}…`);
@@ -60,9 +71,9 @@ export class Modes {
       await setMode(mode);
       await this.changed(mode);
     } catch (error) {
+      this.problem = `Not switched: ${error.message}`;
+      this.hint(mode);
       this.failed(error, () => this.choose(mode));
-      say(byId("mode-hint"), `Not switched: ${error.message}`);
-      return;
     } finally {
       this.busy = false;
     }

@@ -53,7 +53,7 @@ export class Requests {
     this.table.addEventListener("pointerenter", () => (this.held = true));
     this.table.addEventListener("pointerleave", () => this.release());
     this.body.addEventListener("focusin", () => (this.held = true));
-    this.body.addEventListener("focusout", () => this.release());
+    this.body.addEventListener("focusout", (event) => this.body.contains(event.relatedTarget) || this.release());
   }
 
   release() {

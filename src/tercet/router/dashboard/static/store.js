@@ -73,13 +73,13 @@ export class Store {
   /** Take in an answer of /status; times are the router's. */
   saw(status) {
     const now = status.time;
+    const sums = totals(status);
     if (this.status && status.uptime_s + 1 < this.status.uptime_s) this.clear();
     this.status = status;
     const routes = new Map();
     for (const [mode, counts] of Object.entries(status.counts)) {
       for (const [route, count] of Object.entries(counts.routes ?? {})) routes.set(`${mode} ${route}`, count);
     }
-    const sums = totals(status);
     if (sums.requests < (this.snapshots.at(-1)?.totals.requests ?? 0)) this.snapshots = []; // counted from zero again
     this.snapshots.push({ at: now, totals: sums, flight: status.in_flight, routes });
     while (this.snapshots.length > 2 && now - this.snapshots[0].at > KEPT_S) this.snapshots.shift();
