@@ -134,7 +134,8 @@ class LocalDeployment:
         self._as_asked = with_stages(self.topology, self._sees)
         assigned, self.warnings = resolve_devices(self._as_asked)
         self.topology = self._reserve_ports(assigned)
-        self._run_dir = run_dir = RunDir.claim(self._run_root, self.topology.name)
+        asked, held = _ports_of(assigned), _ports_of(self.topology)
+        self._run_dir = run_dir = RunDir.claim(self._run_root, self.topology.name, asked, held)
         self.name = run_dir.name
         self._placement = Placement(
             self.topology,
@@ -366,6 +367,12 @@ class LocalDeployment:
     ) -> None:
         """Stop."""
         await self.stop()
+
+
+def _ports_of(topology: Topology) -> dict[int, str]:
+    """Return the ports that are decided, with whose they are."""
+    ports = {topology.router.port: "router"} | {worker.port: worker.name for worker in topology.workers}
+    return {port: part for port, part in ports.items() if port}
 
 
 async def _all_or_none(starts: Sequence[Coroutine[None, None, None]]) -> None:

@@ -9,11 +9,12 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tercet.core.errors import UsageError
 from tercet.transfer.pool import sweep
@@ -77,10 +78,14 @@ class RunDir:
         return self.path.name
 
     @classmethod
-    def claim(cls, root: Path, name: str) -> RunDir:
-        """Make a folder for `name`, or `name-2`, ... where that name is running; clean up dead ones first."""
+    def claim(cls, root: Path, name: str, asked: Mapping[int, str] | None = None, held: Iterable[int] = ()) -> RunDir:
+        """Make a folder for `name`, or `name-2`, ... where that name is running; clean up dead ones first. Of the ports
+        that it holds some were `asked` for, for a part each. Raises UsageError for one that another deployment holds:
+        until that listens there, it looks free."""
         with _root_lock(root):
-            taken = {str(data.get("name")) for data in _sweep_stale(root)}
+            living = _sweep_stale(root)
+            _refuse_taken(living, asked or {})
+            taken = {str(data.get("name")) for data in living}
             i, unique = 1, name
             while unique in taken:
                 i += 1
@@ -89,7 +94,7 @@ class RunDir:
             path.mkdir(mode=0o700)
             lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            write_private(path / STATE_FILE, json.dumps({"name": unique}))
+            write_private(path / STATE_FILE, json.dumps({"name": unique, "ports": list(held)}))
             return cls(path, unique, lock)
 
     def write(self, state: RunState) -> None:
@@ -147,6 +152,18 @@ def _sweep_stale(root: Path) -> list[dict[str, Any]]:
         shutil.rmtree(path, ignore_errors=True)
         sweep(path.name)
     return living
+
+
+def _refuse_taken(living: list[dict[str, Any]], asked: Mapping[int, str]) -> None:
+    for data in living:
+        urls = [data.get("url", ""), *(url for _, url in data.get("workers", ()))]
+        theirs = {urlsplit(url).port for url in urls} | set(data.get("ports", ()))
+        for port, part in asked.items():
+            if port in theirs:
+                raise UsageError(
+                    f"port {port} ({part}) is in use by the deployment {data['name']!r}: end that with "
+                    f"`tercet stop {data['name']}`, or choose another port"
+                )
 
 
 def _state(data: dict[str, Any]) -> RunState:

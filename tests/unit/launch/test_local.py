@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -262,6 +263,39 @@ async def test_a_port_of_another_deployment_is_named_even_before_it_listens(tmp_
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
+
+
+def begin(other: LocalDeployment, said: list[str]) -> None:
+    async def start() -> str:
+        async with other:
+            return "it started"
+
+    try:
+        said.append(asyncio.run(start()))
+    except UsageError as error:
+        said.append(str(error))
+
+
+async def test_ports_are_named_while_the_deployment_that_has_them_is_being_planned(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Planned(Standins):
+        def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
+            for port in () if said else (placement.topology.router.port, worker.port):
+                other = LocalDeployment(
+                    topology(port), run_root=tmp_path / "run", log_dir=tmp_path / "logs-2", commands=Standins()
+                )
+                # Here nothing listens yet, and no state tells of the first one.
+                thread = threading.Thread(target=begin, args=(other, said))
+                thread.start()
+                thread.join(120)
+            return super().worker(placement, worker)
+
+    first = LocalDeployment(topology(), run_root=tmp_path / "run", log_dir=tmp_path / "logs", commands=Planned())
+    async with first:
+        port = first.topology.router.port
+    words = "(router) is in use by the deployment '1p1d': end that with `tercet stop 1p1d`, or choose another port"
+    assert said == [f"port {port} {words}", f"port {first.topology.workers[0].port} {words}"]
 
 
 async def test_a_crashed_worker_comes_back_on_the_same_port(tmp_path: Path) -> None:
