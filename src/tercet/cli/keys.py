@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -119,21 +120,34 @@ def _lines(file: Path) -> list[str]:
 
 
 def _write(file: Path, lines: list[str]) -> None:
-    """Replace the file at once: a router never reads half of it."""
+    """Replace the file at once: a router never reads half of it. Behind a link it is the file that is replaced."""
     try:
-        descriptor, path = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        real = file.resolve()
+        descriptor, path = tempfile.mkstemp(dir=real.parent, prefix=f".{real.name}.")
         with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+            if real.exists():
+                _give_as_before(out.fileno(), real.stat())
             out.write("\n".join(lines) + "\n")
-        os.replace(path, file)
+        os.replace(path, real)
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error}") from error
+
+
+def _give_as_before(descriptor: int, before: os.stat_result) -> None:
+    """Let those read the new file who could read the old one: a router of another user would go on with the keys that
+    it knows, a revoked one among them."""
+    with suppress(PermissionError):  # to a group that one is not in only root gives
+        os.fchown(descriptor, -1, before.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
+    with suppress(PermissionError):
+        os.fchown(descriptor, before.st_uid, -1)
 
 
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
     """Keep out another `tercet keys` on the same file."""
     try:
-        descriptor = os.open(file.parent, os.O_RDONLY)
+        descriptor = os.open(file.resolve().parent, os.O_RDONLY)
     except OSError as error:
         raise UsageError(f"cannot open the folder of {file}: {error}") from error
     try:

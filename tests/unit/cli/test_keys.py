@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,3 +44,19 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_has_no_keys_to_list(tmp_path: Path) -> None:
     done = _keys("list", str(tmp_path / "keys.txt"))
     assert (done.returncode, done.stdout) == (2, "") and "there is no" in done.stderr and "keys new" in done.stderr
+
+
+def test_who_could_read_the_file_still_can_after_a_change_also_behind_a_link(tmp_path: Path) -> None:
+    file, link = tmp_path / "keys.txt", tmp_path / "elsewhere" / "link.txt"
+    for name in ("alice", "bob"):
+        assert _keys("new", str(file), "--name", name).returncode == 0
+    file.chmod(0o640)
+    if os.getuid() == 0:
+        os.chown(file, 1234, 2345)
+    before = file.stat()
+    link.parent.mkdir()
+    link.symlink_to(file)
+    assert _keys("revoke", str(link), "alice").returncode == 0
+    assert link.is_symlink() and "alice" not in file.read_text() and "bob" in file.read_text()
+    after = file.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
