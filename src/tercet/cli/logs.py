@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,8 +66,8 @@ def _folder(name: str | None) -> Path:
 
 def _show(path: Path, lines: int, follow: bool) -> None:
     with path.open(encoding="utf-8", errors="replace") as file:
-        text = file.readlines()
-        sys.stdout.writelines(text[-lines:] if lines else text)
+        # Of a log of gigabytes no more is kept than is shown.
+        sys.stdout.writelines(deque(file, maxlen=lines) if lines else file)
         sys.stdout.flush()
         while follow:
             if piece := file.read():

@@ -4,12 +4,14 @@ import io
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from tercet.cli.logs import _show
 from tercet.cli.main import build_app
 from tercet.cli.start_view import LineView, LiveView, start_view
 from tercet.core.api_keys import ApiKey, digest_of
@@ -36,6 +38,19 @@ def test_the_last_lines_of_a_role(tmp_path: Path) -> None:
     assert "no deployment 'new' is running" in logs("router", "--name", "new", home=tmp_path).stderr
     nowhere = logs("--log-dir", str(tmp_path / "nowhere"), home=tmp_path)
     assert (nowhere.returncode, nowhere.stdout) == (2, "") and "there is no folder" in nowhere.stderr
+
+
+def test_a_long_log_is_not_kept_in_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "router.log"
+    path.write_text("".join(f"{i:>99}\n" for i in range(200_000)))
+    tracemalloc.start()
+    try:
+        _show(path, 2, follow=False)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [int(line) for line in capsys.readouterr().out.split()] == [199_998, 199_999]
+    assert peak < path.stat().st_size / 10
 
 
 def test_following_goes_on_with_what_is_written(tmp_path: Path) -> None:
