@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import urlsplit
 
 from tercet.core.errors import UsageError
 from tercet.core.secret import SECRET_VARIABLE, key_of_workers
@@ -25,7 +26,7 @@ from tercet.launch.keeper import Keeper
 from tercet.launch.model import shown_model, with_stages
 from tercet.launch.part import BACKOFF_S, Part, PartSpec
 from tercet.launch.placement import Placement
-from tercet.launch.ports import PortReservation
+from tercet.launch.ports import PortReservation, ports_of
 from tercet.launch.probe import until_drained
 from tercet.launch.progress import OnProgress, Progress, heard_or_not
 from tercet.launch.reload import LOOK_S, Reload
@@ -134,7 +135,7 @@ class LocalDeployment:
         self._as_asked = with_stages(self.topology, self._sees)
         assigned, self.warnings = resolve_devices(self._as_asked)
         self.topology = self._reserve_ports(assigned)
-        asked, held = _ports_of(assigned), _ports_of(self.topology)
+        asked, held = ports_of(assigned), ports_of(self.topology)
         self._run_dir = run_dir = RunDir.claim(self._run_root, self.topology.name, asked, held)
         self.name = run_dir.name
         self._placement = Placement(
@@ -172,6 +173,10 @@ class LocalDeployment:
         """Start the workers that are new in `wanted`, have those leave that it lacks, and take over its mode and
         deadlines. Raises UsageError for what can't change while it runs, LaunchError for a worker that does not start:
         nothing has changed then."""
+        with self._ports.kept_if_all_is_well():
+            await self._become(wanted)
+
+    async def _become(self, wanted: Topology) -> None:
         wanted = with_stages(wanted, self._sees)
         change = change_of(self._as_asked, wanted)
         assert self._keeper is not None and self._router is not None
@@ -211,6 +216,7 @@ class LocalDeployment:
         part = next(part for part in self._workers if part.spec.name == name)
         await part.end(self._grace_s)
         self._workers.remove(part)
+        self._ports.give_back((urlsplit(url).port or 0, *self._placement.side_ports.get(name, ())))
         self._on_progress(Progress(name, "stopped"))
 
     def _refuse(self, why: str) -> None:
@@ -367,12 +373,6 @@ class LocalDeployment:
     ) -> None:
         """Stop."""
         await self.stop()
-
-
-def _ports_of(topology: Topology) -> dict[int, str]:
-    """Return the ports that are decided, with whose they are."""
-    ports = {topology.router.port: "router"} | {worker.port: worker.name for worker in topology.workers}
-    return {port: part for port, part in ports.items() if port}
 
 
 async def _all_or_none(starts: Sequence[Coroutine[None, None, None]]) -> None:

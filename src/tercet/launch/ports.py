@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import psutil
 
 from tercet.core.errors import UsageError
+from tercet.core.topology import Topology
 
 SEARCH = 200
 """How many ports after the preferred one are tried."""
@@ -82,11 +85,39 @@ class PortReservation:
         finally:
             other.close()
 
+    @property
+    def numbers(self) -> set[int]:
+        """The ports that are held."""
+        return {int(held.getsockname()[1]) for held in self._sockets}
+
+    def give_back(self, ports: Iterable[int]) -> None:
+        """Give some ports back."""
+        gone = set(ports)
+        for held in [held for held in self._sockets if held.getsockname()[1] in gone]:
+            self._sockets.remove(held)
+            held.close()
+
+    @contextmanager
+    def kept_if_all_is_well(self) -> Iterator[None]:
+        """Give back what is reserved within, if that ends with an exception."""
+        before = self.numbers
+        try:
+            yield
+        except BaseException:
+            self.give_back(self.numbers - before)
+            raise
+
     def close(self) -> None:
         """Give the ports back."""
         for held in self._sockets:
             held.close()
         self._sockets.clear()
+
+
+def ports_of(topology: Topology) -> dict[int, str]:
+    """Return the ports that are decided, with whose they are."""
+    ports = {topology.router.port: "router"} | {worker.port: worker.name for worker in topology.workers}
+    return {port: part for port, part in ports.items() if port}
 
 
 def check_free(host: str, port: int, part: str, setting: str) -> None:

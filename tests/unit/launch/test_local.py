@@ -149,6 +149,21 @@ async def test_it_becomes_what_is_wanted_of_it_or_stays_as_it_was(tmp_path: Path
     assert not any(map(psutil.pid_exists, pids))
 
 
+async def test_ports_of_who_never_came_and_of_who_left_are_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tercet.launch.local.LEAVE_S", 0.0)  # the stand-in for a router drains nobody
+    async with deployment(tmp_path, {"decode-2": ["--crash-at-start"]}) as local:
+        await local.become(changed("1P2D"))
+        held = len(local._ports._sockets)
+        for _ in range(2):
+            with pytest.raises(LaunchError, match="decode-2 ended while starting"):
+                await local.become(changed("1P3D"))
+        assert len(local._ports._sockets) == held
+        await local.become(changed("1P1D"))
+        await eventually(lambda: len(local._ports._sockets) == held - 1)
+
+
 async def test_it_starts_serves_and_leaves_nothing(tmp_path: Path) -> None:
     told: list[Progress] = []
     local = deployment(tmp_path, {"prefill-0": ["--ready-after", "0.3", "--engine", "--segment", "tercet.{id}.p-0"]})
