@@ -13,9 +13,9 @@ from tercet.report.hop import HOPS, hops_of
 from tercet.report.metric import METRICS
 from tercet.report.place import Place
 from tercet.results.document import ArchitectureRecord, Results
-from tercet.results.record import ClientHealth, RunRecord
+from tercet.results.record import ClientHealth, RequestRecord, RunRecord
 from tercet.results.slo import Slo
-from tercet.results.summary import throughput
+from tercet.results.summary import throughput, work
 
 TIE_MARGIN = 0.03
 """What counts as a tie where the results do not say."""
@@ -64,16 +64,19 @@ def known_architectures(results: Results) -> tuple[ArchitectureRecord, ...]:
 
 
 def run_figures(run: RunRecord, devices: int, slo: Slo) -> dict[str, float]:
-    """Return the figures of one run by metric key; those that it has nothing to say about are absent."""
+    """Return the figures of one run by metric key; those that it has nothing to say about are absent.
+
+    Of a run with a steady window all of them are of that window: neither the ramp nor the last answers count.
+    """
     figures: dict[str, float] = {}
-    if run.requests:
-        figures["success"] = len(run.finished) / len(run.requests)
+    ok = _answered(run)
+    if run.measured:
+        figures["success"] = len(ok) / len(run.measured)
     requests_per_s, tokens_per_s = throughput(run)
     figures["requests_per_s"] = requests_per_s
     figures["tokens_per_s"] = tokens_per_s
     figures["device_rate"] = tokens_per_s / devices
     figures["goodput"] = _goodput(run, slo)
-    ok = run.finished
     ttft = [request.ttft_ms for request in ok]
     tpot = [value for request in ok if (value := request.tpot_ms) is not None]
     e2e = [request.e2e_ms for request in ok]
@@ -94,13 +97,13 @@ def run_figures(run: RunRecord, devices: int, slo: Slo) -> dict[str, float]:
     return figures
 
 
+def _answered(run: RunRecord) -> list[RequestRecord]:
+    return [request for request in run.measured if request.ok]
+
+
 def _goodput(run: RunRecord, slo: Slo) -> float:
-    good = [request for request in run.requests if slo.met_by(request)]
-    if run.window_s is not None:
-        start, end = run.window_s
-        inside = sum(start <= request.chunk_s[-1] <= end for request in good)
-        return inside / (end - start) if end > start else 0.0
-    return len(good) / run.duration_s if run.duration_s > 0 else 0.0
+    done = work(run)
+    return sum(slo.met_by(request) for request in done.ended) / done.seconds if done.seconds > 0 else 0.0
 
 
 def _slos(by_cell: Mapping[tuple[Place, str], Sequence[RunRecord]], given: Slo | None) -> dict[Group, Slo]:
@@ -118,7 +121,7 @@ def _derived(group: Group, by_cell: Mapping[tuple[Place, str], Sequence[RunRecor
     for (place, _), runs in mine.items():
         if place.load != lowest:
             continue
-        ok = [request for run in runs for request in run.finished]
+        ok = [request for run in runs for request in _answered(run)]
         ttft = [request.ttft_ms for request in ok]
         tpot = [value for request in ok if (value := request.tpot_ms) is not None]
         for name, values in (("ttft", ttft), ("tpot", tpot)):
@@ -156,7 +159,7 @@ def _cell(place: Place, label: str, devices: int, runs: Sequence[RunRecord], slo
 
 def _hops(runs: Sequence[RunRecord]) -> dict[str, float]:
     """Return the mean milliseconds of every hop that took any time, over the requests whose servers told."""
-    told = [hops for run in runs for request in run.finished if (hops := hops_of(request))]
+    told = [hops for run in runs for request in _answered(run) if (hops := hops_of(request))]
     means = {hop: sum(hops[hop] for hops in told) / len(told) for hop in HOPS} if told else {}
     return {hop: mean for hop, mean in means.items() if mean > 0}
 

@@ -6,9 +6,11 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import inf
 
 from tercet.results.record import RequestRecord, RunRecord
 from tercet.results.slo import Slo
+from tercet.results.summary import work
 
 PEAK_WINDOW_S = 1.0
 """The peak of output tokens a second is that of the busiest second, wherever it begins."""
@@ -30,6 +32,9 @@ class ServingFigures:
     Tokens, rates and latencies are of whole answers; `failures` counts the others by kind. None is unknown.
     `mean_concurrency` is the sum of all E2E latencies over the duration. `mismatched` counts answered requests whose
     prompt the server counted otherwise than it was made.
+
+    Of runs with a steady window counts and latencies are of the requests sent in it; rates and `mean_concurrency` of
+    what was done in it, whenever it was sent.
     """
 
     requests: int
@@ -70,7 +75,9 @@ def serving_figures(runs: Sequence[RunRecord], slo: Slo | None = None) -> Servin
     """Return the figures of one load's runs, of their steady windows where they have some. `runs` must not be empty."""
     requests = [request for run in runs for request in run.measured]
     ok = [request for request in requests if request.ok]
-    seconds = sum(_seconds(run) for run in runs)
+    done = [work(run) for run in runs]
+    ended = [request for each in done for request in each.ended]
+    seconds = sum(each.seconds for each in done)
 
     def rate(amount: float) -> float:
         return amount / seconds if seconds > 0 else 0.0
@@ -85,14 +92,14 @@ def serving_figures(runs: Sequence[RunRecord], slo: Slo | None = None) -> Servin
         vision_tokens=_known(r.vision_tokens for r in ok if r.images) if any(shown) else 0,
         output_tokens=tokens_out,
         retokenized_tokens=_known(request.retokenized_tokens for request in ok),
-        requests_per_s=rate(len(ok)),
-        input_per_s=rate(tokens_in),
-        output_per_s=rate(tokens_out),
+        requests_per_s=rate(len(ended)),
+        input_per_s=rate(sum(request.prompt_tokens for request in ended)),
+        output_per_s=rate(sum(each.output_tokens for each in done)),
         peak_output_per_s=max(peak_output(run.finished) for run in runs),
-        mean_concurrency=rate(sum(request.e2e_ms for request in ok) / 1e3),
+        mean_concurrency=rate(sum(_under_way_s(run) for run in runs)),
         peak_concurrency=max(peak_concurrency(run.requests) for run in runs),
         images=Images(min(shown), max(shown), sum(shown) / len(shown)) if any(shown) else None,
-        goodput_per_s=None if slo is None else rate(sum(slo.met_by(request) for request in ok)),
+        goodput_per_s=None if slo is None else rate(sum(slo.met_by(request) for request in ended)),
         mismatched=sum(r.expected_prompt_tokens not in (None, r.prompt_tokens) for r in ok),
         ttft_ms=tuple(request.ttft_ms for request in ok),
         scheduled_ttft_ms=tuple(request.scheduled_ttft_ms for request in ok),
@@ -136,8 +143,10 @@ def peak_output(requests: Iterable[RequestRecord]) -> float:
     return peak / PEAK_WINDOW_S
 
 
-def _seconds(run: RunRecord) -> float:
-    return run.duration_s if run.window_s is None else run.window_s[1] - run.window_s[0]
+def _under_way_s(run: RunRecord) -> float:
+    """Return the seconds that whole answers took in all, of which those in the steady window where there is one."""
+    start_s, end_s = run.window_s or (-inf, inf)
+    return sum(max(0.0, min(r.chunk_s[-1], end_s) - max(r.sent_s, start_s)) for r in run.finished)
 
 
 def _known(values: Iterable[int | None]) -> int | None:

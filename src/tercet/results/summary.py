@@ -111,29 +111,40 @@ def summarise(runs: Sequence[RunRecord], devices: Mapping[str, int]) -> tuple[Su
     return tuple(_summary(cells[key], devices.get(key[3], 1)) for key in sorted(cells, key=place))
 
 
-def throughput(run: RunRecord) -> tuple[float, float]:
-    """Return (requests/s, output tokens/s) of a run's whole answers.
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a run got done, in `seconds`: the whole answers that ended, and the output tokens that came.
 
-    Of a run with a steady window: the requests that ended in it, and of every answer the share of pieces that came in
-    it.
+    Of a run with a steady window: in that window, and of every answer the share of pieces that came in it. Rates are of
+    this work, never of what was sent: an overloaded server answers after the window what was sent in it.
     """
-    if run.window_s is not None:
-        return _window_throughput(run.finished, *run.window_s)
-    if run.duration_s <= 0:
-        return 0.0, 0.0
-    tokens = sum(request.output_tokens for request in run.finished)
-    return len(run.finished) / run.duration_s, tokens / run.duration_s
+
+    seconds: float
+    ended: tuple[RequestRecord, ...]
+    output_tokens: float
 
 
-def _window_throughput(requests: Sequence[RequestRecord], start_s: float, end_s: float) -> tuple[float, float]:
-    if end_s <= start_s:
-        return 0.0, 0.0
-    ended = sum(start_s <= request.chunk_s[-1] <= end_s for request in requests)
-    tokens = sum(
-        request.output_tokens * sum(start_s <= chunk <= end_s for chunk in request.chunk_s) / len(request.chunk_s)
-        for request in requests
+def work(run: RunRecord) -> Work:
+    """Return what a run got done."""
+    if run.window_s is None:
+        return Work(run.duration_s, run.finished, sum(request.output_tokens for request in run.finished))
+    start_s, end_s = run.window_s
+    return Work(
+        end_s - start_s,
+        tuple(request for request in run.finished if start_s <= request.chunk_s[-1] <= end_s),
+        sum(
+            request.output_tokens * sum(start_s <= chunk <= end_s for chunk in request.chunk_s) / len(request.chunk_s)
+            for request in run.finished
+        ),
     )
-    return ended / (end_s - start_s), tokens / (end_s - start_s)
+
+
+def throughput(run: RunRecord) -> tuple[float, float]:
+    """Return (requests/s, output tokens/s) of a run's whole answers, in its steady window where it has one."""
+    done = work(run)
+    if done.seconds <= 0:
+        return 0.0, 0.0
+    return len(done.ended) / done.seconds, done.output_tokens / done.seconds
 
 
 def _summary(runs: Sequence[RunRecord], devices: int) -> Summary:

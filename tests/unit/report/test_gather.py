@@ -13,6 +13,7 @@ from tercet.report.gather import gather, run_figures
 from tercet.report.metric import REQUESTS, SUCCESS, TOKENS, TTFT_P50
 from tercet.report.place import Place
 from tercet.results.document import ArchitectureRecord
+from tercet.results.serving import serving_figures
 from tercet.results.slo import Slo
 
 from ..results.samples import failed, request, results, run
@@ -61,6 +62,22 @@ def test_a_steady_window_counts_good_answers_within_it_alone() -> None:
     requests = (request("a", 1, 0.5, 0.01), request("a", 2, 0.1, 0.01))
     windowed = replace(run("pd", requests), window_s=(2.0, 4.0))
     assert run_figures(windowed, 1, NO_LIMIT)["goodput"] == pytest.approx(0.5)
+
+
+def test_figures_are_of_the_steady_window_as_the_benchmark_prints_them() -> None:
+    # The ramp's request (sent at 1 s) is slow and finds no answer in time; those sent at 2 and 3 s are steady.
+    steady = (request("a", 2, 0.1, 0.01), request("a", 3, 0.3, 0.01))
+    ramp = (request("b", 1, 0.9, 0.2), failed(request("c", 1, 0.9, 0.2)))
+    late = replace(request("d", 4, 5.0, 0.5), sent_s=6.0)
+    windowed = replace(run("pd", (*ramp, *steady, late)), window_s=(2.0, 4.0))
+    figures = run_figures(windowed, 1, NO_LIMIT)
+    assert figures["ttft_p50"] == pytest.approx(200) and figures["ttft_p99"] < 300.1
+    assert figures["tpot_p99"] == pytest.approx(10)
+    assert figures["success"] == 1.0 and "ttft_first" not in figures
+    printed = serving_figures((windowed,))
+    assert figures["ttft_p50"] == pytest.approx(sum(printed.ttft_ms) / 2)
+    cell = gather(replace(results(), runs=(windowed,))).cells[0]
+    assert cell.estimates["ttft_p50"].value == pytest.approx(200)
 
 
 def test_invalid_runs_are_left_out_unless_there_are_no_others() -> None:

@@ -14,6 +14,7 @@ from tercet.results.lines import write_lines
 from tercet.results.record import RequestRecord
 from tercet.results.serving import peak_concurrency, peak_output, serving_figures
 from tercet.results.slo import Slo, slo_from_flags
+from tercet.results.summary import throughput
 
 from .samples import failed, request, results, run
 
@@ -44,10 +45,27 @@ def test_runs_of_one_load_are_taken_together() -> None:
     assert (figures.requests, figures.duration_s, figures.requests_per_s) == (3, 30.0, 0.1)
 
 
+def answered(at_s: float, first_s: float, last_s: float) -> RequestRecord:
+    """Return an answer of two pieces of five tokens."""
+    return replace(sent(at_s, last_s), chunk_s=(first_s, last_s), output_tokens=10)
+
+
 def test_a_steady_window_counts_alone() -> None:
-    steady = replace(run("pd", tuple(sent(i, i + 1) for i in range(10))), window_s=(2.0, 6.0))
-    figures = serving_figures((steady,))
-    assert (figures.requests, figures.duration_s, figures.requests_per_s) == (5, 4.0, 1.25)
+    steady = replace(run("pd", tuple(answered(i, i + 0.5, i + 0.75) for i in range(10))), window_s=(2.0, 6.0))
+    figures = serving_figures((steady,), Slo(ttft_ms=600.0))
+    assert (figures.requests, figures.duration_s, figures.requests_per_s, figures.goodput_per_s) == (5, 4.0, 1.0, 1.0)
+    assert (figures.output_per_s, figures.mean_concurrency) == pytest.approx((10.0, 0.75))
+
+
+def test_an_overloaded_server_does_no_more_in_the_window_than_it_did() -> None:
+    # One answer a second, two requests a second: those sent in the window are answered from 4 to 12 s.
+    behind = tuple(answered(i / 2, i + 0.5, i + 1.0) for i in range(12))
+    overloaded = replace(run("pd", behind), window_s=(2.0, 6.0))
+    figures = serving_figures((overloaded,), Slo(ttft_ms=2500.0))
+    assert (figures.requests, figures.ok) == (8, 8)
+    assert (figures.requests_per_s, figures.output_per_s) == pytest.approx(throughput(overloaded))
+    assert figures.requests_per_s == pytest.approx(5 / 4), "ended at 2, 3, 4, 5 and 6 s"
+    assert figures.goodput_per_s == pytest.approx(4 / 4), "sent at 0.5, 1, 1.5 and 2 s: first tokens within 2.5 s"
 
 
 def test_peak_concurrency_is_of_the_intervals() -> None:
