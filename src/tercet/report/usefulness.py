@@ -14,6 +14,8 @@ from tercet.results.verdict import BEATEN, DROPPED, Margin, Verdict
 ALSO = ("ttft_later", "tpot")
 """Metrics that say something of an architecture even where no winner may be named for them."""
 
+DROPPED_BY_ALL = "the others with fewer requests answered"
+
 IDLE = 0.15
 """A stage that computes for less than this share of the time at the highest load is called nearly idle."""
 
@@ -32,8 +34,8 @@ def usefulness(results: Results, evidence: Evidence) -> tuple[Usefulness, ...]:
     """Return what can be said of every architecture: one line a metric, one a kind of reaction."""
     several = len(evidence.groups) > 1
     judged = [v for v in results.verdicts if v.leaders and (v.primary or v.metric in ALSO)]
-    by_metric = {
-        metric: spans([verdict for verdict in judged if verdict.metric == metric])
+    by_metric = {  # with the loads at which nothing could be judged: a range must not reach over them
+        metric: spans([verdict for verdict in results.verdicts if verdict.metric == metric])
         for metric in dict.fromkeys(verdict.metric for verdict in judged)
     }
     return tuple(
@@ -56,10 +58,17 @@ def _wins(label: str, found: Sequence[Span], several: bool) -> tuple[str, list[s
     for span in found:
         if span.outcome.leaders != (label,):
             continue
-        behind = [min(v.margins, key=lambda margin: margin.relative) for v in span.verdicts if v.margins]
+        behind = [next_one for verdict in span.verdicts if (next_one := _next(verdict)) is not None]
         rivals = ", ".join(dict.fromkeys(margin.architecture for margin in behind))
-        parts.append(f"{_where(span, several)}, {rivals} {_percent_range([m.relative for m in behind])} behind")
+        rest = f"{rivals} {_percent_range([m.relative for m in behind])} behind" if behind else DROPPED_BY_ALL
+        parts.append(f"{_where(span, several)}, {rest}")
     return found[0].verdicts[0].label, parts
+
+
+def _next(verdict: Verdict) -> Margin | None:
+    """Return the nearest rival of those that answered as much: who dropped work may even be faster."""
+    fit = [margin for margin in verdict.margins if margin.outcome != DROPPED]
+    return min(fit, key=lambda margin: margin.relative, default=None)
 
 
 def _losses(label: str, found: Sequence[Span], several: bool) -> tuple[str, list[str]]:
@@ -70,9 +79,10 @@ def _losses(label: str, found: Sequence[Span], several: bool) -> tuple[str, list
             continue
         margins = [margin for verdict in beaten if (margin := _margin(verdict, label)) is not None]
         where = _where(Span(span.group, span.outcome, beaten, span.loads), several)
-        dropped = ", with fewer requests answered" if any(m.outcome == DROPPED for m in margins) else ""
-        amount = _percent_range([margin.relative for margin in margins])
-        parts.append(f"{where} {amount} behind {', '.join(span.outcome.leaders)}{dropped}")
+        slower = [margin.relative for margin in margins if margin.outcome != DROPPED]
+        amount = f"{_percent_range(slower)} " if slower else ""
+        dropped = ", with fewer requests answered" if len(slower) < len(margins) else ""
+        parts.append(f"{where} {amount}behind {', '.join(span.outcome.leaders)}{dropped}")
     return found[0].verdicts[0].label, parts
 
 

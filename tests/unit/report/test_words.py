@@ -14,7 +14,7 @@ from tercet.report.recommend import level_names, recommendations
 from tercet.report.spans import listed, spans
 from tercet.report.usefulness import usefulness
 from tercet.results.document import Results
-from tercet.results.verdict import BEATEN, TIE, UNDECIDED, Margin, Verdict
+from tercet.results.verdict import BEATEN, DROPPED, TIE, UNDECIDED, Margin, Verdict
 
 from .synthetic import comparison
 
@@ -150,3 +150,24 @@ def test_useful_and_not_useful_name_ranges_margins_and_rivals() -> None:
     assert any(line.startswith("median TTFT from the lowest load to the highest: ×") for line in pd.sensitivity)
     assert any(line.startswith("later turns' TTFT, of turn 1's: ") for line in pd.sensitivity)
     assert any(line.startswith("busy at the highest load: prefill ") for line in pd.sensitivity)
+
+
+def test_a_range_does_not_reach_over_a_load_that_nothing_was_judged_at() -> None:
+    results = with_verdicts(judged(1, ["ppd"]), judged(2, ["ppd"]), judged(4, []), judged(8, ["ppd"]))
+    _, pd, ppd = usefulness(results, gather(results))
+    assert ppd.useful == ("TTFT: up to 2 requests/s, replicated 30% behind; at 8 requests/s, replicated 30% behind",)
+    assert pd.not_useful == ("TTFT: up to 2 requests/s 30% behind ppd; at 8 requests/s 30% behind ppd",)
+
+
+def test_who_dropped_work_is_not_behind_by_what_that_made_it_faster() -> None:
+    won = judged(1, ["ppd"])
+    quick = Margin("pd", -0.4, -0.5, -0.3, 0.01, DROPPED)
+    both = replace(won, margins=(Margin("replicated", 0.3, 0.2, 0.4, 0.01, BEATEN), quick))
+    results = with_verdicts(both)
+    _, pd, ppd = usefulness(results, gather(results))
+    assert ppd.useful == ("TTFT: at 1 requests/s, replicated 30% behind",)
+    assert pd.not_useful == ("TTFT: at 1 requests/s behind ppd, with fewer requests answered",)
+    alone = with_verdicts(replace(won, margins=(quick,)))
+    assert usefulness(alone, gather(alone))[2].useful == (
+        "TTFT: at 1 requests/s, the others with fewer requests answered",
+    )
