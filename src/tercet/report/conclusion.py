@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from tercet.core.stage import Mode
 from tercet.report.figures import milliseconds, percent
 from tercet.report.place import Place
+from tercet.results.curve import RatioCurve
 from tercet.results.document import Results
 from tercet.results.record import RunRecord
 from tercet.results.summary import Summary
-from tercet.results.verdict import AnswerCheck, Verdict
+from tercet.results.verdict import DROPPED, AnswerCheck, Verdict
 
 DISAGGREGATED = frozenset({"pd", "ppd", "epd", "eppd"})
 """Modes whose first turns prefill on one worker and decode on another."""
@@ -34,7 +35,7 @@ def conclusions(results: Results) -> list[str]:
         if verdict.metric == "e2e":
             lines += _does_it_pay(at, verdict, modes)
         elif verdict.metric == "ttft_later":
-            lines += _does_append_prefill_pay(at, verdict, modes)
+            lines += _does_append_prefill_pay(at, verdict, modes, results.curves)
     lines += _own_cache_lines(results.summaries, several)
     lines += detour_lines(results.runs)
     if results.answers is not None:
@@ -50,7 +51,13 @@ def _does_it_pay(at: str, verdict: Verdict, modes: Mapping[str, str]) -> list[st
         return [f"{at} there is no verdict on E2E: {verdict.reason}."]
     if not split or not whole:
         return []
-    best_split, best_whole = (min(labels, key=lambda label: verdict.values[label]) for labels in (split, whole))
+    dropped = _dropped(verdict)
+    fit_split, fit_whole = ([label for label in labels if label not in dropped] for labels in (split, whole))
+    if not fit_split:
+        return [f"{at} disaggregation LOSES: {' and '.join(split)} answered fewer requests."]
+    if not fit_whole:
+        return [f"{at} disaggregation pays: {' and '.join(whole)} answered fewer requests."]
+    best_split, best_whole = (min(labels, key=lambda label: verdict.values[label]) for labels in (fit_split, fit_whole))
     here, there = verdict.values[best_split], verdict.values[best_whole]
     figures = f"{best_split} answers in {milliseconds(here)} ms (E2E), {best_whole} in {milliseconds(there)} ms"
     if set(split).isdisjoint(verdict.leaders):
@@ -61,15 +68,37 @@ def _does_it_pay(at: str, verdict: Verdict, modes: Mapping[str, str]) -> list[st
     return [f"{at} it is {word} whether disaggregation pays: {figures} ({verdict.basis})."]
 
 
-def _does_append_prefill_pay(at: str, verdict: Verdict, modes: Mapping[str, str]) -> list[str]:
-    by_mode = {modes.get(label): value for label, value in verdict.values.items()}
-    pd, ppd = by_mode.get(Mode.PD), by_mode.get(Mode.PPD)
-    if pd is None or ppd is None or not verdict.leaders or not pd:
+def _does_append_prefill_pay(
+    at: str, verdict: Verdict, modes: Mapping[str, str], curves: Sequence[RatioCurve]
+) -> list[str]:
+    by_mode = {modes.get(label): label for label in verdict.values}
+    labels = by_mode.get(Mode.PD), by_mode.get(Mode.PPD)
+    if labels[0] is None or labels[1] is None or not verdict.leaders:
         return []
+    pd, ppd = (verdict.values[label] for label in labels if label is not None)
     change = f"{milliseconds(ppd)} ms under ppd, {milliseconds(pd)} ms under pd ({(ppd / pd - 1) * 100:+.0f}%)"
-    leading = {modes.get(label) for label in verdict.leaders} & {Mode.PD, Mode.PPD}
-    sure = {0: "both behind the best", 1: "beyond the noise", 2: "within the noise"}[len(leading)]
+    sure = _sure(verdict, set(labels), curves)
     return [f"{at} the first token of later turns takes {change}, {sure} ({verdict.basis})."]
+
+
+def _sure(verdict: Verdict, pair: Set[str | None], curves: Sequence[RatioCurve]) -> str:
+    """Say how sure the difference of a pair is: by its own ratio, since a verdict compares each with the best alone."""
+    if fewer := sorted(_dropped(verdict) & pair):
+        return f"and {' and '.join(fewer)} answered fewer requests"
+    for curve in curves:
+        if (curve.workload, curve.load_kind, curve.metric) != (verdict.workload, verdict.load_kind, verdict.metric):
+            continue
+        if {curve.first, curve.second} == pair:
+            for point in curve.points:
+                if point.load == verdict.load:
+                    return "beyond the noise" if point.low > 1 or point.high < 1 else "within the noise"
+    leading = len(pair & set(verdict.leaders))
+    return {0: "both behind the best", 1: "beyond the noise", 2: "within the noise"}[leading]
+
+
+def _dropped(verdict: Verdict) -> Set[str]:
+    """Return those that can't win since they answered fewer requests: the rest may have been fast for that."""
+    return {margin.architecture for margin in verdict.margins if margin.outcome == DROPPED}
 
 
 def _own_cache_lines(summaries: Sequence[Summary], several: bool) -> list[str]:

@@ -12,9 +12,10 @@ from tercet.report.conclusion import answer_lines, conclusions
 from tercet.report.figures import milliseconds, percent, spread_text
 from tercet.report.tables import verdict_text
 from tercet.report.terminal import print_results
+from tercet.results.curve import RatioCurve, RatioPoint
 from tercet.results.document import Results
 from tercet.results.summary import Spread, summarise
-from tercet.results.verdict import BEATEN, TIE, UNDECIDED, AnswerCheck, Margin, Verdict
+from tercet.results.verdict import BEATEN, DROPPED, TIE, UNDECIDED, AnswerCheck, Margin, Verdict
 
 from ..results.samples import architecture, request, results, run
 
@@ -87,6 +88,52 @@ def test_later_turns_of_ppd_are_compared_with_pd() -> None:
     assert any(
         line.endswith("takes 100 ms under ppd, 200 ms under pd (-50%), beyond the noise (3 blocks).") for line in lines
     )
+
+
+@pytest.mark.parametrize(
+    ("leaders", "low", "high", "said"),
+    [
+        # Each is compared with the best alone: that one of two leads there says nothing of the two.
+        (("replicated", "ppd"), 0.8, 1.1, "within the noise"),
+        (("replicated", "pd", "ppd"), 0.4, 0.6, "beyond the noise"),
+        (("replicated",), 0.4, 0.6, "beyond the noise"),
+    ],
+)
+def test_later_turns_of_two_modes_are_judged_by_their_own_ratio(
+    leaders: tuple[str, ...], low: float, high: float, said: str
+) -> None:
+    values = {"replicated": 90.0, "pd": 200.0, "ppd": 100.0}
+    later = Verdict("W1", "qps", 0.5, "ttft_later", "TTFT turn 2", "ms", True, True, values, leaders, (), "3 blocks")
+    points = (RatioPoint(0.5, 0.5, low, high, 3),)
+    pair = RatioCurve("W1", "qps", "ttft_later", "TTFT turn 2", True, "pd", "ppd", points, (), "undecided", "")
+    other = replace(pair, first="replicated", points=(RatioPoint(0.5, 0.9, 0.85, 0.95, 3),))
+    (line,) = [
+        line
+        for line in conclusions(replace(with_verdicts(later), curves=(other, pair)))
+        if "first token of later turns" in line
+    ]
+    assert line.endswith(f"(-50%), {said} (3 blocks).")
+
+
+def test_who_dropped_work_is_not_the_quick_one() -> None:
+    values = {"replicated": 1000.0, "pd": 500.0, "ppd": 1250.0}
+    margins = (Margin("pd", -0.5, -0.6, -0.4, 0.01, DROPPED), Margin("ppd", 0.25, 0.1, 0.4, 0.01, BEATEN))
+    verdict = replace(e2e(1000, 1250, ("replicated",)), values=values, margins=margins)
+    said = "\n".join(conclusions(with_verdicts(verdict)))
+    assert "disaggregation LOSES: ppd answers in 1250 ms (E2E), replicated in 1000 ms, 25.0% longer" in said
+    alone = replace(verdict, values={"replicated": 1000.0, "pd": 500.0}, margins=margins[:1])
+    assert any("disaggregation LOSES: pd answered fewer" in line for line in conclusions(with_verdicts(alone)))
+    won = replace(
+        verdict,
+        values={"replicated": 500.0, "pd": 1000.0},
+        leaders=("pd",),
+        margins=(replace(margins[0], architecture="replicated"),),
+    )
+    assert any("disaggregation pays: replicated answered fewer" in line for line in conclusions(with_verdicts(won)))
+    later = replace(
+        verdict, metric="ttft_later", values={"pd": 50.0, "ppd": 100.0}, leaders=("ppd",), margins=margins[:1]
+    )
+    assert any("and pd answered fewer requests (3 blocks)" in line for line in conclusions(with_verdicts(later)))
 
 
 def test_the_prefix_that_decode_held_is_told() -> None:
