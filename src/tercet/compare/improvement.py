@@ -24,14 +24,16 @@ def improvements(cells: Sequence[Cell], architectures: Sequence[ArchitectureReco
     """Return by how much every ppd betters every pd and every replicated architecture, per workload.
 
     1 - ratio of every paired run, averaged at each load and then over the loads. Loads at which only one block counts
-    take part where no load has more.
+    take part where no load has more; those at which either answered fewer requests than it may (`Cell.short`) do not:
+    what is left of dropped work is fast.
     """
     found = []
     for better, base in PAIRS:
         for first in (record.label for record in architectures if record.mode == better):
             for second in (record.label for record in architectures if record.mode == base):
                 for _, group in groupby(cells, key=lambda cell: (cell.workload, cell.load_kind)):
-                    row = [cell for cell in group if {first, second} <= set(cell.labels)]
+                    pair = {first, second}
+                    row = [cell for cell in group if pair <= set(cell.labels) and not pair & set(cell.short)]
                     metrics = {m.name: m for cell in row for m in cell.metrics if m.name in SHOWN}
                     found += [_improvement(row, metric, first, second) for metric in metrics.values()]
     return tuple(improvement for improvement in found if improvement is not None)

@@ -11,7 +11,7 @@ from tercet.compare.cell import cells
 from tercet.compare.improvement import improvements, stratified
 from tercet.results.document import TrafficRecord
 
-from ..results.samples import architecture, request, run
+from ..results.samples import architecture, failed, request, run
 
 TRAFFIC = (TrafficRecord("W1", 1.0, 10, 5, 2, 0.0, "poisson", 2),)
 
@@ -98,3 +98,27 @@ def test_blocks_that_count_at_some_loads_alone_count_there() -> None:
     (later, _) = improvements(cells(runs, TRAFFIC, records), records)
     assert (later.loads, later.blocks) == (2, 4)
     assert later.low is not None
+
+
+def test_a_load_at_which_one_dropped_work_shows_no_gain() -> None:
+    later = {("pd", 1.0): 0.4, ("ppd", 1.0): 0.3, ("pd", 2.0): 0.4, ("ppd", 2.0): 0.1}
+    runs = [
+        run(
+            label,
+            (
+                request("c0", 1, 0.5, 0.01),
+                request("c0", 2, ttft, 0.01),
+                # At the higher load ppd does not answer this one.
+                failed(request("c1", 1, 0.5, 0.01)) if (label, load) == ("ppd", 2.0) else request("c1", 1, 0.5, 0.01),
+            ),
+            qps=load,
+            number=block,
+        )
+        for (label, load), ttft in later.items()
+        for block in range(3)
+    ]
+    records = [architecture("pd"), architecture("ppd")]
+    later_turns, _ = improvements(cells(runs, TRAFFIC, records), records)
+    assert later_turns.loads == 1 and later_turns.mean == pytest.approx(0.25)
+    dropping = [each for each in runs if each.load == 2.0]
+    assert improvements(cells(dropping, TRAFFIC, records), records) == ()
