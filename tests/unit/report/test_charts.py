@@ -79,7 +79,14 @@ def test_points_that_are_no_evidence_are_crossed_out() -> None:
     svg = svg_of(lines(frame, evidence.cells, TTFT_P50))
     assert svg.count("✕") == 1
     assert "(INVALID: no evidence)" in svg
-    assert "✕" not in svg_of(lines(frame, one_group()[0].cells, TTFT_P50))
+    by_turn = svg_of(turns(frame, evidence.cells))
+    assert by_turn.count("✕") == 2, "turn 1 and later turns"
+    for before_first_token in (True, False):
+        by_hop = svg_of(hops(frame, evidence.cells, before_first_token=before_first_token))
+        assert by_hop.count("✕") == 1 and "(INVALID: no evidence)" in by_hop
+    sound = one_group()[0].cells
+    assert "✕" not in svg_of(lines(frame, sound, TTFT_P50))
+    assert "✕" not in svg_of(turns(frame, sound)) + svg_of(hops(frame, sound, before_first_token=True))
 
 
 def test_small_ratios_keep_their_ticks() -> None:

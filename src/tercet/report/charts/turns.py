@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 
 from tercet.report.charts.frame import HEIGHT, WIDTH, Frame, Picture, Row, inline, value_axis
-from tercet.report.charts.lines import tip
+from tercet.report.charts.lines import invalid_marks, tip
 from tercet.report.charts.palette import SURFACE
 from tercet.report.evidence import Cell
 from tercet.report.metric import TTFT_FIRST, TTFT_LATER
@@ -29,6 +29,7 @@ def turns(frame: Frame, cells: Sequence[Cell]) -> Picture | None:
                         "value": estimate.value,
                         "low": estimate.value if estimate.low is None else estimate.low,
                         "high": estimate.value if estimate.high is None else estimate.high,
+                        "invalid": cell.invalid,
                         "tip": tip(cell, estimate, metric, kind),
                     }
                 )
@@ -46,9 +47,12 @@ def turns(frame: Frame, cells: Sequence[Cell]) -> Picture | None:
         y=alt.Y("low:Q", title="Median TTFT (ms)"), y2="high:Q"
     )
     line = base.mark_line(strokeWidth=2, aria=False).encode(strokeDash=dash)
-    first = base.transform_filter("datum.kind == 'turn 1'").mark_point(filled=True, size=52, opacity=1)
-    later = base.transform_filter("datum.kind != 'turn 1'").mark_point(
+    valid = base.transform_filter("!datum.invalid")
+    first = valid.transform_filter("datum.kind == 'turn 1'").mark_point(filled=True, size=52, opacity=1)
+    later = valid.transform_filter("datum.kind != 'turn 1'").mark_point(
         filled=False, fill=SURFACE.light, size=46, opacity=1, strokeWidth=1.6
     )
     points = [layer.encode(shape=frame.shape(), description="tip:N") for layer in (first, later)]
+    if any(row["invalid"] for row in rows):
+        points += invalid_marks(base, frame)
     return alt.layer(whisker, line, *points).properties(width=WIDTH, height=HEIGHT)
