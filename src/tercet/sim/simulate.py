@@ -171,7 +171,7 @@ class _Recorder:
             dict(sorted(self._turns.items())),
             tuple(sorted(self._records or (), key=lambda record: record.sent_s)),
             _counters(router),
-            _busy(router),
+            _busy(router, figures.last_s),
             duration,
         )
 
@@ -206,13 +206,15 @@ def _counters(router: SimRouter) -> SimCounters:
     )
 
 
-def _busy(router: SimRouter) -> tuple[StageBusy, ...]:
+def _busy(router: SimRouter, until_s: float) -> tuple[StageBusy, ...]:
+    """Return the busy shares of the time until the last request was over: a worker may die, or come back, long after
+    it."""
     seconds: defaultdict[tuple[str, Stage], float] = defaultdict(float)
     ranks: Counter[str] = Counter(rank.url for rank in router.fleet.ranks.values())
     for worker, engine in _engines(router):
         for stage, busy in engine.busy_s.items():
             seconds[worker, stage] += busy
-    whole = max(router.clock.now, 1e-9)
+    whole = max(until_s, 1e-9)
     return tuple(
         StageBusy(worker, str(stage), busy / ranks[worker] / whole) for (worker, stage), busy in seconds.items() if busy
     )

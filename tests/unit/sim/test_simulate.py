@@ -315,3 +315,12 @@ def test_fleets_that_cannot_run_are_refused() -> None:
         fleet_of("2A", BLIND, mode=Mode.PD)
     with pytest.raises(UsageError, match="moves nothing"):
         fleet_of("1P1D", BLIND, link_bytes_s=0.0)
+
+
+def test_what_happens_after_the_last_answer_makes_nobody_less_busy() -> None:
+    fleet = fleet_of("2A", BLIND)
+    quiet = simulate(fleet, one_by_one())
+    after = simulate(fleet, one_by_one(), losses=[WorkerLoss("A1", 1000.0, 1000.0)])
+    assert after.duration_s == quiet.duration_s
+    assert set(after.stages) == set(quiet.stages)
+    assert sum(stage.busy_fraction for stage in quiet.stages) == pytest.approx(1.0), "one at a time, without a pause"
