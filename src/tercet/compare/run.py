@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from secrets import token_hex
 from typing import Any
 
 from tercet.bench.benchmark import require_room
@@ -53,7 +54,7 @@ class Comparison:
     """Runs a CompareSpec. `run` may be cancelled or fail half-way: `results` then holds what was measured until then.
 
     What is finished is kept in `journal`, and what that holds already is not measured again. Prompts depend on the seed
-    and the journal's nonce alone.
+    and the journal's nonce alone; what sets them apart in the cache of a running server, which stays, on the sitting.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Comparison:
         self._model = ServedModel(spec.model or "")
         self._prompts: Prompts | None = None
         self._records = {each.label: _expected_record(each) for each in spec.architectures}
+        self._sitting = token_hex(4)
 
     @property
     def runs(self) -> tuple[RunRecord, ...]:
@@ -151,7 +153,7 @@ class Comparison:
             model=self._model.id,
             tokens=self._tokens(),
             prompts=self._prompts or Prompts(),
-            cache_salt=_plain(f"{step.salt}-{architecture.label}"),
+            cache_salt=_plain(f"{step.salt}-{architecture.label}{self._apart(endpoint)}"),
             worker_urls=endpoint.worker_urls,
             ours=endpoint.ours,
             show_responses=0 if step.block else self.spec.show_responses,
@@ -226,7 +228,7 @@ class Comparison:
                     sender,
                     model=self._model.id,
                     label=architecture.label,
-                    salt=f"{self.journal.header['nonce']}-probe-{architecture.label}",
+                    salt=f"{self.journal.header['nonce']}-probe-{architecture.label}{self._apart(endpoint)}",
                     tokens=self._tokens(),
                     prompt_tokens=longest,
                     seed=self.spec.seed,
@@ -236,6 +238,13 @@ class Comparison:
             else:
                 self.journal.interference(found)
             advance()
+
+    def _apart(self, endpoint: Endpoint) -> str:
+        """Return what sets this sitting's requests apart from those that an interrupted one sent a server.
+
+        Its caches are not emptied, and the conversations of a run that is measured anew must be those of its block.
+        """
+        return "" if endpoint.ours else f"-{self._sitting}"
 
     def _tokens(self) -> TokenRange:
         return TokenRange.for_vocabulary(self._model.vocab_size)

@@ -320,3 +320,26 @@ async def test_servers_with_unequal_or_unknown_devices_are_refused(tmp_path: Pat
         one.topology = replace(one.topology, workers=())
         with pytest.raises(UsageError, match="say --url-devices old=N"):
             await Lab(spec(architectures=urls), folder=made(tmp_path / "3")).comparison.run()
+
+
+async def test_going_on_finds_nothing_of_the_interrupted_run_in_a_servers_cache(tmp_path: Path) -> None:
+    async with servers("1P1D", behaviour=Behaviour(stuck_mode="pd", stuck_after=6)) as (server,):
+        wanted = spec(architectures=(Architecture("now", None, url=server.url),), blocks=2)
+        lab = Lab(wanted, folder=tmp_path)
+        task = asyncio.create_task(lab.comparison.run())
+        while "stuck" not in server.log and not task.done():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        lab.journal.close()
+        server.behaviour.stuck_mode = None
+        journal = Journal.latest(tmp_path, plan_of(wanted))
+        assert journal is not None
+        rest = Lab(wanted, journal=journal, folder=tmp_path)
+        await rest.comparison.run()
+        journal.close()
+    runs = rest.comparison.runs
+    assert [(run.block, run.invalid_reasons) for run in runs] == [(0, ()), (1, ())]
+    sent_before = {request.conversation for run in lab.comparison.runs for request in run.requests}
+    assert {request.conversation for request in runs[1].requests} & sent_before, "the same conversations"
