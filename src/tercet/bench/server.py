@@ -117,7 +117,8 @@ class TargetServer:
             said = Said(text_of(TokenRange().draw("answer", SHORT)))
             later = await self._ask(model, prompts, SHORT + first, answers=(said,))
             if later.prompt_tokens is not None:
-                added = later.prompt_tokens - short.prompt_tokens - 2 * SHORT * per_word
+                # The answer has the short prompt's words; the two turns are as long as the first prompts taught.
+                added = later.prompt_tokens - short.prompt_tokens - 2 * prompts.words(SHORT, 1) * per_word
                 prompts = replace(prompts, later_overhead=max(0, round(added)))
         return prompts
 

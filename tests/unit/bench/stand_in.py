@@ -20,12 +20,13 @@ VISION_TOKENS = 64
 
 @dataclass
 class StandIn:
-    """Counts a word or a token id as a token and adds what a template would; remembers what it was asked."""
+    """Counts a token id as a token, a word as `per_word`, and adds a template's; remembers what it was asked."""
 
     takes_tokens: bool = True
     takes_extensions: bool = True
     template: int = 0
     later_template: int = 0
+    per_word: int = 1
     delay_s: float = 0.0
     stuck_after: int | None = None
     key: str = ""
@@ -76,13 +77,13 @@ class StandIn:
     def _count(self, body: dict[str, Any]) -> int:
         if "prompt" in body:
             prompt = body["prompt"]
-            return len(prompt if isinstance(prompt, list) else prompt.split())
+            return len(prompt) if isinstance(prompt, list) else len(prompt.split()) * self.per_word
         messages = body["messages"]
         tokens = self.template + self.later_template * (len(messages) // 2)
         for message in messages:
             content = message["content"]
             for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
-                tokens += len(part["text"].split()) if part["type"] == "text" else VISION_TOKENS
+                tokens += len(part["text"].split()) * self.per_word if part["type"] == "text" else VISION_TOKENS
         return tokens
 
 

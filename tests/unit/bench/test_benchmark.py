@@ -118,6 +118,16 @@ async def test_a_server_of_texts_alone_gets_chats_of_the_same_length() -> None:
     assert any("chats" in note for note in benchmark.notes)
 
 
+async def test_a_tokeniser_of_more_tokens_a_word_gets_later_turns_of_the_same_length() -> None:
+    stand_in = StandIn(takes_tokens=False, template=6, later_template=4, per_word=2)
+    async with serving(stand_in) as url:
+        benchmark = await done(plan(url, loads=(100.0,)))
+    requests = benchmark.runs[0].requests
+    assert {r.prompt_tokens for r in requests if r.turn == 1} == {32}
+    # 32 of turn 1, the 4 words of its answer, 32 of turn 2.
+    assert {r.prompt_tokens for r in requests if r.turn == 2} == {32 + 2 * 4 + 32}
+
+
 async def test_a_plain_openai_server_gets_no_field_it_does_not_know() -> None:
     stand_in = StandIn(takes_tokens=False, takes_extensions=False)
     async with serving(stand_in) as url:
