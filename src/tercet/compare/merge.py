@@ -160,13 +160,22 @@ def _unequal(first: Part, other: Part) -> str | None:
 
 
 def _device_kind(results: Results, record: ArchitectureRecord) -> str:
-    """Return what computed: a virtual GPU, or this processor; of a server, unknown."""
+    """Return what computed: a virtual GPU, or this processor's cores, by so many a device; of a server, unknown."""
     if record.url is not None:
         return "unknown devices of a server"
     if record.engine.get("engine") == "virtual":
         return f"virtual {record.engine.get('gpu')}"
-    devices = {device.split(":")[0] for worker in record.workers.values() for device in worker}
-    return f"{'+'.join(sorted(devices))} of {results.machine.cpu}"
+    devices = {device for worker in record.workers.values() for device in worker}
+    kinds = "+".join(sorted({device.partition(":")[0] for device in devices}))
+    sizes = sorted(_size(device) for device in devices)
+    wide = f" x {'+'.join(map(str, sizes))}" if any(size > 1 for size in sizes) else ""
+    return f"{kinds}{wide} of {results.machine.cpu}"
+
+
+def _size(device: str) -> int:
+    """Return how many cores or GPUs a device is: four of `cpu:0-3`, two of `cuda:0+1`, one where no number is said."""
+    ranges = (part.partition("-") for part in device.partition(":")[2].split("+"))
+    return sum(int(high) - int(low) + 1 if high.isdecimal() and low.isdecimal() else 1 for low, _, high in ranges)
 
 
 def _twice(parts: Sequence[Part]) -> str | None:

@@ -103,6 +103,24 @@ def test_unequal_devices_may_be_allowed_and_count_per_device() -> None:
     assert whole.method is not None and whole.method.unequal
 
 
+@pytest.mark.parametrize(
+    ("workers", "said"),
+    [
+        ({"prefill-0": ("cpu:0-3",), "decode-0": ("cpu:4-7",)}, "cpu x 4+4 of cpu"),
+        ({"prefill-0": ("cpu:0",), "decode-0": ("cpu:1+2",)}, "cpu x 1+2 of cpu"),
+        ({"prefill-0": ("cuda:0+1",), "decode-0": ("cuda:2+3",)}, "cuda x 2+2 of cpu"),
+    ],
+)
+def test_as_many_but_larger_devices_are_unequal(workers: dict[str, tuple[str, ...]], said: str) -> None:
+    larger = replace(measured("ppd", 0.1), architectures=(replace(architecture("ppd"), workers=workers),))
+    with pytest.raises(UsageError) as caught:
+        joined(measured("pd", 0.4), larger)
+    assert f"ran on different devices (cpu of cpu; {said}); --allow-unequal" in str(caught.value)
+    same = {"worker-0": tuple(workers["decode-0"]), "worker-1": tuple(workers["prefill-0"])}
+    other = replace(measured("pd", 0.4), architectures=(replace(architecture("pd"), workers=same),))
+    assert joined(other, larger).sources
+
+
 def test_a_label_in_two_files_is_refused() -> None:
     with pytest.raises(UsageError, match=r"0.json and 1.json both hold 'pd': measure one of them under another label"):
         joined(measured("pd", 0.4), measured("pd", 0.1))
