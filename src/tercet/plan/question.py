@@ -67,8 +67,12 @@ class Question:
         )
 
     def traffic_at(self, load: float, requests: int, seed: int) -> TrafficSpec:
-        """Return the traffic at another load: a trace is replayed faster or slower."""
-        spec = replace(self.traffic, num_requests=requests, duration_s=None, seed=seed)
-        if spec.arrivals is Arrivals.TRACE and self.kind is LoadKind.QPS:
-            return replace(spec, qps=load, speed=self.traffic.speed * load / self.traffic.qps)
+        """Return the traffic at another load, by the `seed`-th seed after its own.
+
+        A trace has one order: another seed replays another part of it, faster or slower, so that it comes at the load.
+        """
+        spec = replace(self.traffic, num_requests=requests, duration_s=None, seed=self.traffic.seed + seed)
+        if spec.arrivals is Arrivals.TRACE and self.kind is LoadKind.QPS and spec.dataset is not None:
+            part = spec.dataset.part(requests, seed)
+            return replace(spec, qps=load, speed=load / part.rate(), dataset=part)
         return spec.at(self.kind, load)

@@ -65,6 +65,16 @@ class Dataset:
         span = max(script.at_s or 0.0 for script in self.scripts)
         return round(len(self.scripts) / span * speed, 6) if span else 1.0
 
+    def part(self, number: int, which: int = 0) -> Dataset:
+        """Return `number` timed scripts in a row, the first of which starts at once: the first ones, or another part
+        for another `which`, as far as there are others."""
+        first = which * number % (max(len(self.scripts) - number, 0) + 1)
+        chosen = self.scripts[first : first + number]
+        begin = chosen[0].at_s or 0.0
+        return Dataset(
+            self.kind, tuple(Script(each.turns, (each.at_s or 0.0) - begin, each.hash_ids) for each in chosen)
+        )
+
 
 def read_dataset(path: Path, *, limit: int | None = None, turns: int | None = None) -> Dataset:
     """Read a data set: a JSON array in ShareGPT's format, or JSON lines. Raises UsageError naming file and line.

@@ -1,0 +1,54 @@
+"""The traffic of a trial: its seed, and a trace at the load that is asked about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tercet.plan.question import Question
+from tercet.plan.search import SEEDS
+from tercet.traffic.arrivals import Arrivals
+from tercet.traffic.conversation import TokenRange
+from tercet.traffic.scripts import Dataset, Script, ScriptTurn
+from tercet.traffic.spec import TrafficSpec, conversations
+from tests.unit.plan.questions import question
+
+
+def starts(traffic: TrafficSpec) -> list[float]:
+    return [talk.arrival_s for talk in conversations(traffic, salt="s", tokens=TokenRange())]
+
+
+def traced(scripts: int) -> Question:
+    """Return a question of a trace that is slow in its first half, and ten times as fast in its second."""
+    half = scripts // 2
+    times = [*(float(i) for i in range(half)), *(half + i / 10 for i in range(scripts - half))]
+    data = Dataset(
+        "trace",
+        tuple(Script((ScriptTurn(16, input_tokens=100 + i),), at_s, (i,)) for i, at_s in enumerate(times)),
+    )
+    asked = question()
+    return replace(asked, traffic=replace(asked.traffic, qps=data.rate(), arrivals=Arrivals.TRACE, dataset=data))
+
+
+def test_another_seed_is_other_traffic() -> None:
+    asked = question()
+    other = replace(asked, traffic=replace(asked.traffic, seed=7))
+    seen = [starts(each.traffic_at(4.0, 20, seed)) for each in (asked, other) for seed in range(SEEDS)]
+    assert len({tuple(each) for each in seen}) == 2 * SEEDS
+    assert starts(asked.traffic_at(4.0, 20, 1)) == seen[1]
+
+
+def test_a_part_of_a_trace_comes_at_the_load_that_is_asked_about() -> None:
+    asked = traced(800)
+    for seed in range(SEEDS):
+        times = starts(asked.traffic_at(8.0, 200, seed))
+        assert (times[0], len(times)) == (0.0, 200)
+        assert len(times) / times[-1] == pytest.approx(8.0, rel=1e-3)
+
+
+def test_seeds_replay_other_parts_of_a_trace_where_there_are_some() -> None:
+    asked = traced(800)
+    parts = [conversations(asked.traffic_at(8.0, 200, seed), salt="s", tokens=TokenRange()) for seed in range(SEEDS)]
+    assert [part[0].turns[0].new_input_tokens for part in parts] == [100, 300, 500]
+    assert len(starts(traced(60).traffic_at(8.0, 150, 2))) == 60, "all of a short one"
