@@ -32,6 +32,16 @@ def test_no_simulation_bears_more_and_a_third_is_borne(architecture: Architectur
     assert low.good > GOOD_SHARE > high.good
 
 
+@pytest.mark.parametrize("architecture", [PAIR, WHOLE], ids=lambda each: each.label)
+def test_short_prompts_share_steps(architecture: Architecture) -> None:
+    asked = question("128/8", slo=Slo(ttft_ms=500.0))
+    alone_ms = asked.stack.scale * asked.devices[1].oracle.prefill(1, 128, 0)
+    load = 1.4 * 1e3 / alone_ms * (architecture.prefill + architecture.whole)
+    (found,) = run_trials([(asked, Trial(architecture, load))])
+    assert found.good > GOOD_SHARE
+    assert upper_bound(asked, architecture) > load
+
+
 def test_a_limit_that_one_request_misses_leaves_nothing() -> None:
     assert upper_bound(question(slo=Slo(ttft_ms=5.0)), PAIR) == 0.0
     assert upper_bound(question(slo=Slo(tpot_ms=5.0)), PAIR) == 0.0
