@@ -106,7 +106,7 @@ def _bears(plan: Plan, standing: Standing) -> str:
 
 def _cost(question: Question, standing: Standing) -> str:
     """Return what a million output tokens of good answers cost."""
-    tokens = standing.tokens_s * standing.good
+    tokens = standing.good_tokens_s
     if not tokens or question.price is None:
         return "-"
     return f"{question.price * question.gpus / HOUR_S / tokens * 1e6:.2f}"

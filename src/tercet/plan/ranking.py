@@ -33,9 +33,11 @@ class Standing:
         return sum(outcome.good for outcome in self.outcomes) / len(self.outcomes)
 
     @property
-    def tokens_s(self) -> float:
-        """Output tokens a second, the seeds' mean."""
-        return sum(outcome.tokens_s for outcome in self.outcomes) / len(self.outcomes)
+    def good_tokens_s(self) -> float:
+        """Output tokens of good answers a second, at the goodput: over a run's time its ending, in which nothing more
+        is asked, would count too."""
+        told = [each.goodput * each.tokens_s / each.served for each in self.outcomes if each.served]
+        return sum(told) / len(self.outcomes)
 
     def latency(self, metric: str, which: str = "mean") -> float:
         """Return mean, p50, p95 or p99 of `ttft_ms`, `tpot_ms` or `e2e_ms`, averaged over the seeds; infinite when a

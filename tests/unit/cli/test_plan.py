@@ -35,9 +35,9 @@ def test_a_plan_ranks_recommends_and_writes(tmp_path: Path, capsys: pytest.Captu
         assert wanted in shown, wanted
     # 2 GPUs at 3.6 an hour are 0.002 a second.
     runs = document["standings"][0]["runs"]
-    tokens, good = (sum(run[name] for run in runs) / len(runs) for name in ("output_tokens_s", "good"))
-    cost = 0.002 / (tokens * good) * 1e6
-    assert f"{cost:.2f}" in shown
+    goodput = sum(run["goodput"] for run in runs) / len(runs)
+    cost = 0.002 / (goodput * 16) * 1e6
+    assert f" {cost:.2f}" in shown, "of 16 tokens each"
     topology = load_topology(path.with_suffix(".yaml"))
     assert f"{topology.short_form} {topology.mode}" == names[0].removesuffix(" TP2")
     assert topology.engine.tensor_parallel == (2 if names[0].endswith("TP2") else 1)
