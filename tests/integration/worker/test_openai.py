@@ -234,3 +234,15 @@ def test_a_body_that_is_nested_too_deeply_is_refused_at_any_depth(virtual: Worke
         body = f'{{"prompt": {{"a": {"[" * depth}{"]" * depth}}}}}'
         statuses.add(virtual.call("/v1/completions", body.encode()).status)
     assert statuses == {400}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"temperature": 1e-40}, {"temperature": 1e-40, "top_k": 5}, {"stop_token_ids": "all", "min_tokens": 2}]
+)
+def test_no_wish_about_sampling_ends_the_engine(whole: Worker, fields: dict[str, Any]) -> None:
+    pid = whole.engines()[0]["pid"]
+    if "stop_token_ids" in fields:
+        fields = {**fields, "stop_token_ids": list(range(whole.call("/v1/models").body["data"][0]["vocab_size"]))}
+    answer = whole.complete(PROMPT, max_tokens=4, seed=1, **fields)
+    assert answer.status == 200 and answer.body["usage"]["completion_tokens"] >= 2
+    assert whole.engines()[0]["pid"] == pid
