@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from PIL import Image
@@ -27,6 +28,8 @@ FETCH_THREADS = 16
 QUEUE = 256
 MAX_HELD_BYTES = 256 * 1024 * 1024
 """Files that are here and not decoded yet, of all requests together."""
+MAX_UNPACKED_BYTES = 1024 * 1024 * 1024
+"""What pictures become that wait for an engine: a file of a hundred bytes can be a megabyte of pixels."""
 
 
 class Pictures:
@@ -46,7 +49,8 @@ class Pictures:
         self._fetching = MediaPool("fetch", FETCH_THREADS, QUEUE, patience_s, blocking=blocking)
         self._unpacking = MediaPool("decode", cores, QUEUE, patience_s, blocking=blocking)
         self._decoding: dict[str, asyncio.Task[Pixels]] = {}
-        self._held_bytes = 0
+        self._waiters = Counter[asyncio.Task[Pixels]]()
+        self._held_bytes = self._unpacked_bytes = 0
 
     async def encode(
         self, engine: ImageEngine, sources: Sequence[PictureSource], readers: int
@@ -109,7 +113,7 @@ class Pictures:
         data, key = await self._fetching.run(self._read, url)
         fetch_s = time.perf_counter() - started
         if self._held_bytes + len(data) > MAX_HELD_BYTES:
-            raise RequestError(503, "too many pictures wait to be encoded; try again", code="media_busy")
+            raise _busy()
         self._held_bytes += len(data)
         try:
             answer, decode_s = await engine.lookup_image(key, readers), 0.0
@@ -123,11 +127,11 @@ class Pictures:
         """Unpack a picture and have it encoded; return also the seconds until it was unpacked."""
         started = time.perf_counter()
         others = self._decoding.get(key)
-        task = others or asyncio.create_task(self._unpacking.run(self._unpack, data))
+        task = others or asyncio.create_task(self._unpack_in_bounds(data))
         if others is None:
             self._decoding[key] = task
-            task.add_done_callback(_heard)
         first = others is None
+        self._waiters[task] += 1
         try:
             # Whoever waits may leave: the others still want it.
             pixels = await asyncio.shield(task)
@@ -136,10 +140,26 @@ class Pictures:
             answer = None if first else await engine.lookup_image(key, readers)
             return answer or await engine.encode_image(key, pixels, readers), decode_s
         finally:
+            self._waiters[task] -= 1
+            if not self._waiters[task]:
+                del self._waiters[task]
+                task.add_done_callback(self._let_go)
             if first:
                 # Not before the engine has it: in between, the next request would find it nowhere.
                 del self._decoding[key]
             del task, others  # see `encode`
+
+    async def _unpack_in_bounds(self, data: bytes) -> Pixels:
+        pixels = await self._unpacking.run(self._unpack, data)
+        if self._unpacked_bytes + pixels.nbytes > MAX_UNPACKED_BYTES:
+            raise _busy()
+        self._unpacked_bytes += pixels.nbytes
+        return pixels
+
+    def _let_go(self, task: asyncio.Task[Pixels]) -> None:
+        """Take note that nobody wants what a task unpacked any more, or of how it ended."""
+        if not task.cancelled() and task.exception() is None:
+            self._unpacked_bytes -= task.result().nbytes
 
     # --- in the threads ---
 
@@ -158,7 +178,5 @@ def _first_failure(tasks: Sequence[asyncio.Task[EncodedPicture]]) -> BaseExcepti
     return None
 
 
-def _heard(task: asyncio.Task[Pixels]) -> None:
-    """Take note of how a task ended, in case all who waited have left."""
-    if not task.cancelled():
-        task.exception()
+def _busy() -> RequestError:
+    return RequestError(503, "too many pictures wait to be encoded; try again", code="media_busy")

@@ -238,10 +238,12 @@ async def test_blocking_loading_gives_the_same(web: Site) -> None:
     blocking.close()
 
 
-async def test_files_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("bound", "most"), [("MAX_HELD_BYTES", 10_000), ("MAX_UNPACKED_BYTES", 400)])
+async def test_files_and_pixels_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch, bound: str, most: int) -> None:
+    """A picture of these tests has 192 bytes of pixels, whatever its file."""
     import tercet.worker.pictures as module
 
-    monkeypatch.setattr(module, "MAX_HELD_BYTES", 10_000)
+    monkeypatch.setattr(module, bound, most)
     pictures, engine = Pictures(LIMITS, pixels_of), Books()
     engine.gate.clear()
     files: list[Any] = [data_uri(picture(seed=i)) for i in range(4)]
@@ -252,5 +254,16 @@ async def test_files_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     results = await asyncio.gather(*tasks, return_exceptions=True)
     busy = [result for result in results if isinstance(result, RequestError)]
     assert busy and all((error.status, error.code) == (503, "media_busy") for error in busy)
-    assert await encode(pictures, engine, files[0])
+    for seed in range(10, 14):
+        assert await encode(pictures, engine, data_uri(picture(seed=seed))), "room that was taken is free again"
+    engine.gate.clear()
+    for seed in range(20, 24):
+        before = len(engine.pixels)
+        leaving = asyncio.create_task(encode(pictures, engine, data_uri(picture(seed=seed))))
+        while len(engine.pixels) == before and not leaving.done():
+            await asyncio.sleep(0.001)
+        assert not leaving.done(), "so is the room of those who left"
+        leaving.cancel()
+        with suppress(asyncio.CancelledError):
+            await leaving
     pictures.close()
