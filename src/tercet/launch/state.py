@@ -160,10 +160,15 @@ def _refuse_taken(living: list[dict[str, Any]], asked: Mapping[int, str]) -> Non
         theirs = {urlsplit(url).port for url in urls} | set(data.get("ports", ()))
         for port, part in asked.items():
             if port in theirs:
-                raise UsageError(
-                    f"port {port} ({part}) is in use by the deployment {data['name']!r}: end that with "
-                    f"`tercet stop {data['name']}`, or choose another port"
-                )
+                raise port_taken(port, part, data["name"])
+
+
+def port_taken(port: int, part: str, by: str, how: str = "") -> UsageError:
+    """Return the refusal of a port that the deployment `by` holds; `how` another is chosen for this part."""
+    return UsageError(
+        f"port {port} ({part}) is in use by the deployment {by!r}: end that with `tercet stop {by}`, or choose "
+        f"another port{how}"
+    )
 
 
 def _state(data: dict[str, Any]) -> RunState:

@@ -56,12 +56,24 @@ class KeyFile:
     def _read(self, path: Path) -> KeyRing:
         try:
             self._seen = _stamp(path)
-            lines = key_lines(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read --api-key-file {path}: {error}") from error
-        if not lines:
-            raise UsageError(f"--api-key-file {path} holds no key: `tercet keys new {path}` makes one")
-        return KeyRing(lines)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        return read_ring(path)
+
+
+def read_ring(path: Path) -> KeyRing:
+    """Return the keys of a file. Raises UsageError, also for a file without keys."""
+    try:
+        lines = key_lines(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+    if not lines:
+        raise UsageError(f"--api-key-file {path} holds no key: `tercet keys new {path}` makes one")
+    return KeyRing(lines)
+
+
+def _unreadable(path: Path, error: Exception) -> UsageError:
+    return UsageError(f"cannot read --api-key-file {path}: {error}")
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
