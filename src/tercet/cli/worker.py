@@ -38,6 +38,14 @@ def worker(
     devices: Annotated[
         str, typer.Option(metavar="DEVICE[,DEVICE]", help="One per rank: cpu:0, cpu:0-3 (four cores), cuda:0.")
     ] = "cpu:0",
+    data_parallel_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Ranks behind its URL; with fewer devices they share these in turn.  [default: one per device]",
+        ),
+    ] = None,
     block_size: flags.BlockSize = None,
     kv_blocks: flags.KvBlocks = None,
     max_num_seqs: flags.MaxNumSeqs = None,
@@ -76,6 +84,7 @@ def worker(
       tercet worker --port 8001                                        the whole of smollm2-135m on core 0
       tercet worker --stages prefill --port 8001 --devices cpu:0
       tercet worker --stages decode --port 8002 --devices cpu:1
+      tercet worker --port 8004 --devices cpu:0,cpu:1 --data-parallel-size 4   four ranks, two to a core
       tercet worker --stages encode --model smollm2-vision --port 8003   only tower and projector, for POST /v1/encode
       tercet router --mode pd --prefill http://127.0.0.1:8001 --decode http://127.0.0.1:8002
     """
@@ -110,7 +119,7 @@ def worker(
         gpu=gpu or (DEFAULT_GPU if engine == "virtual" else None),
         host=host,
         port=port,
-        devices=tuple(text.strip() for text in devices.split(",")),
+        devices=_by_rank(tuple(text.strip() for text in devices.split(",")), data_parallel_size),
         allow_local_media=allow_local_media,
         blocking_image_loading=blocking_image_loading,
         topology_id=topology_id,
@@ -126,3 +135,12 @@ def _stage(text: str) -> Stage:
         return Stage(text)
     except ValueError:
         raise UsageError(f"unknown stage {text!r}: choose {', '.join(Stage)}") from None
+
+
+def _by_rank(devices: tuple[str, ...], ranks: int | None) -> tuple[str, ...]:
+    """Return the device of each rank: as many as devices, else `ranks` that take these in turn."""
+    if ranks is None:
+        return devices
+    if ranks < len(devices):
+        raise UsageError(f"--data-parallel-size {ranks} leaves devices idle: --devices names {len(devices)}")
+    return tuple(devices[rank % len(devices)] for rank in range(ranks))

@@ -45,6 +45,24 @@ def test_a_virtual_worker_imitates_the_gpu_that_help_names(monkeypatch: pytest.M
     assert [config.gpu for config in seen] == ["a100", "h100", None]
 
 
+def test_a_worker_has_as_many_ranks_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tercet.worker.front
+
+    seen: list[WorkerConfig] = []
+
+    def run(config: WorkerConfig, *, grace_s: float) -> int:
+        seen.append(config)
+        return 0
+
+    monkeypatch.setattr(tercet.worker.front, "run", run)
+    for flags in ([], ["--data-parallel-size", "2"], ["--devices", "cpu:0,cpu:1", "--data-parallel-size", "3"]):
+        with pytest.raises(SystemExit):
+            build_app(["worker"])(["worker", *flags])
+    assert [config.devices for config in seen] == [("cpu:0",), ("cpu:0", "cpu:0"), ("cpu:0", "cpu:1", "cpu:0")]
+    with pytest.raises(UsageError, match="--data-parallel-size 1 leaves devices idle: --devices names 2"):
+        build_app(["worker"])(["worker", "--devices", "cpu:0,cpu:1", "--data-parallel-size", "1"])
+
+
 def test_what_the_launcher_writes_the_command_reads_back(monkeypatch: pytest.MonkeyPatch) -> None:
     import tercet.worker.front
 
