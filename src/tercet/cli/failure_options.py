@@ -14,6 +14,10 @@ FirstByteTimeout = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", help="For a prefill, and for the first byte of a stream.  [default: 60]"),
 ]
+EncodeTimeout = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="For an encode leg; then another encode worker is asked.  [default: 60]"),
+]
 AnswerTimeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="For an answer that is not streamed.  [default: 600]")
 ]

@@ -159,10 +159,6 @@ def router(
         ),
     ] = None,
     max_images: Annotated[int | None, typer.Option(metavar="N", help="Pictures in one request.  [default: 32]")] = None,
-    encode_timeout: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="For an encode leg; then another encode worker is asked.  [default: 60]"),
-    ] = None,
     host: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
     ] = None,
@@ -196,6 +192,7 @@ def router(
     ] = None,
     connect_timeout: failing.ConnectTimeout = None,
     first_byte_timeout: failing.FirstByteTimeout = None,
+    encode_timeout: failing.EncodeTimeout = None,
     answer_timeout: failing.AnswerTimeout = None,
     idle_timeout: failing.IdleTimeout = None,
     max_body_bytes: Annotated[

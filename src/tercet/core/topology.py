@@ -87,6 +87,7 @@ class RouterSpec:
     encode_fallback: str = "error"
     connect_timeout_s: float = 2.0
     first_byte_timeout_s: float = 60.0
+    encode_timeout_s: float = 60.0
     answer_timeout_s: float = 600.0
     idle_timeout_s: float = 30.0
     max_retries: int = 2

@@ -64,7 +64,7 @@ class TercetCommands:
 
 
 _PASSED_FIELDS = (
-    *("connect_timeout_s", "first_byte_timeout_s", "answer_timeout_s", "idle_timeout_s"),
+    *("connect_timeout_s", "first_byte_timeout_s", "encode_timeout_s", "answer_timeout_s", "idle_timeout_s"),
     *("max_retries", "breaker_failures", "max_queue", "queue_timeout_s", "priority_header"),
     *("log_format", "log_requests", "otlp_endpoint", "processes", "hybrid"),
 )
@@ -119,6 +119,7 @@ def routed(placement: Placement) -> tuple[Mode, list[tuple[str, str]]]:
 LIVE = (
     "connect_timeout_s",
     "first_byte_timeout_s",
+    "encode_timeout_s",
     "answer_timeout_s",
     "idle_timeout_s",
     "queue_timeout_s",

@@ -41,6 +41,7 @@ _SECONDS = {
         "media_timeout",
         "connect_timeout",
         "first_byte_timeout",
+        "encode_timeout",
         "answer_timeout",
         "idle_timeout",
         "queue_timeout",

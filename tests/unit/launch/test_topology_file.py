@@ -10,7 +10,7 @@ import yaml
 from tercet.core.errors import MissingExtraError, UsageError
 from tercet.core.stage import Mode, Stage
 from tercet.core.topology import EngineSpec, RouterSpec, Topology
-from tercet.launch.commands import TercetCommands, router_arguments
+from tercet.launch.commands import TercetCommands, router_arguments, workers_file
 from tercet.launch.placement import Placement
 from tercet.launch.topology_file import load_topology, parse_topology, schema_text, topology_to_dict
 
@@ -172,6 +172,10 @@ def test_the_deadlines_of_a_file_reach_the_router() -> None:
     words = router_arguments(Placement(topology, "id"))
     assert words[words.index("--first-byte-timeout") + 1] == "5.0" and words[words.index("--max-retries") + 1] == "1"
     assert "--idle-timeout" not in words, "the router's own default"
+    topology = parse_topology("workers: 1E1P1D\nmode: epd\nmodel: smollm2-vision\nrouter: {encode_timeout: 9}", "t")
+    words = router_arguments(Placement(topology, "id"))
+    assert words[words.index("--encode-timeout") + 1] == "9.0"
+    assert json.loads(workers_file(Placement(topology, "id")))["settings"]["encode_timeout"] == 9.0, "or while it runs"
 
 
 def test_logs_and_traces_reach_the_router(monkeypatch: pytest.MonkeyPatch) -> None:
