@@ -100,7 +100,7 @@ def _bears(plan: Plan, standing: Standing) -> str:
         return f"{standing.bears:.3g}/s"
     if not standing.bears:
         return f"< {load_text(plan.question, plan.loads[0])}"
-    beyond = standing.bears >= plan.loads[-1]
+    beyond = standing.bears >= plan.tops[standing.architecture]
     return ("> " if beyond else "") + load_text(plan.question, standing.bears)
 
 

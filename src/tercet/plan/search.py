@@ -22,7 +22,7 @@ GRID = 6
 BEYOND = 1.05
 """No load is simulated that is so far beyond what arithmetic says could be borne."""
 TOP = 0.9
-"""The grid ends there: arithmetic knows of no waiting, so what is borne lies below."""
+"""The grid, and what each is asked, end there: arithmetic knows of no waiting, so what is borne lies below."""
 SPAN = 8.0
 """The grid starts at its end over this, or at half of the asked load."""
 
@@ -38,7 +38,8 @@ class Progress(Protocol):
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What was found. `curves` holds the finalists' outcomes at the first of `loads`, by rising load: at those that
-    arithmetic lets it bear. Beyond them the queue would grow without end.
+    arithmetic lets it bear. Beyond them the queue would grow without end. `tops` are the highest loads that each was
+    simulated at: what it bears may be more.
 
     `load` is the one that was ranked at: the asked one, or the highest that the best bears. `considered` counts all
     architectures, `simulated` those that were simulated.
@@ -49,6 +50,7 @@ class Plan:
     load: float
     loads: tuple[float, ...]
     curves: Mapping[Architecture, tuple[Outcome, ...]]
+    tops: Mapping[Architecture, float]
     considered: int
     simulated: int
 
@@ -90,14 +92,20 @@ def search(question: Question, progress: Progress, *, jobs: int = 1, ray: str = 
     ]
     outcomes = simulated("simulating loads", trials)
     curves = {each: tuple(o for o in outcomes if o.trial.architecture == each) for each in finalists}
-    bears = {each: borne(question, curve) for each, curve in curves.items()}
+    # Between the last load of the grid that one can bear and the next it may bear half as much again: what is borne
+    # tells rivals apart, so each is asked at its own end, too.
+    ends = [Trial(each, end) for each in finalists if (end := _end(bounds[each])) > curves[each][-1].trial.load]
+    beyond = {} if concurrent else {o.trial.architecture: o for o in simulated("simulating highest loads", ends)}
+    reached = {each: (*curve, beyond[each]) if each in beyond else curve for each, curve in curves.items()}
+    bears = {each: borne(question, curve) for each, curve in reached.items()}
+    tops = {each: curve[-1].trial.load for each, curve in reached.items()}
     load = question.load or _highest(loads, max(bears.values()))
     trials = [Trial(each, load, seed) for each in finalists for seed in range(SEEDS)]
     final = simulated("simulating other arrivals", trials)
     standings = [
         Standing(each, tuple(final[i * SEEDS : (i + 1) * SEEDS]), bears[each]) for i, each in enumerate(finalists)
     ]
-    return Plan(question, rank(question, standings), load, loads, curves, len(every), len(kept))
+    return Plan(question, rank(question, standings), load, loads, curves, tops, len(every), len(kept))
 
 
 def borne(question: Question, curve: Sequence[Outcome]) -> float:
@@ -161,6 +169,10 @@ def _grid(question: Question, asked: float, bounds: Sequence[float], most: float
     low = min(asked / 2, high / 2) if asked < high / SPAN else high / SPAN
     ratio = (high / low) ** (1 / (GRID - 1))
     return tuple(sorted({*(float(f"{low * ratio**i:.3g}") for i in range(GRID)), asked}))
+
+
+def _end(bound: float) -> float:
+    return float(f"{TOP * bound:.3g}")
 
 
 def _highest(loads: Sequence[float], bears: float) -> float:

@@ -13,9 +13,11 @@ from tercet.latency.stack import stack_named
 from tercet.launch.topology_file import parse_topology, topology_to_dict
 from tercet.plan.architecture import Architecture, architectures
 from tercet.plan.bound import upper_bound
+from tercet.plan.question import GOOD_SHARE
 from tercet.plan.search import Plan, promising, search
 from tercet.plan.sensitivity import changes_of, sensitivity
 from tercet.plan.topology import topology_of
+from tercet.plan.trial import Trial, run_trials
 from tercet.results.slo import Slo
 from tests.unit.plan.questions import Silent, question
 
@@ -76,6 +78,19 @@ def test_without_a_load_the_most_that_is_borne_is_asked() -> None:
     best = max(standing.bears for standing in found.ranking.standings)
     assert 0 < found.load <= best
     assert found.load in found.loads
+
+
+def test_what_is_borne_is_sought_to_the_end_of_each() -> None:
+    """The grid's steps are more than twice as wide: between two of them lies what one bears and another does not."""
+    devices = {tp: oracle_for("llama-3.1-8b", "h100", tp=tp) for tp in (1, 2)}
+    asked = replace(question("W1", 2.0, slo=Slo(ttft_ms=500.0)), devices=devices)
+    found = search(asked, Silent())
+    for standing in found.ranking.standings:
+        load = 0.85 * upper_bound(asked, standing.architecture)
+        (probe,) = run_trials([(asked, Trial(standing.architecture, load))])
+        assert probe.good > GOOD_SHARE, "or this says nothing"
+        assert standing.bears >= load, standing.architecture.label
+        assert found.tops[standing.architecture] >= standing.bears
 
 
 def test_changes_reach_the_simulation(plan: Plan) -> None:
