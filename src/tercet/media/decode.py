@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tercet.media.errors import PictureError
 
@@ -12,6 +12,18 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """The libraries behind the others have seen less of the world."""
 
 MAX_RATIO = 100
+
+_Turn = Image.Transpose
+_TURNS = {
+    2: _Turn.FLIP_LEFT_RIGHT,
+    3: _Turn.ROTATE_180,
+    4: _Turn.FLIP_TOP_BOTTOM,
+    5: _Turn.TRANSPOSE,
+    6: _Turn.ROTATE_270,
+    7: _Turn.TRANSVERSE,
+    8: _Turn.ROTATE_90,
+}
+"""By EXIF's orientation: what turns a picture upright."""
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image:
@@ -31,7 +43,7 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
             picture.verify()
         with Image.open(BytesIO(data), formats=FORMATS) as picture:
             picture.load()
-            return _flat(ImageOps.exif_transpose(picture))
+            return _flat(_upright(picture))
     except PictureError:
         raise
     except UnidentifiedImageError as error:
@@ -40,6 +52,18 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
         raise _too_many("too many", max_pixels) from error
     except Exception as error:  # decoders meet broken files with errors of any kind
         raise PictureError(f"broken or cut off: {error or type(error).__name__}") from error
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Return it as its EXIF data says that it stands. Where those are damaged the picture itself need not be.
+
+    ImageOps.exif_transpose writes them anew, too, which fails on more of them than reading does.
+    """
+    try:
+        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001 - its readers meet damage with errors of any kind
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _flat(picture: Image.Image) -> Image.Image:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from tercet.media.decode import FORMATS, decode
 from tercet.media.errors import PictureError
@@ -42,6 +45,47 @@ def test_a_picture_stands_upright_and_the_first_frame_counts() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("blue", "red")]
     frames[0].save(moving := BytesIO(), "GIF", save_all=True, append_images=frames[1:])
     assert decode(moving.getvalue(), MOST).getpixel((0, 0)) == (0, 0, 255)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_way_to_stand_is_known(orientation: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (8, 12), np.uint8)
+    lying = Image.fromarray(noise).convert("RGB")
+    exif = lying.getexif()
+    exif[0x0112] = orientation
+    lying.save(file := BytesIO(), "PNG", exif=exif)
+    plain = Image.fromarray(noise)
+    plain.getexif()[0x0112] = orientation
+    assert decode(file.getvalue(), MOST).tobytes() == ImageOps.exif_transpose(plain).convert("RGB").tobytes()
+
+
+def _directory(*entries: tuple[int, int, int, int]) -> bytes:
+    """Return EXIF data with these (tag, type, count, value)."""
+    head = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries))
+    return head + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+
+
+LYING = (0x0112, 3, 1, 6)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        _directory(LYING, (0x011A, 9, 1, 0xFFFFFFFF)),  # where a resolution's numbers would be
+        _directory((0x0111, 2, 1, 6), LYING),  # words where a number belongs
+    ],
+    ids=["negative", "words"],
+)
+def test_a_picture_whose_exif_data_can_be_read_in_part_stands_upright(exif: bytes) -> None:
+    Image.new("RGB", (20, 10), "red").save(file := BytesIO(), "JPEG", exif=exif)
+    assert decode(file.getvalue(), MOST).size == (10, 20)
+
+
+def test_damaged_exif_data_are_not_a_damaged_picture() -> None:
+    text = PngInfo()
+    text.add_text("Raw profile type exif", "\nexif\n  10\nnot hexadecimal")
+    Image.new("RGB", (20, 10), "red").save(file := BytesIO(), "PNG", pnginfo=text)
+    assert decode(file.getvalue(), MOST).size == (20, 10)
 
 
 @pytest.mark.parametrize(
