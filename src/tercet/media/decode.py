@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 
+import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tercet.media.errors import PictureError
@@ -43,7 +44,7 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
             picture.verify()
         with Image.open(BytesIO(data), formats=FORMATS) as picture:
             picture.load()
-            return _flat(_upright(picture))
+            return _flat(_eight_bits(_upright(picture)))
     except PictureError:
         raise
     except UnidentifiedImageError as error:
@@ -64,6 +65,18 @@ def _upright(picture: Image.Image) -> Image.Image:
     except Exception:  # noqa: BLE001 - its readers meet damage with errors of any kind
         turn = None
     return picture if turn is None else picture.transpose(turn)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Return it with 8 bits a channel: of 16 bits of grey Pillow would make everything but the darkest 255 white."""
+    if not picture.mode.startswith("I;16"):
+        return picture
+    values = np.asarray(picture)
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    clear = picture.info.get("transparency")
+    if clear is not None:
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _flat(picture: Image.Image) -> Image.Image:

@@ -48,9 +48,10 @@ def test_a_picture_stands_upright_and_the_first_frame_counts() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(10))
-def test_every_way_to_stand_is_known(orientation: int) -> None:
+@pytest.mark.parametrize("mode", ["RGB", "I;16"])
+def test_every_way_to_stand_is_known(mode: str, orientation: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (8, 12), np.uint8)
-    lying = Image.fromarray(noise).convert("RGB")
+    lying = Image.fromarray(noise).convert("RGB") if mode == "RGB" else Image.fromarray(noise * np.uint16(257))
     exif = lying.getexif()
     exif[0x0112] = orientation
     lying.save(file := BytesIO(), "PNG", exif=exif)
@@ -86,6 +87,15 @@ def test_damaged_exif_data_are_not_a_damaged_picture() -> None:
     text.add_text("Raw profile type exif", "\nexif\n  10\nnot hexadecimal")
     Image.new("RGB", (20, 10), "red").save(file := BytesIO(), "PNG", pnginfo=text)
     assert decode(file.getvalue(), MOST).size == (20, 10)
+
+
+def test_sixteen_bits_of_grey_are_as_dark_as_eight() -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    deep = Image.fromarray(grey * np.uint16(257))
+    assert decode(encoded(deep), MOST).tobytes() == Image.fromarray(grey).convert("RGB").tobytes()
+    deep.save(file := BytesIO(), "PNG", transparency=0x0101)
+    got = decode(file.getvalue(), MOST)
+    assert [got.getpixel((x, 0)) for x in range(3)] == [(0, 0, 0), (255, 255, 255), (2, 2, 2)]
 
 
 @pytest.mark.parametrize(
