@@ -5,7 +5,8 @@ rendezvous of disaggregation/{prefill,decode}.py: P keeps its answer back until 
 who is alone waits, and fails when SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT (300 s, `patience_s`) is over.
 
 Stricter than the engine, which would ignore them: unknown `bootstrap_` fields, numbers that are strings, a deprecated
-field, legs that differ. Other unknown fields are ignored, as pydantic does by default.
+field, legs that differ. Other unknown fields are ignored, as pydantic does by default. Several choices are refused,
+where the engine has them all wait in one room (`_handle_batch_request` of managers/tokenizer_manager.py).
 """
 
 from __future__ import annotations
@@ -138,6 +139,8 @@ class SglangServer(Engine):
         return rank
 
     def _meeting(self, body: dict[str, Any]) -> tuple[str, int, int]:
+        if body.get("n") not in (None, 1):
+            raise self.fault(f"n={body['n']}: the choices would share room {body.get('bootstrap_room')}")
         if body.get("bootstrap_room") is None:
             raise self.fault("Disaggregated request received without bootstrap room id")
         if unknown := {key for key in body if key.startswith("bootstrap_")} - FIELDS.keys():

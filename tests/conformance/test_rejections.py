@@ -37,6 +37,7 @@ def sglang(ranks: int = 1, patience_s: float = 300.0) -> list[SglangServer]:
         ({"bootstrap_room": 4.0}, "bootstrap_room"),
         ({"bootstrap_room": True}, "bootstrap_room"),
         ({"bootstrap_room": [42]}, "bootstrap_room"),
+        ({"n": 2}, "share room 42"),
         ({"bootstrap_host": None}, "bootstrap_host"),
         ({"bootstrap_host": ["127.0.0.1"]}, "bootstrap_host"),
         ({"bootstrap_host": ""}, "bootstrap_host"),

@@ -65,6 +65,12 @@ def no_encoders(dialect: str) -> RequestError:
     return RequestError(501, f"encode workers of {dialect} are not spoken to", code="not_in_this_dialect")
 
 
+def no_choices(engine: str) -> RequestError:
+    """Return the refusal of several answers to one prompt, of which an engine hands on but one."""
+    message = f"{engine} hands a prompt on from P to D for one answer alone: ask for n = 1, once for each answer"
+    return RequestError(400, message, code="one_choice", param="n")
+
+
 def engine_failed(leg: Leg, what: str) -> Failure:
     """Return the failure of an engine that gave up although HTTP said 200."""
     message = f"the engine of {leg.rank.label} failed while it answered ({what})"

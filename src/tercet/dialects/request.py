@@ -67,6 +67,11 @@ class ClientRequest:
         return self.include_usage and bool(self.body["stream_options"].get("continuous_usage_stats"))
 
     @property
+    def one_choice(self) -> bool:
+        """True when one answer to a prompt is wanted. What is no number at all is for an engine to refuse."""
+        return self.body.get("n") in (None, 1)
+
+    @property
     def max_tokens(self) -> object:
         """The limit that the client set, unchecked; None when there is none."""
         value = self.body.get("max_completion_tokens")

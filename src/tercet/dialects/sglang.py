@@ -18,7 +18,7 @@ from tercet.core.stage import Stage
 from tercet.dialects.early_end import early_answer
 from tercet.dialects.handoff import leg_headers
 from tercet.dialects.protocol import Answer, EngineState, Exchange, Headers, Leg, Legs, Reply, Step
-from tercet.dialects.refusal import broken, engine_failed, no_encoders, refused
+from tercet.dialects.refusal import broken, engine_failed, no_choices, no_encoders, refused
 from tercet.dialects.request import ClientRequest, dump
 from tercet.dialects.usage import failed
 
@@ -30,8 +30,8 @@ FAKE_HOST = "2.2.2.2"
 check use it."""
 
 ROOMS = 2**63 - 2**20
-"""A room is a positive int64. Several prompts or choices take the rooms after the first, so some are left above; 0
-is taken by the engine for a room that nobody entered yet."""
+"""A room is a positive int64. Several prompts take the rooms after the first, so some are left above; 0 is taken by the
+engine for a room that nobody entered yet."""
 
 
 def random_room() -> int:
@@ -95,11 +95,15 @@ class SglangExchange:
         self._whole: dict[Stage, Answer] = {}
 
     def start(self) -> Legs:
-        """Return the leg of a whole worker, or both. Raises RequestError 501 when D alone is asked for an answer."""
+        """Return the leg of a whole worker, or both. Raises RequestError 501 when D alone is asked for an answer, 400
+        when both are asked for several: all of them and a first pass ahead of them would be in the prompt's one room
+        (`_handle_batch_request`), where the first takes the blocks and the others wait 300 s."""
         request, prefill, decode = self._request, self._route.prefill, self._route.decode
         if prefill is decode:  # one half of a pair is probed
             return Legs((self._leg(Stage.DECODE, decode, self._alone(decode)),))
         if prefill is not None:
+            if not request.one_choice:
+                raise no_choices("SGLang")
             meeting = self._dialect.meeting(prefill)
             hint = {} if prefill.rank is None else {"disagg_prefill_dp_rank": prefill.rank}
             return Legs(

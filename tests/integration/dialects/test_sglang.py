@@ -56,13 +56,21 @@ async def test_right_answers(stream: bool) -> None:
         assert isinstance(prefill, SglangServer) and len(set(prefill.rooms.used)) == len(prefill.rooms.used)
 
 
-async def test_several_choices_and_prompts_go_through_both() -> None:
+@pytest.mark.parametrize("stream", [False, True])
+async def test_several_prompts_go_through_both_and_several_choices_are_refused_before(stream: bool) -> None:
     async with routing("sglang", pair(), "pd") as setup:
-        got = await setup.complete("a b", n=3, max_tokens=2)
-        assert got.route == "P0>D0" and len(got.json["choices"]) == 3
         got = await setup.complete(["a", "b"], max_tokens=2)
         assert got.status == 200 and got.route == "P0>D0"
+        asked = [len(engine.inferences) for engine in setup.engines]
+        for got in (
+            await setup.complete("a b", n=3, max_tokens=2, **streamed(stream)),
+            await setup.chat("a b", n=2, max_tokens=2, **streamed(stream)),
+        ):
+            assert (got.status, got.json["error"]["code"], got.json["error"]["param"]) == (400, "one_choice", "n")
+        assert asked == [len(engine.inferences) for engine in setup.engines], "no engine is asked what it can't answer"
         await setup.idle()
+    async with routing("sglang", [SglangServer("A", Rooms())], "replicated") as setup:
+        assert len((await setup.complete("a b", n=3, max_tokens=2)).json["choices"]) == 3
 
 
 async def test_what_clients_may_not_set_is_stripped() -> None:

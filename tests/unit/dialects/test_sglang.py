@@ -25,7 +25,7 @@ IN_STREAM = b'data: {"error": {"object": "error", "message": "KV transfer failed
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_both_legs_at_once_with_the_same_body(path: str, stream: bool) -> None:
-    client = request(path, stream=stream, max_tokens=9, n=2, x_unknown=[1])
+    client = request(path, stream=stream, max_tokens=9, n=1, x_unknown=[1])
     prefill, decode = DIALECT.begin(client, SPLIT).start().legs
     assert (prefill.rank, prefill.stage, prefill.streams) == (P, Stage.PREFILL, False)
     assert (decode.rank, decode.stage, decode.streams) == (D, Stage.DECODE, stream)
@@ -65,6 +65,16 @@ def test_bootstrap_ports_are_each_workers_own() -> None:
 def test_rooms_are_positive_and_never_the_same() -> None:
     rooms = {random_room() for _ in range(100)}
     assert len(rooms) == 100 and all(0 < room <= ROOMS < 2**63 for room in rooms)
+
+
+@pytest.mark.parametrize("n", [2, "2", 0])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_several_choices_would_share_a_room_and_are_refused(path: str, n: object) -> None:
+    with pytest.raises(RequestError, match="one answer alone") as caught:
+        DIALECT.begin(request(path, n=n), SPLIT).start()
+    assert (caught.value.status, caught.value.code, caught.value.param) == (400, "one_choice", "n")
+    client = request(path, n=n)
+    assert only_leg(DIALECT.begin(client, Route(Mode.REPLICATED, A))).body == client.raw
 
 
 def test_a_whole_worker_gets_the_body_as_it_came() -> None:
