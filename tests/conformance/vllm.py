@@ -74,6 +74,9 @@ class VllmServer(Engine):
             await self._prefill(request, body, words, ticket, responder)
             return
         cached = self.cached
+        if ticket and body.get("n") not in (None, 1):
+            # `_get_new_notifs` (nixl/pull_worker.py), `send_kv_to_decode` (mooncake_connector.py).
+            raise self.fault("each choice draws the blocks, and P frees them when the first has")
         if self.mooncake and ticket.get("do_remote_prefill"):
             held = self.fabric.blocks.pop(str(ticket["transfer_id"]), None)
             sender = {"remote_engine_id": ticket.get("remote_engine_id"), "addr": ticket.get("remote_bootstrap_addr")}

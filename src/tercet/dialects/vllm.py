@@ -10,6 +10,7 @@ from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.handoff import HandoffExchange, leg_headers
 from tercet.dialects.protocol import EngineState, Exchange, Headers, Leg
+from tercet.dialects.refusal import no_choices
 from tercet.dialects.request import COMPLETIONS_PATH, ClientRequest, dump
 from tercet.dialects.vllm_connectors import TokenisedOnce, connected, tokenises_once
 from tercet.dialects.vllm_encode import VllmEncodeExchange, VllmEncodeProbe
@@ -49,9 +50,15 @@ class VllmDialect:
 
     def begin(self, request: ClientRequest, route: Route) -> Exchange:
         """Return the state machine of one request on one route. A prefill worker proves itself by a whole answer: what
-        it held for a peer that never comes would stay until its lease ends."""
-        if route.prefill is route.decode and self.connector != "p2p-nccl":
+        it held for a peer that never comes would stay until its lease ends. Several answers to a prompt are D's alone:
+        each would draw P's blocks for itself, and P frees them when the first has. Raises RequestError 400 for them
+        where D can't: P2P-NCCL's would wait for ever for what P pushed under the name of the only one it knew.
+        """
+        proof, several = route.prefill is route.decode, not request.one_choice
+        if self.decode_alone and (proof or several):
             route = replace(route, prefill=None)
+        elif several and route.prefill is not None and not proof:
+            raise no_choices("vLLM with P2P-NCCL")
         if request.pictures is not None:
             return connected(VllmEncodeExchange(request, route, release), self.connector, self.ports, route)
         exchange = connected(HandoffExchange(request, route, release), self.connector, self.ports, route)

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from tercet.core.errors import RequestError
 from tercet.core.route import Route
 from tercet.core.stage import Mode, Stage
 from tercet.dialects.protocol import Legs, Reply
@@ -34,6 +37,22 @@ def test_a_release_is_a_request_that_d_refuses_and_a_token_that_makes_it_step() 
     assert release.rank is D and release.stage is Stage.DECODE and release.url == "http://d:1/v1/completions"
     assert body["kv_transfer_params"] == NIXL_TICKET and body["model"] == "tercet-release"
     assert nudge.rank is D and json.loads(nudge.body) == {"model": "m", "prompt": "x", "max_tokens": 1}
+
+
+@pytest.mark.parametrize("connector", ["nixl", "mooncake"])
+def test_several_answers_are_ds_alone_as_p_frees_its_blocks_when_the_first_has_read_them(connector: str) -> None:
+    client = request(n=2, max_tokens=1, seed=1)
+    exchange = VllmDialect(connector).begin(client, SPLIT)
+    leg = only_leg(exchange)
+    assert (leg.rank, leg.stage, leg.body) == (D, Stage.DECODE, client.raw)
+    assert exchange.on_answer(leg, chat_answer()) == Reply(200, chat_answer().body)
+    assert exchange.on_exit(accepted=False) == ()
+
+
+def test_p2p_nccl_is_not_asked_for_several_answers() -> None:
+    with pytest.raises(RequestError, match="one answer alone") as caught:
+        VllmDialect("p2p-nccl").begin(request(n=2), SPLIT)
+    assert (caught.value.status, caught.value.param) == (400, "n")
 
 
 def test_without_blocks_there_is_nothing_to_release() -> None:

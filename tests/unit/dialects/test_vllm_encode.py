@@ -60,6 +60,14 @@ def shared(**more: Any) -> tuple[VllmEncodeExchange, Leg, Leg]:
     return exchange, first, second
 
 
+def test_several_answers_are_ds_alone_with_what_e_published() -> None:
+    exchange, first, second = shared(n=2)
+    exchange.on_answer(first, published("k0", "k2", metadata=GRID))
+    decode = only(exchange.on_answer(second, published("p1", metadata=GRID)))
+    assert decode.rank == D and body_of(decode)["n"] == 2 and "kv_transfer_params" not in body_of(decode)
+    assert [part["type"] for part in parts_of(decode)] == ["image_embeds"] * 3 + ["text"]
+
+
 def test_encode_legs_hold_media_only_named_by_their_content() -> None:
     _, first, second = shared(max_tokens=7, temperature=0.5, mm_processor_kwargs={"crop": True}, stream=True)
     assert (first.stage, first.url, dict(second.headers)["X-data-parallel-rank"]) == (
