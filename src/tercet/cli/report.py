@@ -61,7 +61,7 @@ def report(
     from tercet.results.slo import slo_from_flags
 
     asked = slo_from_flags(slo or [])
-    each = [(path.stem, _read(path)) for path in files]
+    each = list(zip(_names(files), map(_read, files), strict=True))
     results, warnings = together(each)
     require_extra()
     console = console_for_output()
@@ -78,6 +78,15 @@ def report(
     console.print(
         f"Report: {page} ({size:.1f} MB) and {len(written) - 1} files beside it", markup=False, soft_wrap=True
     )
+
+
+def _names(files: list[Path]) -> list[str]:
+    """Return what the files are called: without their endings, where that tells them apart."""
+    from tercet.results.names import told_apart
+
+    names = told_apart(files)
+    short = [str(Path(name).with_suffix("")) for name in names]
+    return short if len(set(short)) == len(short) else names
 
 
 def _read(path: Path) -> Results:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tercet.compare.metrics import primary_metrics
 from tercet.core.errors import UsageError
 from tercet.results.document import ArchitectureRecord, Method, Results, Source, TrafficRecord
 from tercet.results.file import read
+from tercet.results.names import told_apart
 from tercet.results.record import RunRecord
 
 AT_LEAST = 2
@@ -41,10 +43,11 @@ def load(paths: Sequence[Path]) -> list[Part]:
     """Read the files, everything of each. Raises UsageError."""
     if len(paths) < AT_LEAST:
         raise UsageError("--merge needs two results files or more, or 'auto' where --output holds them")
+    names = told_apart(paths)
     found = [read(path) for path in paths]
     return [
-        Part(path.name, results, tuple(record.label for record in results.architectures))
-        for path, results in zip(paths, found, strict=True)
+        Part(name, results, tuple(record.label for record in results.architectures))
+        for name, results in zip(names, found, strict=True)
     ]
 
 
@@ -79,8 +82,7 @@ def load_one(path: Path) -> Part | None:
 
 def obstacle(parts: Sequence[Part], *, allow_unequal: bool = False) -> str | None:
     """Return why the parts can't be compared, naming file and field; None when they can."""
-    first = parts[0]
-    for other in parts[1:]:
+    for first, other in combinations(parts, 2):
         names = f"{first.name} and {other.name}"
         for what, mine, theirs in _facts(first.results, other.results):
             if mine != theirs:
@@ -197,10 +199,9 @@ def _unpaired(parts: Sequence[Part]) -> str | None:
     for part in parts:
         for run in part.runs:
             salts.setdefault((run.workload, run.load_kind, run.load, run.block), {})[part.name] = run.salt
-    common = {key: by_file for key, by_file in salts.items() if len(by_file) == len(parts)}
-    if not common:
+    if not any(len(by_file) == len(parts) for by_file in salts.values()):
         return "they have no workload, load and block in common"
-    for (workload, _, load, block), by_file in common.items():
+    for (workload, _, load, block), by_file in salts.items():
         if len(set(by_file.values())) > 1:
             return (
                 f"block {block + 1} of {workload} at {load:g} sent other conversations in each file ("

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -59,9 +60,9 @@ class Renaming:
         regions = tuple(
             replace(each, better=None if each.better is None else self.label(each.better)) for each in curve.regions
         )
-        sentence = curve.sentence
-        for name in sorted((curve.first, curve.second), key=len, reverse=True):
-            sentence = sentence.replace(f"{name} better", f"{self.label(name)} better")
+        # At once, the longer name first: pd is the end of ppd.
+        names = "|".join(re.escape(name) for name in sorted((curve.first, curve.second), key=len, reverse=True))
+        sentence = re.sub(f"({names})(?= better)", lambda found: self.label(found[1]), curve.sentence)
         return replace(self._pair(curve), regions=regions, sentence=sentence)
 
     def _pair(self, each: P) -> P:

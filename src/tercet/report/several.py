@@ -15,6 +15,9 @@ NOT_PAIRED = (
     "them. `tercet compare --merge` judges those that can be compared."
 )
 
+OF_REQUESTS = ("input_range", "output_range", "prefix_tokens", "prefix_groups", "images", "image_size", "image_pool")
+"""Options of a traffic that say what a request is; how many there are and how long they come is another matter."""
+
 
 def together(files: Sequence[tuple[str, Results]]) -> tuple[Results, tuple[str, ...]]:
     """Return one document of one or more files, each with its name, and warnings about what that means.
@@ -28,7 +31,8 @@ def together(files: Sequence[tuple[str, Results]]) -> tuple[Results, tuple[str, 
     meanings: dict[str, set[object]] = {}
     for _, results in files:
         for traffic in results.traffics:
-            meaning = (traffic.input_tokens, traffic.output_tokens, traffic.turns, traffic.think_s)
+            options = tuple(str(traffic.options.get(name)) for name in OF_REQUESTS)
+            meaning = (traffic.input_tokens, traffic.output_tokens, traffic.turns, traffic.think_s, *options)
             meanings.setdefault(traffic.workload, set()).add(meaning)
     renamed = []
     for name, results in files:

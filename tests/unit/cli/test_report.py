@@ -36,6 +36,7 @@ def test_help_teaches() -> None:
         (("good.json", "--slo", "speed:1"), "--slo 'speed:1': write ttft, tpot or e2e"),
         (("good.json", "--slo", "ttft:0"), "--slo 'ttft:0'"),
         (("folder",), "is a folder"),
+        (("good.json", "./good.json"), "good.json is named twice: each file counts once"),
     ],
 )
 def test_wrong_input_exits_2(
@@ -71,9 +72,12 @@ def test_a_report_prints_its_tables_and_where_it_is(tmp_path: Path) -> None:
     ):
         assert words in done.stdout
     assert (tmp_path / "out" / "index.html").is_file()
-    quiet = tercet(path, path, "-o", tmp_path / "out", "--no-tables")
+    again = write(comparison(blocks=3, workloads=("W1",), loads=(1, 4)), tmp_path / "again")
+    quiet = tercet(path, again, "-o", tmp_path / "out", "--no-tables")
     assert "Resources" not in quiet.stdout
     assert "did not run in pairs" in quiet.stdout
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert f"pd (again/{again.stem})" in page and f"pd ({tmp_path.name}/{path.stem})" in page, "files of one name"
 
 
 @pytest.mark.slow

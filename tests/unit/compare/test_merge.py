@@ -150,6 +150,37 @@ def test_files_are_read_by_name_or_the_latest_of_each_architecture(tmp_path: Pat
     assert read(chosen[0]).architectures[0].label == "ppd"
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    paths = []
+    for day, label, ttft in (("monday", "pd", 0.4), ("tuesday", "ppd", 0.1)):
+        written = write(measured(label, ttft), tmp_path / day)
+        paths.append(written.rename(written.with_name("results.json")))
+    read_parts = load(paths)
+    assert [part.name for part in read_parts] == ["monday/results.json", "tuesday/results.json"]
+    whole = merged(read_parts, allow_unequal=False, primary=("ttft",), tie_margin=0.03, command=(), created_at="")
+    assert next(verdict for verdict in whole.verdicts if verdict.metric == "ttft").winner == "ppd"
+    with pytest.raises(UsageError, match=r"results\.json is named twice"):
+        load([paths[0], tmp_path / "tuesday" / ".." / "monday" / "results.json"])
+
+
+def test_of_three_files_the_last_two_are_checked_against_each_other_too() -> None:
+    """What the first one did not send could be another thing in each of them, and was judged as if it were one."""
+
+    def both(label: str, **changes: Any) -> Results:
+        document = measured(label, 0.4)
+        more = tuple(replace(run, workload="W3", salt=f"{run.salt}-W3") for run in document.runs)
+        traffics = (TRAFFIC, replace(TRAFFIC, workload="W3", **changes))
+        return replace(document, runs=(*document.runs, *more), traffics=traffics)
+
+    assert joined(measured("pd", 0.4), both("ppd"), both("replicated")).sources
+    with pytest.raises(UsageError, match=r"1\.json and 2\.json differ in the think time of W3: 0\.0 and 9\.0"):
+        joined(measured("pd", 0.4), both("ppd"), both("replicated", think_s=9.0))
+    other = both("replicated")
+    runs = tuple(replace(run, salt="x") if run.workload == "W3" else run for run in other.runs)
+    with pytest.raises(UsageError, match="block 1 of W3 at 1 sent other conversations in each file"):
+        joined(measured("pd", 0.4), both("ppd"), replace(other, runs=runs))
+
+
 def test_one_file_is_nothing_to_merge(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="two results files or more"):
         load([tmp_path / "a.json"])

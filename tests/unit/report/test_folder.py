@@ -17,6 +17,7 @@ from tercet.report.csv_files import csv_files
 from tercet.report.folder import write_report
 from tercet.report.gather import gather
 from tercet.report.several import together
+from tercet.results.document import Results
 
 from .synthetic import comparison
 
@@ -161,3 +162,25 @@ def test_several_files_are_drawn_together_but_not_judged() -> None:
     assert any("did not run in pairs" in warning for warning in warnings)
     assert any("different models: smollm2-135m, m2" in warning for warning in warnings)
     assert together([("monday", monday)]) == (monday, ())
+
+
+def test_who_keeps_a_name_keeps_it_in_the_words_of_a_crossover() -> None:
+    """pd is renamed and ppd is not: the one is the end of the other."""
+    monday = comparison(("pd", "ppd"), workloads=("W1",), loads=(1, 4), blocks=3)
+    sentence = "ppd better up to 1, pd better from 4, undecided between"
+    curves = tuple(replace(curve, sentence=sentence) for curve in monday.curves)
+    tuesday = comparison(("pd", "aggregated"), workloads=("W1",), loads=(1, 4), blocks=3)
+    joined, _ = together([("monday", replace(monday, curves=curves)), ("tuesday", tuesday)])
+    assert joined.curves[0].sentence == "ppd better up to 1, pd (monday) better from 4, undecided between"
+
+
+def test_workloads_of_other_pictures_are_other_workloads() -> None:
+    files: list[tuple[str, Results]] = []
+    for name, mode, images in (("one", "pd", "1-1"), ("eight", "ppd", "8-8")):
+        results = comparison((mode,), workloads=("images",), loads=(1, 4), blocks=3)
+        traffic = replace(results.traffics[0], options={"images": images, "slo": f"ttft:{len(files) + 1}"})
+        files.append((name, replace(results, traffics=(traffic,))))
+    joined, _ = together(files)
+    assert {traffic.workload for traffic in joined.traffics} == {"images (one)", "images (eight)"}
+    alike = [(name, replace(results, traffics=files[0][1].traffics)) for name, results in files]
+    assert {traffic.workload for traffic in together(alike)[0].traffics} == {"images"}
