@@ -34,6 +34,8 @@ def dialect_for(
     dialect = dialect_named(name)
     if connector not in CONNECTORS:
         raise UsageError(f"unknown KV connector {connector!r}: choose one of {', '.join(CONNECTORS)}")
+    if connector == "p2p-nccl" and tokenise_once:
+        raise UsageError("--tokenise-once needs a connector with tickets: P2P-NCCL's D is told nothing of P's answer")
     if isinstance(dialect, VllmDialect) and (connector != "nixl" or not bootstrap_ports):
         return replace(dialect, connector=connector, ports=bootstrap_ports, tokenise_once=tokenise_once)
     if connector != "nixl" or tokenise_once:

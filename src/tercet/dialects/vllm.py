@@ -59,11 +59,14 @@ class VllmDialect:
             route = replace(route, prefill=None)
         elif several and route.prefill is not None and not proof:
             raise no_choices("vLLM with P2P-NCCL")
+        inner: Exchange
         if request.pictures is not None:
-            return connected(VllmEncodeExchange(request, route, release), self.connector, self.ports, route)
-        exchange = connected(HandoffExchange(request, route, release), self.connector, self.ports, route)
-        once = self.tokenise_once and self.connector != "p2p-nccl" and route.prefill is not None
-        return TokenisedOnce(exchange) if once and tokenises_once(request) else exchange
+            inner = VllmEncodeExchange(request, route, release)
+        else:
+            inner = HandoffExchange(request, route, release)
+            if self.tokenise_once and route.prefill is not None and tokenises_once(request):
+                inner = TokenisedOnce(inner)  # sees the ticket that the connector makes
+        return connected(inner, self.connector, self.ports, route)
 
     def engines(self, ready_answer: bytes) -> tuple[EngineState, ...]:
         """Return nothing: /health has no body."""

@@ -110,6 +110,17 @@ def test_a_prompt_is_tokenised_once_and_the_client_sees_nothing_of_it(path: str)
     assert isinstance(wrong, Failure)
 
 
+def test_mooncakes_ticket_holds_the_tokens_too() -> None:
+    exchange = VllmDialect("mooncake", tokenise_once=True).begin(request(max_tokens=9), SPLIT)
+    prefill, ask = exchange.start().legs
+    asked = json.loads(prefill.body)
+    assert asked["return_token_ids"] is True and asked["kv_transfer_params"]["transfer_id"]
+    exchange.on_answer(ask, ENGINES)
+    (decode,) = legs(exchange.on_answer(prefill, chat_answer(prompt_token_ids=[5, 6])))
+    ticket = json.loads(decode.body)["kv_transfer_params"]
+    assert ticket["prompt_token_ids"] == [5, 6] and ticket["remote_engine_id"] == "e0"
+
+
 @pytest.mark.parametrize("words", [10, 100_000])
 def test_a_long_prompt_is_tokenised_once_too(words: int) -> None:
     client = request("/v1/completions", prompt="word " * words)
@@ -152,3 +163,5 @@ def test_which_dialect_knows_which_connector() -> None:
     for name, ports, connector in (("vllm", {}, "x"), ("sglang", {}, "mooncake"), ("vllm", {"u": 3}, "nixl")):
         with pytest.raises(UsageError, match=r"connector|bootstrap"):
             dialect_for(name, ports, connector)
+    with pytest.raises(UsageError, match="P2P-NCCL's D is told nothing"):
+        dialect_for("vllm", {}, "p2p-nccl", tokenise_once=True)
