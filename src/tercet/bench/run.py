@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from statistics import fmean
 from typing import Any
 
 from tercet.results.document import TrafficRecord
 from tercet.results.record import ClientHealth, RequestRecord, RunRecord
 from tercet.traffic.arrivals import Arrivals
 from tercet.traffic.spec import TrafficSpec
+from tercet.traffic.workload import Workload
 
 NOT_MEASURED = ClientHealth(0.0, 0.0, 0.0, 0.0, 0.0, saturated=False, reasons=("interrupted before it was known",))
 
@@ -79,12 +81,13 @@ def steady_window(ramp_s: float, records: Sequence[RequestRecord]) -> tuple[floa
 
 def traffic_record(traffic: TrafficSpec, scale: float) -> TrafficRecord:
     """Return what a results file says of the traffic; `scale` is what its workload was scaled by."""
-    workload = traffic.workload
+    workload, dataset = traffic.workload, traffic.dataset
+    turns = () if dataset is None else dataset.turns
     return TrafficRecord(
         workload=traffic.name,
-        scale=scale,
-        input_tokens=round(workload.inputs.mean),
-        output_tokens=round(workload.outputs.mean),
+        scale=1.0 if turns else scale,
+        input_tokens=round(fmean(turn.new_tokens for turn in turns) if turns else workload.inputs.mean),
+        output_tokens=round(fmean(turn.output_tokens for turn in turns) if turns else workload.outputs.mean),
         turns=traffic.turns,
         think_s=traffic.think_s,
         arrivals=CLOSED if traffic.concurrency else str(traffic.arrivals),
@@ -95,8 +98,22 @@ def traffic_record(traffic: TrafficSpec, scale: float) -> TrafficRecord:
 
 def _options(traffic: TrafficSpec) -> dict[str, Any]:
     """Return what else the traffic was told, as far as it was told anything."""
-    workload, pictures = traffic.workload, traffic.workload.pictures
     found: dict[str, Any] = {
+        "duration_s": traffic.duration_s,
+        "ramp_s": traffic.ramp_s or None,
+        "burstiness": traffic.burstiness if traffic.arrivals is Arrivals.GAMMA else None,
+        "trace_speed": traffic.speed if traffic.arrivals is Arrivals.TRACE else None,
+    }
+    if traffic.dataset is None:
+        found |= _shape_options(traffic.workload)
+    else:
+        found |= {"dataset": traffic.dataset.kind, "dataset_fingerprint": traffic.dataset.fingerprint}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _shape_options(workload: Workload) -> dict[str, Any]:
+    pictures = workload.pictures
+    return {
         "input_range": None if workload.inputs.fixed else str(workload.inputs),
         "output_range": None if workload.outputs.fixed else str(workload.outputs),
         "prefix_tokens": workload.prefix_tokens or None,
@@ -104,10 +121,4 @@ def _options(traffic: TrafficSpec) -> dict[str, Any]:
         "images": None if pictures is None else f"{pictures.low}-{pictures.high}",
         "image_size": None if pictures is None else f"{pictures.width}x{pictures.height}",
         "image_pool": None if pictures is None else pictures.pool or None,
-        "duration_s": traffic.duration_s,
-        "ramp_s": traffic.ramp_s or None,
-        "burstiness": traffic.burstiness if traffic.arrivals is Arrivals.GAMMA else None,
-        "trace_speed": traffic.speed if traffic.arrivals is Arrivals.TRACE else None,
-        "dataset": None if traffic.dataset is None else traffic.dataset.kind,
     }
-    return {name: value for name, value in found.items() if value is not None}

@@ -12,11 +12,10 @@ import typer
 from tercet.bench.job import Header
 from tercet.bench.plan import Plan
 from tercet.cli import traffic_options as flags
-from tercet.cli.loads import DEFAULT_QPS, DEFAULT_REQUESTS, loads_from, percentiles_from, requests_from
+from tercet.cli.loads import DEFAULT_QPS, DEFAULT_REQUESTS, dataset_from, loads_from, percentiles_from, requests_from
 from tercet.core.errors import UsageError
 from tercet.results.slo import slo_from_flags
 from tercet.traffic.prompts import PromptForm
-from tercet.traffic.scripts import read_dataset
 from tercet.traffic.spec import LoadKind, TrafficSpec
 
 
@@ -25,14 +24,7 @@ def bench(
         str, typer.Argument(metavar="URL", help="An OpenAI-compatible server, such as http://127.0.0.1:8000.")
     ],
     workload: flags.Workload = "W1",
-    dataset: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Send a file instead: ShareGPT's JSON; or JSON lines with prompt or messages; or a trace (Mooncake's "
-            "format: timestamp in ms, input_length, output_length, hash_ids), replayed by its time stamps.",
-        ),
-    ] = None,
+    dataset: flags.Dataset = None,
     qps: Annotated[
         str,
         typer.Option(
@@ -78,7 +70,7 @@ def bench(
     burstiness: Annotated[
         float, typer.Option(help="Shape of gamma arrivals: 1 is Poisson, below it bursts, above it evenness.")
     ] = 1.0,
-    trace_speed: Annotated[float, typer.Option(help="Replay a trace so many times as fast as it happened.")] = 1.0,
+    trace_speed: flags.TraceSpeed = 1.0,
     turns: flags.Turns = 1,
     think: flags.Think = 0.0,
     input_tokens: flags.InputTokens = "",
@@ -163,7 +155,7 @@ def bench(
     from tercet.report.terminal import console_for_output
     from tercet.results.file import require_writable
 
-    data = None if dataset is None else read_dataset(dataset, turns=turns)
+    data, turns = dataset_from(dataset, turns)
     shape = flags.shaped(
         workload,
         scale,

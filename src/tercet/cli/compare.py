@@ -11,7 +11,7 @@ from tercet.cli import comparing
 from tercet.cli import engine_options as engine_flags
 from tercet.cli import traffic_options as flags
 from tercet.cli.comparing import DEFAULT_QPS, split
-from tercet.cli.loads import requests_from
+from tercet.cli.loads import dataset_from, requests_from
 from tercet.core.errors import UsageError
 from tercet.core.topology import mode_from_name
 from tercet.traffic.arrivals import Arrivals
@@ -78,14 +78,18 @@ def compare(
         typer.Option(
             metavar="NAME[,NAME...]",
             help="W1 (512 tokens in / 256 out), W2 (4096/128), W3 (256/1024), W4 (8192/64), 'all' of these, or your "
-            "own such as 2048/32; per turn, before --scale. images (64/500): one of 3 pictures with each.",
+            "own such as 2048/32; per turn, before --scale. images (64/500): one of 3 pictures with each.  "
+            f"[default: {DEFAULT_WORKLOAD}, without --dataset]",
         ),
-    ] = DEFAULT_WORKLOAD,
+    ] = "",
+    dataset: flags.Dataset = None,
+    trace_speed: flags.TraceSpeed = 1.0,
     qps: Annotated[
         str,
         typer.Option(
             metavar="RATE[,RATE...]",
-            help=f"Open loop: requests (turns) a second, whatever becomes of them.  [default: {DEFAULT_QPS}]",
+            help="Open loop: requests (turns) a second, whatever becomes of them.  "
+            f"[default: {DEFAULT_QPS}; the rate of a data set that has time stamps]",
         ),
     ] = "",
     concurrency: Annotated[
@@ -100,14 +104,14 @@ def compare(
         int | None,
         typer.Option(
             help="Turns of a conversation. Each adds the workload's input tokens to all that was said before.  "
-            f"[default: {DEFAULT_TURNS}, with pictures 1]"
+            f"[default: {DEFAULT_TURNS}, with pictures or a trace 1]"
         ),
     ] = None,
     num_requests: Annotated[
         int | None,
         typer.Option(
             help="Requests (turns) per run and load; rounded up to whole conversations.  "
-            f"[default: {DEFAULT_REQUESTS}, images 200]"
+            f"[default: {DEFAULT_REQUESTS}, images 200, a trace all]"
         ),
     ] = None,
     duration: Annotated[
@@ -214,6 +218,7 @@ def compare(
       tercet compare --engine virtual --gpu h100 --scale 1 --workload all --qps 1,2,4,8,16 --keep warm
       tercet compare --arch old=http://10.0.0.1:8000 --arch new=http://10.0.0.2:8000 --url-devices old=8,new=8
       tercet compare --modes aggregated,pd,epd --workload images --allow-unequal --num-requests 24 --concurrency 1,4
+      tercet compare --dataset mooncake_trace.jsonl --trace-speed 2 --engine virtual --gpu h100 --num-requests 200
       tercet compare --resume auto --preset demo
       tercet compare --merge results/monday.json results/tuesday.json
     """
@@ -226,6 +231,9 @@ def compare(
         raise typer.Exit(comparing.merge(files or [], output, allow_unequal, split(primary), tie_margin))
     if files:
         raise UsageError(f"{files[0]!r} is no flag: results files are for --merge")
+    if dataset is not None and (workload or images or image_size or image_pool is not None):
+        raise UsageError("--dataset takes the place of --workload and its pictures: give one of them")
+    workload = workload or DEFAULT_WORKLOAD
     shapes = [
         flags.shaped(name, scale, images=images, image_size=image_size, image_pool=image_pool)
         for name in split(ALL_WORKLOADS if workload == "all" else workload)
@@ -234,23 +242,31 @@ def compare(
         raise UsageError("--workload names none: write for instance W1, or W1,2048/32")
     pictures = any(shape.pictures is not None for shape in shapes)
     turns = (1 if pictures else DEFAULT_TURNS) if turns is None else turns
+    data, turns = dataset_from(dataset, turns)
     pattern = flags.arrival_pattern(arrivals)
-    if pattern not in (Arrivals.POISSON, Arrivals.CONSTANT):
+    as_recorded = data is not None and data.timed and not (qps or concurrency) and pattern is not Arrivals.CONSTANT
+    if as_recorded:
+        pattern = Arrivals.TRACE
+    elif pattern not in (Arrivals.POISSON, Arrivals.CONSTANT):
         raise UsageError(f"--arrivals {arrivals}: here requests come poisson or constant; tercet bench knows others")
     traffics = tuple(
         TrafficSpec(
             shape,
             1.0,
-            requests_from(None if duration else num_requests, duration, shape.requests or DEFAULT_REQUESTS, None),
+            requests_from(None if duration else num_requests, duration, shape.requests or DEFAULT_REQUESTS, data),
             turns,
             think,
             pattern,
             seed,
             duration_s=duration,
+            speed=trace_speed,
+            dataset=data,
         )
         for shape in shapes
     )
     kind, loads = comparing.parse_loads(qps, concurrency, pictures=pictures)
+    if data is not None and as_recorded:
+        loads = (data.rate(trace_speed),)
     wanted = [
         of_mode(mode_from_name(name), alone=allow_unequal) for name in split(modes or ("" if arch else DEFAULT_MODES))
     ]

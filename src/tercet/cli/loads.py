@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tercet.cli import traffic_options as flags
 from tercet.core.errors import UsageError
 from tercet.traffic.arrivals import Arrivals
-from tercet.traffic.scripts import Dataset
+from tercet.traffic.scripts import Dataset, read_dataset
 from tercet.traffic.spec import LoadKind
 
 DEFAULT_QPS = "1"
 DEFAULT_REQUESTS = 64
+
+
+def dataset_from(path: Path | None, turns: int) -> tuple[Dataset | None, int]:
+    """Return what a file holds, cut to `turns` turns, and how many its conversations have. Raises UsageError.
+
+    A load's requests are shared out by turns: those that no conversation has would be requests that nobody sends.
+    """
+    if path is None:
+        return None, turns
+    data = read_dataset(path, turns=turns)
+    return data, min(turns, data.most_turns)
 
 
 def loads_from(

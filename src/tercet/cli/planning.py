@@ -16,6 +16,7 @@ import yaml
 
 from tercet.cli.calibrating import this_machine
 from tercet.cli.device_options import Device, device_from, link_bytes_s
+from tercet.cli.loads import dataset_from
 from tercet.cli.measuring import command_line
 from tercet.cli.plan_view import print_plan
 from tercet.core.errors import UsageError
@@ -33,7 +34,6 @@ from tercet.results.file import require_writable
 from tercet.results.slo import slo_from_flags
 from tercet.sim.fleet import EngineCaps
 from tercet.traffic.arrivals import Arrivals
-from tercet.traffic.scripts import read_dataset
 from tercet.traffic.spec import LoadKind, TrafficSpec
 from tercet.traffic.workload import Workload
 
@@ -207,7 +207,7 @@ def _traffic(asked: Asked) -> tuple[TrafficSpec, LoadKind, float]:
         raise UsageError("--qps and --concurrency are two kinds of load: give one of them")
     if asked.qps is not None and not 0 < asked.qps < math.inf:
         raise UsageError(f"--qps {asked.qps:g} is out of range: give a number above 0")
-    data = None if asked.trace is None else read_dataset(asked.trace, turns=asked.turns)
+    data, turns = dataset_from(asked.trace, asked.turns)
     timed = data is not None and data.timed and asked.concurrency is None
     kind = LoadKind.QPS if asked.concurrency is None else LoadKind.CONCURRENCY
     load = float(asked.concurrency or asked.qps or 0.0)
@@ -219,7 +219,7 @@ def _traffic(asked: Asked) -> tuple[TrafficSpec, LoadKind, float]:
         asked.shape,
         qps=rate,
         num_requests=1,
-        turns=asked.turns,
+        turns=turns,
         think_s=asked.think_s,
         arrivals=Arrivals.TRACE if timed else Arrivals.POISSON,
         seed=asked.seed,

@@ -78,7 +78,7 @@ def simulate(
     ] = 0.0,
     arrivals: Annotated[str, typer.Option(help="poisson, constant, gamma or trace.  [default: as tercet bench]")] = "",
     burstiness: Annotated[float, typer.Option(help="Shape of gamma arrivals: 1 is Poisson.")] = 1.0,
-    trace_speed: Annotated[float, typer.Option(help="Replay a trace so many times as fast as it happened.")] = 1.0,
+    trace_speed: flags.TraceSpeed = 1.0,
     turns: flags.Turns = 1,
     think: flags.Think = 0.0,
     input_tokens: flags.InputTokens = "",
@@ -129,15 +129,14 @@ def simulate(
       tercet simulate topology.yaml --stack stack.yaml --dataset mooncake_trace.jsonl --duration 300
       tercet simulate 2P2D --mode ppd --turns 4 --qps 6 --requests 2000 --lose D1@60+30
     """
-    from tercet.cli.loads import loads_from, percentiles_from, requests_from
+    from tercet.cli.loads import dataset_from, loads_from, percentiles_from, requests_from
     from tercet.cli.simulating import Asked, run_simulations
     from tercet.core.topology import mode_from_name
     from tercet.results.file import require_writable
     from tercet.results.slo import slo_from_flags
-    from tercet.traffic.scripts import read_dataset
     from tercet.traffic.spec import LoadKind, TrafficSpec
 
-    data = None if dataset is None else read_dataset(dataset, turns=turns)
+    data, turns = dataset_from(dataset, turns)
     shape = flags.shaped(
         workload,
         scale,

@@ -24,6 +24,15 @@ Workload = Annotated[
         "256-1024/64; per turn, before --scale."
     ),
 ]
+Dataset = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Send a file instead: ShareGPT's JSON; or JSON lines with prompt or messages; or a trace (Mooncake's "
+        "format: timestamp in ms, input_length, output_length, hash_ids), replayed by its time stamps.",
+    ),
+]
+TraceSpeed = Annotated[float, typer.Option(help="Replay a trace so many times as fast as it happened.")]
 Qps = Annotated[
     str,
     typer.Option(

@@ -43,9 +43,18 @@ def plan(spec: CompareSpec, nonce: str) -> list[Step]:
             for traffic in spec.cells():
                 rng.shuffle(group)
                 salt = f"{nonce}-b{block}-{traffic.name}-{_load_text(traffic)}"
+                part = _part(traffic, block)
                 for architecture in group:
-                    steps.append(Step(architecture, traffic, block, len(steps), salt))
+                    steps.append(Step(architecture, part, block, len(steps), salt))
     return steps
+
+
+def _part(traffic: TrafficSpec, block: int) -> TrafficSpec:
+    """Return a block's traffic: of a data set that holds more than one block sends, another part."""
+    data, count = traffic.dataset, traffic.num_conversations
+    if data is None or not 0 < count < len(data.scripts):
+        return traffic
+    return replace(traffic, dataset=data.part(count, block))
 
 
 def place(architecture: Architecture) -> Hashable:

@@ -171,7 +171,7 @@ class Comparison:
         self._model = model
         for traffic in self.spec.traffics:
             require_room(self._model, traffic)
-        if self._prompts is None and any(traffic.workload.pictures is not None for traffic in self.spec.traffics):
+        if self._prompts is None and any(each.needed_form is PromptForm.CHAT for each in self.spec.traffics):
             # Found out once: every architecture gets the same prompts.
             turns = max(traffic.turns for traffic in self.spec.traffics)
             self._prompts = await server.prompts(self._model, PromptForm.CHAT, turns=turns, exact=True, extra={})
@@ -286,7 +286,7 @@ def plan_of(spec: CompareSpec) -> dict[str, Any]:
     }
     return {
         "architectures": architectures,
-        "traffics": [encode(traffic) for traffic in spec.traffics],
+        "traffics": [_plan_of(traffic) for traffic in spec.traffics],
         "load_kind": spec.load_kind,
         "loads": list(spec.loads),
         "blocks": spec.blocks,
@@ -295,6 +295,12 @@ def plan_of(spec: CompareSpec) -> dict[str, Any]:
         "keep": spec.keep,
         "probe": spec.probe,
     }
+
+
+def _plan_of(traffic: TrafficSpec) -> dict[str, Any]:
+    """Return a traffic with its data set by fingerprint: a journal's header is no place for a whole file."""
+    plan: dict[str, Any] = encode(traffic)
+    return plan if traffic.dataset is None else {**plan, "dataset": traffic.dataset.fingerprint}
 
 
 def _expected_record(architecture: Architecture) -> ArchitectureRecord | None:

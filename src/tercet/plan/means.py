@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tercet.traffic.scripts import CHARACTERS_A_TOKEN, ScriptTurn
 from tercet.traffic.spec import TrafficSpec
 
 
@@ -42,14 +41,9 @@ def straight_share(traffic: TrafficSpec, threshold: int) -> float:
     if traffic.dataset is None:
         turns = traffic.turns
         return (turns - 1) / turns if traffic.workload.inputs.low < threshold else 0.0
-    later = [_new_tokens(turn) for script in traffic.dataset.scripts for turn in script.turns[1:]]
+    later = [turn.new_tokens for script in traffic.dataset.scripts for turn in script.turns[1:]]
     count = sum(len(script.turns) for script in traffic.dataset.scripts)
     return sum(new < threshold for new in later) / count
-
-
-def _new_tokens(turn: ScriptTurn) -> int:
-    characters = len(turn.text or "") + len(turn.messages or "")
-    return turn.input_tokens or max(1, characters // CHARACTERS_A_TOKEN)
 
 
 def _of_scripts(traffic: TrafficSpec) -> Means:
@@ -58,7 +52,7 @@ def _of_scripts(traffic: TrafficSpec) -> Means:
     for script in traffic.dataset.scripts:
         prefix = 0
         for turn in script.turns:
-            new = _new_tokens(turn)
+            new = turn.new_tokens
             news.append(new)
             prefixes.append(prefix)
             outputs.append(turn.output_tokens)

@@ -10,7 +10,6 @@ from tercet.sim.client import SimConversation, SimTurn
 from tercet.sim.content import Content
 from tercet.traffic.conversation import TokenRange
 from tercet.traffic.reading import Reading
-from tercet.traffic.scripts import CHARACTERS_A_TOKEN
 from tercet.traffic.spec import Talk, TrafficSpec, iter_conversations
 
 
@@ -50,8 +49,7 @@ def _read(talk: Reading, number: int, picture_tokens: int) -> SimConversation:
     _require_sight(images, picture_tokens)
     turns = []
     for script, turn in zip(talk.script.turns, talk.turns, strict=True):
-        characters = len(script.text or "") + len(script.messages or "")
-        turns.append(SimTurn(max(1, characters // CHARACTERS_A_TOKEN), turn.output_tokens, turn.think_s))
+        turns.append(SimTurn(script.new_tokens, turn.output_tokens, turn.think_s))
     content = Content(
         number,
         talk.id,

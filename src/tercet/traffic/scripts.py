@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ BLOCK_TOKENS = 512
 """Tokens that one of a Mooncake trace's `hash_ids` stands for."""
 
 CHARACTERS_A_TOKEN = 4
-"""How long a token is taken to be where a data set has only an answer's text."""
+"""How long a token is taken to be where a data set has only a text."""
 
 DEFAULT_OUTPUT = 128
 """Tokens to ask for where a data set doesn't say."""
@@ -32,6 +33,15 @@ class ScriptTurn:
     text: str | None = None
     messages: str | None = None
     input_tokens: int = 0
+
+    @property
+    def new_tokens(self) -> int:
+        """Return its input tokens; of real text, which only a tokeniser knows, one for every four characters.
+
+        Of whole messages what is said counts, not the JSON around it, and no picture's bytes.
+        """
+        characters = len(self.text or "") + sum(map(_said, json.loads(self.messages or "[]")))
+        return self.input_tokens or max(1, characters // CHARACTERS_A_TOKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,21 @@ class Dataset:
     scripts: tuple[Script, ...]
 
     @property
+    def turns(self) -> tuple[ScriptTurn, ...]:
+        """Every turn of every conversation."""
+        return tuple(turn for script in self.scripts for turn in script.turns)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what tells it from data sets of its kind."""
+        return blake2b(repr(self.scripts).encode(), digest_size=8).hexdigest()
+
+    @property
+    def most_turns(self) -> int:
+        """Return the turns of the longest conversation."""
+        return max(len(script.turns) for script in self.scripts)
+
+    @property
     def timed(self) -> bool:
         """True when every conversation has a time stamp."""
         return all(script.at_s is not None for script in self.scripts)
@@ -66,13 +91,15 @@ class Dataset:
         return round(len(self.scripts) / span * speed, 6) if span else 1.0
 
     def part(self, number: int, which: int = 0) -> Dataset:
-        """Return `number` timed scripts in a row, the first of which starts at once: the first ones, or another part
-        for another `which`, as far as there are others."""
-        first = which * number % (max(len(self.scripts) - number, 0) + 1)
+        """Return `number` scripts in a row, of timed ones the first starts at once: the first ones, or another part for
+        another `which`, as far as there are others."""
+        starts = max(len(self.scripts) - number, 0) + 1
+        first = which * (number if number % starts else 1) % starts
         chosen = self.scripts[first : first + number]
         begin = chosen[0].at_s or 0.0
+        moved = [None if each.at_s is None else each.at_s - begin for each in chosen]
         return Dataset(
-            self.kind, tuple(Script(each.turns, (each.at_s or 0.0) - begin, each.hash_ids) for each in chosen)
+            self.kind, tuple(Script(each.turns, at, each.hash_ids) for each, at in zip(chosen, moved, strict=True))
         )
 
 
@@ -129,6 +156,13 @@ def _turns(said: Sequence[Mapping[str, Any]]) -> Iterator[ScriptTurn]:
         yield ScriptTurn(max(1, len(reply) // CHARACTERS_A_TOKEN), text)
 
 
+def _said(message: Mapping[str, Any]) -> int:
+    """Return the characters of a chat message's text."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [{"text": content}]
+    return sum(len(str(part.get("text") or "")) for part in parts if isinstance(part, dict))
+
+
 def _lines(path: Path, text: str) -> Iterator[Script]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -147,7 +181,10 @@ def _script(entry: Mapping[str, Any]) -> Script:
     if output < 1:
         raise ValueError(f"it asks for {output} output tokens")
     if "messages" in entry:
-        return Script((ScriptTurn(output, messages=json.dumps(entry["messages"])),), at_s)
+        said = entry["messages"]
+        if not isinstance(said, list) or not said or not all(isinstance(message, dict) for message in said):
+            raise ValueError('its "messages" are no list of messages, such as [{"role": "user", "content": "..."}]')
+        return Script((ScriptTurn(output, messages=json.dumps(said)),), at_s)
     if isinstance(prompt := entry.get("prompt", entry.get("text_input")), str):
         return Script((ScriptTurn(output, prompt),), at_s)
     length = entry.get("input_length", entry.get("input_tokens"))

@@ -10,6 +10,7 @@ from tercet.bench.run import run_record, steady_window, traffic_record
 from tercet.results.record import ClientHealth, RequestRecord, RunRecord
 from tercet.traffic.arrivals import Arrivals
 from tercet.traffic.pictures import Pictures
+from tercet.traffic.scripts import Dataset, Script, ScriptTurn
 from tercet.traffic.spec import TrafficSpec
 from tercet.traffic.workload import Workload
 
@@ -102,3 +103,12 @@ def test_a_closed_loop_and_its_options_are_recorded() -> None:
     }
     run = record(request(0.0), traffic=closed)
     assert (run.load_kind, run.load, run.workload) == ("concurrency", 4.0, "images")
+
+
+def test_a_data_set_is_recorded_by_its_own_lengths() -> None:
+    turns = (ScriptTurn(10, input_tokens=600), ScriptTurn(30, text="a" * 80))
+    data = Dataset("jsonl", tuple(Script((turn,)) for turn in turns))
+    sent = traffic_record(replace(TRAFFIC, dataset=data), 0.125)
+    assert (sent.workload, sent.scale, sent.input_tokens, sent.output_tokens) == ("jsonl", 1.0, 310, 20)
+    assert sent.options == {"dataset": "jsonl", "dataset_fingerprint": data.fingerprint}
+    assert data.part(1).fingerprint != data.fingerprint

@@ -90,6 +90,15 @@ def test_a_trace_brings_its_rate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert "--trace-speed" in refused("--dataset", str(path), "--qps", "4", "--arrivals", "trace")
 
 
+def test_turns_that_no_conversation_of_a_data_set_has_take_no_requests(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "Say it."}\n')
+    line = ("--dataset", str(path), "--qps", "4", "--num-requests", "9", "--turns", "3")
+    assert asked(monkeypatch, tmp_path, *line).traffic.num_conversations == 9
+
+
 def test_requests_are_written_as_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     line = ["--prompt-format", "chat", "--no-ignore-eos", "--api-key", "k", "--header", "X-A: b", "--workers", "3"]
     plan = asked(monkeypatch, tmp_path, *line, "--extra-body", '{"top_p": 0.5}', "--slo", "ttft:5", "--slo", "tpot:6")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,24 @@ def test_pictures_are_workloads_too(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = spec.traffics[0].workload.pictures
     assert pictures is not None
     assert (pictures.low, pictures.high, pictures.width, pictures.height) == (2, 3, 64, 32)
+
+
+def test_a_data_set_is_compared_as_it_was_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    lines = [{"timestamp": t, "input_length": 5000, "output_length": 3} for t in (0, 1000, 4000)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    spec = asked(monkeypatch, "--dataset", str(path), "--trace-speed", "2")
+    (traffic,) = spec.traffics
+    assert (spec.load_kind, spec.loads, traffic.arrivals, traffic.speed) == ("qps", (1.5,), "trace", 2.0)
+    assert (traffic.name, traffic.turns, traffic.num_requests) == ("trace", 1, 3)
+    assert topology(spec, "pd").engine.max_model_len == 5120
+    spec = asked(monkeypatch, "--dataset", str(path), "--qps", "4,8", "--num-requests", "2")
+    assert (spec.loads, spec.traffics[0].arrivals, spec.traffics[0].num_requests) == ((4.0, 8.0), "poisson", 2)
+    spec = asked(monkeypatch, "--dataset", str(path), "--concurrency", "2")
+    assert (spec.load_kind, spec.loads) == ("concurrency", (2.0,))
+    for flags in (["--workload", "W2"], ["--images", "2"], ["--preset", "demo"]):
+        assert "--dataset takes the place of --workload" in refused("compare", "--dataset", str(path), *flags)
+    assert "--trace-speed 0" in refused("compare", "--dataset", str(path), "--trace-speed", "0")
 
 
 def test_the_engines_are_made_long_enough_for_the_conversations(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,11 +118,13 @@ class FakeDeployment:
         elif request.path == "/conversations/clear":
             self.log.append("clear")
             await responder.send(200, b"{}")
+        elif request.path == "/v1/chat/completions" and json.loads(request.body).get("stream"):
+            await self._complete(json.loads(request.body), request.headers.get("x-session-id", ""), responder)
         elif request.path == "/v1/chat/completions":
             message = {"role": "assistant", "content": self.behaviour.capital}
             await responder.send(200, json.dumps({"choices": [{"message": message}]}).encode())
         elif request.path == "/v1/completions":
-            await self._complete(json.loads(request.body), request.headers["x-session-id"], responder)
+            await self._complete(json.loads(request.body), request.headers.get("x-session-id", ""), responder)
         else:
             raise RequestError(404, f"no such path: {request.path}")
 
@@ -135,7 +137,8 @@ class FakeDeployment:
         if behaviour.stuck_mode == self.mode and self._completions > behaviour.stuck_after:
             self.log.append("stuck")
             await asyncio.sleep(60)
-        prompt: list[int] = body["prompt"]
+        chat = "messages" in body
+        prompt: list[int] = list(map(ord, repr(body["messages"]))) if chat else body["prompt"]
         salt = str(body.get("cache_salt"))
         cached = max((n for n in range(0, len(prompt), 16) if (salt, tuple(prompt[:n])) in self.cached), default=0)
         await asyncio.sleep(behaviour.later_s.get(self.mode, behaviour.first_s) if cached else behaviour.first_s)
@@ -145,7 +148,8 @@ class FakeDeployment:
         self.cached.update((salt, tuple(whole[:n])) for n in range(0, len(whole) + 1, 16))
         responder.start(200, headers=(("X-Tercet-Route", "P0>D0"), ("X-Tercet-Cached-Tokens", str(cached))))
         for i, token in enumerate(answer):
-            choice: dict[str, Any] = {"index": 0, "text": "x", "token_ids": [token], "finish_reason": None}
+            said: dict[str, Any] = {"delta": {"content": "x"}} if chat else {"text": "x"}
+            choice: dict[str, Any] = {"index": 0, **said, "token_ids": [token], "finish_reason": None}
             if i == 0:
                 choice["prompt_token_ids"] = prompt
             if i == len(answer) - 1:

@@ -15,6 +15,7 @@ from tercet.compare.request import Settings, ready
 from tercet.compare.spec import CompareSpec
 from tercet.core.errors import UsageError
 from tercet.core.stage import Mode
+from tercet.traffic.scripts import Dataset, Script, ScriptTurn
 from tercet.traffic.spec import LoadKind, TrafficSpec
 from tercet.traffic.workload import Workload
 
@@ -179,3 +180,16 @@ def test_different_models_are_refused(tmp_path: Path) -> None:
     path.write_text("{workers: 1P1D, model: other, devices: [cpu:0]}")
     with pytest.raises(UsageError, match=r"different models \(smollm2-135m and other\): give one --model"):
         spec("pd=1P1D", f"new={path}")
+
+
+def test_each_block_sends_another_part_of_a_data_set() -> None:
+    data = Dataset("sharegpt", tuple(Script((ScriptTurn(4, text=f"{i}"),)) for i in range(8)))
+    steps = plan(spec(*MODES, traffics=(replace(TRAFFIC, dataset=data),), blocks=3), "n")
+    said: dict[int, set[tuple[str | None, ...]]] = {}
+    for step in steps:
+        assert step.traffic.dataset is not None
+        said.setdefault(step.block, set()).add(tuple(turn.text for turn in step.traffic.dataset.turns))
+    assert said == {0: {("0", "1")}, 1: {("2", "3")}, 2: {("4", "5")}}
+    assert {step.traffic.name for step in steps} == {"sharegpt"}
+    small = replace(TRAFFIC, dataset=data.part(2))
+    assert {step.traffic for step in plan(spec(*MODES, traffics=(small,), loads=(1.0,)), "n")} == {small}

@@ -25,6 +25,7 @@ from tercet.core.topology import Topology, parse_short_form
 from tercet.report.progress import PlainNarrator
 from tercet.results.file import to_json, validate
 from tercet.results.record import ClientHealth
+from tercet.traffic.scripts import Dataset, Script, ScriptTurn
 from tercet.traffic.spec import LoadKind, Talk, TrafficSpec
 from tercet.traffic.workload import Workload
 
@@ -343,3 +344,19 @@ async def test_going_on_finds_nothing_of_the_interrupted_run_in_a_servers_cache(
     assert [(run.block, run.invalid_reasons) for run in runs] == [(0, ()), (1, ())]
     sent_before = {request.conversation for run in lab.comparison.runs for request in run.requests}
     assert {request.conversation for request in runs[1].requests} & sent_before, "the same conversations"
+
+
+async def test_real_texts_go_as_chats_and_the_journal_names_their_file(tmp_path: Path) -> None:
+    talk = Script((ScriptTurn(4, text="Why?"), ScriptTurn(4, text="And then?")))
+    data = Dataset("sharegpt", (talk, talk, replace(talk, turns=talk.turns[:1])))
+    wanted = spec(Mode.PD, Mode.PPD, traffics=(replace(TRAFFIC, dataset=data),))
+    lab = Lab(wanted, folder=tmp_path)
+    await lab.comparison.run()
+    results = lab.comparison.results()
+    validate(to_json(results), "results")
+    assert {run.workload for run in results.runs} == {"sharegpt"}
+    asked = [[(r.conversation, r.turn, r.ok) for r in run.requests] for run in results.runs]
+    assert asked[0] == asked[1] and {ok for *_, ok in asked[0]} == {True} and len(asked[0]) == 4
+    assert plan_of(wanted)["traffics"][0]["dataset"] == data.fingerprint
+    other = replace(data, scripts=data.scripts[::-1])
+    assert plan_of(replace(wanted, traffics=(replace(TRAFFIC, dataset=other),))) != plan_of(wanted)

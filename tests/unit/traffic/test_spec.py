@@ -116,6 +116,22 @@ def test_sharegpt_conversations_are_asked_as_written(tmp_path: Path) -> None:
     assert second.request_body(0, [], model="m")["messages"] != first.request_body(0, [], model="m")["messages"]
 
 
+def test_a_texts_tokens_are_estimated_from_what_is_said(tmp_path: Path) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 40_000}}
+    said = [{"role": "system", "content": "b" * 40}, {"role": "user", "content": [picture, {"text": "a" * 80}]}]
+    path = lines(tmp_path / "mine.jsonl", {"messages": said}, {"prompt": "c" * 20}, {"messages": [{"role": "user"}]})
+    assert [turn.new_tokens for turn in read_dataset(path).turns] == [30, 5, 1]
+
+
+@pytest.mark.parametrize("count", [5, 6, 9])
+def test_other_parts_of_a_data_set_begin_elsewhere(tmp_path: Path, count: int) -> None:
+    path = lines(tmp_path / "mine.jsonl", *({"prompt": f"{i}"} for i in range(count)))
+    dataset = read_dataset(path)
+    parts = [dataset.part(3, which) for which in range(3)]
+    assert [len(part.scripts) for part in parts] == [3, 3, 3] and not any(part.timed for part in parts)
+    assert len({part.fingerprint for part in parts}) == 3 and parts[0].scripts == dataset.scripts[:3]
+
+
 def test_custom_lines_are_prompts_or_chats(tmp_path: Path) -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:,"}}
     path = lines(
@@ -140,6 +156,8 @@ def test_custom_lines_are_prompts_or_chats(tmp_path: Path) -> None:
         ('{"prompt": "a"}\n{"other": 1}', 'line 2: it has neither "prompt"'),
         ('{"input_length": 0}', "an input of 0"),
         ('{"prompt": "a", "max_tokens": 0}', "0 output tokens"),
+        ('{"messages": "a"}', 'line 1: its "messages" are no list of messages'),
+        ('{"messages": []}', 'line 1: its "messages" are no list of messages'),
         ("[1]", "ShareGPT"),
         ("[oh", "not JSON"),
     ],
