@@ -103,15 +103,18 @@ class EngineLoop:
                 self._stopping = True
             elif op == "reset":
                 self._reset(message["id"])
-            elif op in ("add", "cancel", "release") and self._sequences is not None:
+            elif op in ("add", "cancel") and self._sequences is not None:
                 if op == "add":
                     self._sequences.add(message)
-                elif op == "cancel":
-                    self._sequences.cancel(message["id"])
                 else:
+                    self._sequences.cancel(message["id"])
+            # Tickets to release are named by clients: one that is not of this engine's stages is just unknown.
+            elif op == "release":
+                if self._sequences is not None:
                     self._sequences.release(message["ticket_id"])
-            elif op == "release_image" and self._issued is not None:
-                self._issued.release(message["ticket_id"])
+            elif op == "release_image":
+                if self._issued is not None:
+                    self._issued.release(message["ticket_id"])
             elif op in ("image", "cancel_image", "probe_image") and self._encoding is not None:
                 if op == "image":
                     self._encoding.take(message)

@@ -201,6 +201,15 @@ def test_who_can_not_says_what_can(workers: Fleet, virtual: Worker) -> None:
     assert workers["encoder"].call("/v1/encode").status == 405
 
 
+def test_a_ticket_of_a_stage_that_a_worker_lacks_is_one_that_it_does_not_know(workers: Fleet, virtual: Worker) -> None:
+    for worker in (workers["encoder"], workers["decode"], virtual):
+        assert worker.call("/kv/release", {"ticket_id": "unknown"}).status == 200
+        assert worker.call("/ec/release", {"ticket_ids": ["unknown"]}).status == 200
+    assert encode(workers["encoder"], data_uri(picture())).status == 200
+    for worker in (workers["decode"], virtual):
+        assert worker.complete("still there").status == 200
+
+
 def test_a_text_that_names_the_image_token_is_a_text(workers: Fleet) -> None:
     sees = workers["sees"]
     plain = sees.chat("What does <image> do in HTML?", **ANSWER)
