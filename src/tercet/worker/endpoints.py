@@ -222,7 +222,7 @@ class Endpoints:
             raise RequestError(400, "this worker only encodes pictures: send them to /v1/encode")
         body = parse_body(data)
         self._check_model(body)
-        generation = parse_generation(body, chat=chat, tokenizer=self._tokenizer, max_model_len=self._max_model_len)
+        generation = parse_generation(body, chat=chat, tokenizer=self._tokenizer, max_model_len=self._longest())
         if not generation.hold and Stage.DECODE not in self._config.stages:
             raise RequestError(
                 400, "this is a prefill worker: send kv_transfer_params with do_remote_decode, or ask a decode worker"
@@ -278,6 +278,10 @@ class Endpoints:
             fingerprint=engine.fingerprint,
         )
 
+    def _longest(self) -> int:
+        """Return the tokens that prompt and answer may have together: one sequence alone must fit a rank's pool."""
+        return min(self._max_model_len, *(engine.kv_tokens or self._max_model_len for engine in self._engines))
+
     def _model_card(self) -> dict[str, object]:
         return {
             "id": self._model,
@@ -286,7 +290,7 @@ class Endpoints:
             "owned_by": "tercet",
             "root": self._model,
             "parent": None,
-            "max_model_len": self._max_model_len,
+            "max_model_len": self._longest(),
             "vocab_size": self._tokenizer.vocab_size,
             "engine": self._config.engine,
             "dtype": self._config.dtype,

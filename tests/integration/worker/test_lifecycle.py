@@ -175,6 +175,17 @@ def test_an_engine_that_can_not_start_ends_the_worker(log: Path) -> None:
     assert "take fewer --kv-blocks" in log.read_text()
 
 
+def test_an_answer_that_a_small_pool_has_no_room_for_is_refused_not_cut_short(log: Path) -> None:
+    worker = wait_ready(launch(log, *TINY, *VIRTUAL, "--kv-blocks", "8", "--topology-id", TOPOLOGY))
+    try:
+        assert worker.call("/v1/models").body["data"][0]["max_model_len"] == 8 * 16
+        long = worker.complete([5] * 28, max_tokens=101)
+        assert (long.status, long.error["code"]) == (400, "context_length_exceeded")
+        assert worker.complete([5] * 28, max_tokens=100).body["usage"]["completion_tokens"] == 100
+    finally:
+        worker.stop()
+
+
 def test_clients_that_leave_free_their_blocks(stub: Worker) -> None:
     bodies = [{"prompt": [5] * 40, "max_tokens": 1900, "stream": stream, "n": 2} for stream in (True, False)]
     connections = [stub.open(body) for body in bodies]
