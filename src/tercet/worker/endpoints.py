@@ -208,8 +208,8 @@ class Endpoints:
         return parse_encode(body)
 
     def _check_model(self, body: dict[str, Any]) -> None:
-        model = body.get("model", self._model)
-        if model != self._model:
+        model = body.get("model")
+        if model not in (None, "", self._model):
             raise RequestError(
                 404,
                 f"model {model!r} is not served here; this worker serves {self._model!r}",

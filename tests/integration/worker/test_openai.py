@@ -173,6 +173,11 @@ def test_what_is_refused(
     assert answer.error["param"] == param
 
 
+def test_who_names_no_model_gets_the_one_there_is(whole: Worker) -> None:
+    for model in (None, ""):
+        assert whole.complete("a", model=model, max_tokens=1).status == 200
+
+
 def test_models_health_ready_metrics(whole: Worker) -> None:
     (model,) = whole.call("/v1/models").body["data"]
     assert (model["id"], model["object"], model["max_model_len"]) == ("random-tiny", "model", 4096)
