@@ -70,6 +70,8 @@ def test_chat_takes_strings_and_parts(tokenizer: Tokenizer) -> None:
         ({"prompt": "a", "guided_json": {}}, "guided_json"),
         ({"prompt": "a", "logit_bias": {"5": 1}}, "logit_bias"),
         ({"prompt": "a", "best_of": 3}, "best_of"),
+        ({"prompt": "a", "return_tokens_as_token_ids": True}, "return_tokens_as_token_ids"),
+        ({"prompt": "a", "logprob_token_ids": [5]}, "logprob_token_ids"),
         ({"prompt": "a", "echo": True, "logprobs": 1}, "echo"),
         ({"prompt": "a", "min_tokens": 50}, "min_tokens"),
         ({"prompt": ["a", [1]], "n": "2"}, "n"),
@@ -111,7 +113,15 @@ def test_bodies_that_are_no_objects(body: bytes) -> None:
 
 def test_chat_refusals(tokenizer: Tokenizer) -> None:
     messages = [{"role": "user", "content": "a"}]
-    for field, value in (("tool_choice", "required"), ("tools", {"x": 1}), ("chat_template_kwargs", [])):
+    for field, value in (
+        ("tool_choice", "required"),
+        ("tools", {"x": 1}),
+        ("chat_template_kwargs", []),
+        ("chat_template", "{{ messages }}"),
+        ("documents", [{"title": "t", "text": "x"}]),
+        ("mm_processor_kwargs", {"do_resize": False}),
+        ("media_io_kwargs", {"image": {"mode": "L"}}),
+    ):
         with pytest.raises(RequestError) as caught:
             parse(tokenizer, {"messages": messages, field: value}, chat=True)
         assert (caught.value.status, caught.value.param) == (400, field)
