@@ -201,7 +201,7 @@ def _handoff(body: dict[str, Any], vocab_size: int) -> tuple[bool, Ticket | None
     except (TicketError, OverflowError) as error:
         raise _misfit(str(error)) from None
     # A ticket came through other hands: nothing in it may break the engine.
-    tokens = (*ticket.token_ids, ticket.first.token)
+    tokens = (*ticket.token_ids, ticket.first.token, *(token for token, _ in ticket.first.top))
     if not ticket.token_ids or not all(0 <= token < vocab_size for token in tokens):
         raise _misfit(f"the ticket's tokens are not of this model's vocabulary of {vocab_size}")
     if not (math.isfinite(ticket.lease_s) and ticket.lease_s > 0):

@@ -139,6 +139,7 @@ def test_what_asks_for_nothing_is_accepted(tokenizer: Tokenizer) -> None:
         {"prompt_token_ids": [-1, *range(1, 20)]},
         {"prompt_token_ids": [], "remote_block_ids": []},
         {"first_token": {"id": -5, "logprob": None, "top": []}},
+        {"first_token": {"id": 9, "logprob": -0.5, "top": [[9, -0.5], [1 << 63, -1.5]]}},
         {"lease_s": float("nan")},
         {"lease_s": 0},
         {"lease_s": "soon"},
