@@ -73,7 +73,7 @@ def _deployments(states: list[RunState]) -> Table:
 
 
 def _show(console: Console, url: str, data: dict[str, Any]) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     ready = "ready" if data["ready"] else f"NOT READY: {data['reason']}"
     console.print(
@@ -81,7 +81,7 @@ def _show(console: Console, url: str, data: dict[str, Any]) -> None:
         f"{data['in_flight']} requests in flight, {data['conversations']} conversations, up {data['uptime_s']:.0f} s",
         markup=False,
     )
-    table = Table("rank", "stages", "address", "models", "state")
+    table = Table("rank", "stages", Column("address", no_wrap=True), "models", "state")
     for column in ("requests", "tokens", "routed", "prefix blocks", "pictures", "open handoffs"):
         table.add_column(column, justify="right")
     for worker in data["workers"]:
@@ -92,10 +92,14 @@ def _show(console: Console, url: str, data: dict[str, Any]) -> None:
                 ", ".join(worker["stages"]),
                 rank["address"],
                 ", ".join(worker["models"]),
-                "ready" if rank["ready"] else f"not ready: {worker['problem'] or 'probing'}",
+                "ready" if rank["ready"] else "not ready",
                 *(f"{rank[number]:,}" for number in numbers),
             )
     console.print(table)
+    # Below the table: a reason is longer than a column, and of all ranks of a worker.
+    for worker in data["workers"]:
+        if names := [rank["name"] for rank in worker["ranks"] if not rank["ready"]]:
+            console.print(f"{', '.join(names)}: {worker['problem'] or 'probing'}", markup=False)
     for pair in data["pairs"]:
         if not pair["ready"]:
             console.print(f"{pair['pair']}: {pair['problem'] or 'no request has crossed yet'}", markup=False)

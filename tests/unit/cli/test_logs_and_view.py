@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from tercet.cli.logs import _show
 from tercet.cli.main import build_app
 from tercet.cli.start_view import LineView, LiveView, start_view
+from tercet.cli.status import _show as _show_status
 from tercet.core.api_keys import ApiKey, digest_of
 from tercet.core.errors import UsageError
 from tercet.launch.progress import Progress
@@ -145,3 +147,16 @@ def test_status_says_why_it_shows_nothing(arguments: tuple[str, ...], tmp_path: 
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=90, check=False)
     assert (done.returncode, done.stdout) == (2 if "nonsense" in arguments else 1, "")
     assert "neither a router's URL" in done.stderr or "no router answers on http://127.0.0.1:9" in done.stderr
+
+
+def test_a_long_reason_leaves_room_for_the_address() -> None:
+    address = "http://127.0.0.1:18201@0"
+    rank = {"name": "P0", "address": address, "ready": False, "prefix_blocks": 0, "unaccepted_handoffs": 0}
+    rank |= {"requests": 0, "tokens": 0, "routed": 0, "pictures": 0}
+    problem = "cannot connect to 127.0.0.1:18201: [Errno 111] Connection refused"
+    worker = {"stages": ["prefill"], "models": ["random-tiny"], "problem": problem, "ranks": [rank]}
+    data: dict[str, Any] = {"ready": False, "reason": "no worker", "mode": "pd", "balancer": "random", "uptime_s": 1.0}
+    data |= {"dialect": "tercet", "in_flight": 0, "conversations": 0, "pairs": [], "unmatched": None, "counts": {}}
+    out = io.StringIO()
+    _show_status(Console(file=out, width=120), "http://r", {**data, "workers": [worker]})
+    assert address in out.getvalue() and f"\nP0: {problem}\n" in out.getvalue()
