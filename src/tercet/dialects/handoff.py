@@ -61,7 +61,7 @@ def prefill_body(client: dict[str, Any]) -> dict[str, Any]:
     body.update(max_tokens=1, n=1, stream=False)
     if "max_completion_tokens" in body:
         body["max_completion_tokens"] = 1
-    if isinstance(body.get("min_tokens"), int) and body["min_tokens"] > 1:
+    if _more_at_least(client):
         body["min_tokens"] = 1  # still: not to end at once
     body[TICKET_FIELD] = PREFILL_PARAMS
     return body
@@ -79,12 +79,21 @@ def prefill_pieces(request: ClientRequest) -> Pieces:
     return [dump(prefill_body(request.body))] if found is None else found
 
 
+def _more_at_least(client: Mapping[str, Any]) -> bool:
+    """True when at least more tokens are wanted than P's one. Not when one at most is wanted, too: then P ends the
+    answer, and is to refuse that as any engine would."""
+    least, most = client.get("min_tokens"), client.get("max_completion_tokens")
+    if not isinstance(least, int) or least <= 1:
+        return False
+    return (client.get("max_tokens") if most is None else most) != 1
+
+
 def _prefill_changes(body: Mapping[str, Any]) -> dict[str, bytes | None]:
     changes: dict[str, bytes | None] = {"stream_options": None, "best_of": None}
     changes |= {"max_tokens": b"1", "n": b"1", "stream": b"false"}
     if "max_completion_tokens" in body:
         changes["max_completion_tokens"] = b"1"
-    if isinstance(body.get("min_tokens"), int) and body["min_tokens"] > 1:
+    if _more_at_least(body):
         changes["min_tokens"] = b"1"
     changes[TICKET_FIELD] = _ASKED
     return changes
@@ -265,7 +274,7 @@ class HandoffExchange:
         if CACHED in self._details and ticket is not None and ticket.counts(CACHED_FIELD):
             del self._details[CACHED]
         request, contents = self._request, self._contents
-        if request.choices == 1 and (finish != "length" or request.max_tokens == 1):
+        if request.one_choice and (finish != "length" or request.max_tokens == 1):
             try:
                 return Reply(200, *early_answer(data, request), early=True)
             except (ValueError, TypeError, AttributeError):

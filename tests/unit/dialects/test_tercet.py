@@ -10,7 +10,7 @@ from tercet.core.stage import Stage
 from tercet.dialects.protocol import Answer, EngineState, Failure, Legs, Reply
 from tercet.dialects.registry import dialect_named
 from tercet.dialects.tercet import TercetDialect
-from tests.unit.dialects.samples import DIRECT, SPLIT, TICKET, D, P, chat_answer, only_leg, request
+from tests.unit.dialects.samples import DIRECT, SPLIT, TICKET, D, P, chat_answer, only_leg, request, sent_body
 
 DIALECT = TercetDialect()
 
@@ -118,6 +118,29 @@ def test_several_choices_need_d_even_if_the_first_ended() -> None:
     exchange = DIALECT.begin(client, SPLIT)
     step = exchange.on_answer(only_leg(exchange), chat_answer("stop"))
     assert isinstance(step, Legs) and step.legs[0].body == client.raw
+
+
+def test_a_number_of_choices_that_is_none_is_ds_to_refuse() -> None:
+    exchange = DIALECT.begin(request(n="x", max_tokens=1), SPLIT)
+    step = exchange.on_answer(only_leg(exchange), chat_answer("length", TICKET))
+    assert isinstance(step, Legs) and json.loads(step.legs[0].body)["n"] == "x"
+
+
+@pytest.mark.parametrize("words", [1, 100_000])
+@pytest.mark.parametrize(
+    ("wanted", "at_p"),
+    [
+        ({"max_tokens": 1, "min_tokens": 5}, 5),
+        ({"max_tokens": 9, "max_completion_tokens": 1, "min_tokens": 5}, 5),
+        ({"max_tokens": 1, "max_completion_tokens": 9, "min_tokens": 5}, 1),
+        ({"max_tokens": 9, "min_tokens": 5}, 1),
+    ],
+)
+def test_more_tokens_at_least_than_at_most_are_refused_where_the_answer_would_end(
+    wanted: dict[str, Any], at_p: int, words: int
+) -> None:
+    client = request("/v1/completions", prompt="word " * words, **wanted)
+    assert json.loads(sent_body(only_leg(DIALECT.begin(client, SPLIT))))["min_tokens"] == at_p
 
 
 def events(body: bytes) -> list[Any]:
