@@ -70,6 +70,8 @@ class Asked:
 
 def run_simulations(asked: Asked) -> int:
     """Simulate every load, print and write the results; return the exit code. Raises UsageError."""
+    if len(set(asked.loads)) < len(asked.loads):
+        raise UsageError(f"--{asked.load_kind} needs one or more different loads, for instance 1,2,4")
     topology = with_settings(topology_from(asked.topology, asked.mode), {"model": asked.model, **asked.routing})
     device = _device(asked, topology)
     fleet = _fleet(asked, topology, device)
@@ -107,7 +109,7 @@ def run_simulations(asked: Asked) -> int:
 
 
 def _simulate(asked: Asked, cases: Sequence[Case], found: dict[int, SimulationResult], view: Any) -> None:
-    total = sum(case.traffic.num_conversations * case.traffic.turns for case in cases)
+    total = sum(case.traffic.requests for case in cases)
     known = total > 0 and all(case.traffic.num_conversations for case in cases)
     alone = len(cases) == 1 or (asked.jobs == 1 and not asked.ray)
     text = "simulating requests" if known and alone else "simulating loads"

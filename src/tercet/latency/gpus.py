@@ -67,7 +67,7 @@ _STEPS = {
     "h100": MeasuredSteps(42.4, 6.23, 9.57, 4.4),
     "h200": MeasuredSteps(42.4, 4.91, 7.24, 4.4),
 }
-_SPEC = re.compile(r"(memory|bandwidth|flops|link)=([0-9.]+(?:e[0-9]+)?)(GB|TB|T|G)?", re.IGNORECASE)
+_SPEC = re.compile(r"(memory|bandwidth|flops|link)=([0-9]*\.?[0-9]+(?:e[0-9]+)?)(GB|TB|T|G)?", re.IGNORECASE)
 _UNITS = {"": 1.0, "g": 1e9, "gb": 1e9, "t": 1e12, "tb": 1e12}
 
 

@@ -52,6 +52,8 @@ def test_loads_in_processes_give_the_same(tmp_path: Path) -> None:
         (("1P1D", "--gpu", "h100", "--gpu-spec", "memory=80GB"), "two ways to name a GPU"),
         (("1P1D", "--memory-share", "2"), "--memory-share 2 is out of range"),
         (("1P1D", "--link", "0"), "--link 0 is out of range"),
+        (("1P1D", "--qps", "1,2,1"), "--qps needs one or more different loads"),
+        (("1P1D", "--gpu-spec", "memory=1.2.3GB,bandwidth=1TB,flops=1T"), "'memory=1.2.3GB' is not like memory=80GB"),
         (("1P1D", "--lose", "D7"), "write a worker and seconds"),
         (("1P1D", "--lose", "D7@1"), "no worker is called 'D7'"),
         (("1P1D", "--max-num-seqs", "0"), "--max-num-seqs 0 is out of range"),
