@@ -93,7 +93,7 @@ class Benchmark:
         )
         records: list[RequestRecord] = []
         job = replace(self._job(traffic, f"{self.plan.salt}-warm"), keep_text=False)
-        await self._drive(job, f"warming up with {traffic.num_conversations * traffic.turns} requests", records, [], 1)
+        await self._drive(job, f"warming up with {traffic.requests} requests", records, [], 1)
         if failures := [record.error for record in records if not record.ok]:
             raise TercetError(f"{len(failures)} of {len(records)} requests failed while warming up: {failures[0]}")
 
@@ -150,7 +150,7 @@ class Benchmark:
     ) -> ClientHealth:
         """Do a job, in this process or in several; `records` and `texts` get what is over as soon as it is."""
         tally = Tally()
-        total = job.traffic.num_conversations * job.traffic.turns or None
+        total = job.traffic.requests or None
 
         def keep(record: RequestRecord, said: str) -> None:
             records.append(record)

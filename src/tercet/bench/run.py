@@ -91,7 +91,7 @@ def traffic_record(traffic: TrafficSpec, scale: float) -> TrafficRecord:
         turns=traffic.turns,
         think_s=traffic.think_s,
         arrivals=CLOSED if traffic.concurrency else str(traffic.arrivals),
-        num_requests=traffic.num_conversations * traffic.turns,
+        num_requests=traffic.requests,
         options=_options(traffic),
     )
 

@@ -23,7 +23,7 @@ def bench(
     url: Annotated[
         str, typer.Argument(metavar="URL", help="An OpenAI-compatible server, such as http://127.0.0.1:8000.")
     ],
-    workload: flags.Workload = "W1",
+    workload: flags.Workload = flags.DEFAULT_WORKLOAD,
     dataset: flags.Dataset = None,
     qps: Annotated[
         str,
@@ -166,6 +166,7 @@ def bench(
         images=images,
         image_size=image_size,
         image_pool=image_pool,
+        dataset=dataset,
     )
     kind, loads, pattern = loads_from(qps, concurrency, arrivals, data, shape.pictures is not None, trace_speed)
     wanted_slo = slo_from_flags(slo or ())

@@ -40,7 +40,7 @@ def plan(
     ] = None,
     max_num_seqs: Annotated[int, typer.Option(min=1, metavar="N", help="Sequences in a batch.")] = 256,
     max_num_batched_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens of a step.")] = 8192,
-    workload: flags.Workload = "W1",
+    workload: flags.Workload = flags.DEFAULT_WORKLOAD,
     trace: Annotated[
         Path | None,
         typer.Option(
@@ -137,6 +137,7 @@ def plan(
             images=images,
             image_size=image_size,
             image_pool=image_pool,
+            dataset=trace,
         ),
         trace=trace,
         qps=qps,

@@ -51,7 +51,7 @@ def simulate(
         typer.Option(metavar="TOKENS", help="New tokens from which on a later turn goes through P.  [default: 512]"),
     ] = None,
     hybrid: engine.Hybrid = False,
-    workload: flags.Workload = "W1",
+    workload: flags.Workload = flags.DEFAULT_WORKLOAD,
     dataset: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Replay a file instead: what `tercet bench --dataset` takes.")
     ] = None,
@@ -147,6 +147,7 @@ def simulate(
         images=images,
         image_size=image_size,
         image_pool=image_pool,
+        dataset=dataset,
     )
     kind, loads, pattern = loads_from(qps, concurrency, arrivals, data, shape.pictures is not None, trace_speed)
     traffic = TrafficSpec(

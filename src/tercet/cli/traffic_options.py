@@ -16,6 +16,8 @@ from tercet.traffic.spec import TrafficSpec
 from tercet.traffic.workload import Workload as Shape
 from tercet.traffic.workload import workload_from_name
 
+DEFAULT_WORKLOAD = "W1"
+
 Workload = Annotated[
     str,
     typer.Option(
@@ -125,8 +127,24 @@ def shaped(
     images: str = "",
     image_size: str = "",
     image_pool: int | None = None,
+    dataset: Path | None = None,
 ) -> Shape:
-    """Return the workload of that name with what the flags change about it, scaled. Raises UsageError."""
+    """Return the workload of that name with what the flags change about it, scaled. Raises UsageError, also where a
+    data set takes its place and a flag would be ignored."""
+    if dataset is not None:
+        told = {
+            "--workload": workload != DEFAULT_WORKLOAD,
+            "--scale": scale != 1,
+            "--input-tokens": input_tokens,
+            "--output-tokens": output_tokens,
+            "--prefix-tokens": prefix_tokens is not None,
+            "--prefix-groups": prefix_groups is not None,
+            "--images": images,
+            "--image-size": image_size,
+            "--image-pool": image_pool is not None,
+        }
+        if given := [flag for flag, said in told.items() if said]:
+            raise UsageError(f"{', '.join(given)}: {dataset} says what is sent, which takes a workload's place")
     shape = workload_from_name(workload)
     shape = shape.with_lengths(
         parse_lengths(input_tokens, "--input-tokens") if input_tokens else None,

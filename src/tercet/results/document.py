@@ -34,7 +34,8 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class TrafficRecord:
-    """What was sent of one workload. Lengths are per turn after scaling (means, where they vary).
+    """What was sent of one workload. Lengths are per turn after scaling (means, where they vary; of real text a token
+    for four characters).
 
     `think_s` is the pause before a later turn, `arrivals` how conversations came ("poisson", "constant", "gamma",
     "trace", "closed"), `options` what else the workload was told (ranges, images, a file...).

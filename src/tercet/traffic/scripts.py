@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,18 @@ class Dataset:
         """True when every conversation has a time stamp."""
         return all(script.at_s is not None for script in self.scripts)
 
+    def conversations_for(self, turns: int) -> int:
+        """Return how many conversations, in their order and again from the first, hold at least so many turns."""
+        rounds, left = divmod(turns, self.turns_in(len(self.scripts)))
+        ends = accumulate(len(script.turns) for script in self.scripts)
+        return rounds * len(self.scripts) + (next(i for i, end in enumerate(ends, 1) if end >= left) if left else 0)
+
+    def turns_in(self, conversations: int) -> int:
+        """Return the turns of so many conversations, in their order and again from the first."""
+        rounds, left = divmod(conversations, len(self.scripts))
+        turns = [len(script.turns) for script in self.scripts]
+        return rounds * sum(turns) + sum(turns[:left])
+
     def rate(self, speed: float = 1.0) -> float:
         """Return the conversations a second of timed scripts that are replayed at `speed`; 1 when all start at once."""
         span = max(script.at_s or 0.0 for script in self.scripts)
@@ -111,7 +124,7 @@ def read_dataset(path: Path, *, limit: int | None = None, turns: int | None = No
     conversations of at most `turns` turns are taken, from the start.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows puts a mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"can't read the data set {path}: {error}") from error
     array = text.lstrip()[:1] == "["
@@ -141,6 +154,8 @@ def _sharegpt(path: Path, text: str, turns: int | None) -> Iterator[Script]:
         said = entry.get("conversations", entry.get("conversation")) if isinstance(entry, dict) else None
         if not isinstance(said, list):
             raise UsageError(f'{path}: entry {number} has no "conversations": is this ShareGPT\'s format?')
+        if not all(isinstance(part, dict) for part in said):
+            raise UsageError(f"{path}: entry {number} holds what is no message: is this ShareGPT's format?")
         script = tuple(islice(_turns(said), turns))
         if script:
             yield Script(script)
@@ -164,19 +179,22 @@ def _said(message: Mapping[str, Any]) -> int:
 
 
 def _lines(path: Path, text: str) -> Iterator[Script]:
-    for number, line in enumerate(text.splitlines(), 1):
+    # Not splitlines: text may hold other separators of lines, which JSON lets stand as they are.
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
             yield _script(entry)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise UsageError(f"{path}, line {number}: {error}") from error
 
 
 def _script(entry: Mapping[str, Any]) -> Script:
     stamp = entry.get("timestamp")
     at_s = None if stamp is None else float(stamp) / 1e3
+    if at_s is not None and not math.isfinite(at_s):
+        raise ValueError(f"its timestamp is {stamp}")
     output = int(entry.get("output_length", entry.get("output_tokens", entry.get("max_tokens", DEFAULT_OUTPUT))))
     if output < 1:
         raise ValueError(f"it asks for {output} output tokens")

@@ -30,6 +30,7 @@ class LoadKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class TrafficSpec:
     """One run's traffic. `qps` counts turns: conversations arrive at qps / turns, so that turns flow at qps on average.
+    A data set's conversations have turns of their own, `turns` at most: their mean counts then.
 
     (A conversation's later turns follow its own answers, so a slow server sees them later, never fewer of them.)
     `concurrency` above 0 makes the loop closed: so many conversations at a time, and `qps` counts for nothing.
@@ -72,6 +73,10 @@ class TrafficSpec:
             raise UsageError(f"--trace-speed {self.speed} is out of range: give a number above 0, where 1 is real time")
         if not 0 < self.burstiness < math.inf:
             raise UsageError(f"--burstiness {self.burstiness} is out of range: give a number above 0, 1 is Poisson")
+        if self.burstiness != 1 and self.arrivals is not Arrivals.GAMMA:
+            raise UsageError(f"--burstiness {self.burstiness:g} shapes gamma arrivals alone: add --arrivals gamma")
+        if self.speed != 1 and self.arrivals is not Arrivals.TRACE:
+            raise UsageError(f"--trace-speed {self.speed:g} is of a trace that is replayed by its time stamps, alone")
         if self.arrivals is Arrivals.TRACE and not (self.dataset and self.dataset.timed) and not self.concurrency:
             raise UsageError('--arrivals trace needs a --dataset whose every line has a "timestamp"')
 
@@ -113,10 +118,25 @@ class TrafficSpec:
     @property
     def num_conversations(self) -> int:
         """Conversations in the run; 0 when only its duration bounds them."""
-        wanted = -(-self.num_requests // self.turns)
-        if self.dataset is not None and self.dataset.kind == "trace":
-            return min(wanted or len(self.dataset.scripts), len(self.dataset.scripts))
-        return wanted
+        if self.dataset is None:
+            return -(-self.num_requests // self.turns)
+        wanted, there = self.dataset.conversations_for(self.num_requests), len(self.dataset.scripts)
+        once = self.dataset.kind == "trace" or (self.arrivals is Arrivals.TRACE and not self.concurrency)
+        return min(wanted or there, there) if once else wanted
+
+    @property
+    def requests(self) -> int:
+        """Turns of all conversations of the run; 0 when only its duration bounds them."""
+        count = self.num_conversations
+        return count * self.turns if self.dataset is None else self.dataset.turns_in(count)
+
+    @property
+    def mean_turns(self) -> float:
+        """Turns of a conversation."""
+        if self.dataset is None:
+            return float(self.turns)
+        sent = min(self.num_conversations or len(self.dataset.scripts), len(self.dataset.scripts))
+        return self.dataset.turns_in(sent) / sent
 
     @property
     def longest(self) -> int:
@@ -161,7 +181,7 @@ def _starts(spec: TrafficSpec, salt: str) -> Iterator[float]:
         starts = iter([(script.at_s or 0.0) / spec.speed for script in spec.dataset.scripts])
     else:
         key = _key(f"{spec.seed}\0{salt}")
-        rate = spec.qps / spec.turns
+        rate = spec.qps / spec.mean_turns
         starts = arrivals(spec.arrivals, rate, key, burstiness=spec.burstiness, ramp_s=spec.ramp_s)
     end = math.inf if spec.duration_s is None else spec.duration_s
     return _before(starts, end)

@@ -136,12 +136,20 @@ def test_requests_are_written_as_asked(monkeypatch: pytest.MonkeyPatch, tmp_path
         ("--export csv", "vllm, aiperf"),
         ("--workload W9", "W1 (512/256)"),
         ("--dataset /none/at/all", "can't read the data set"),
+        ("--dataset DATA --scale 0.5 --images 2", "--scale, --images: DATA says what is sent"),
+        ("--dataset DATA --workload W2", "--workload: DATA says what is sent"),
+        ("--dataset DATA --output-tokens 5", "--output-tokens: DATA says what is sent"),
+        ("--dataset DATA --qps 2 --trace-speed 2", "--trace-speed 2 is of a trace"),
+        ("--qps 2 --burstiness 0.5", "--burstiness 0.5 shapes gamma arrivals alone"),
         ("--workers 0", "--workers"),
         ("--tokenizer /none/at/all", "tokenizer.json"),
     ],
 )
 def test_wrong_input_is_refused_by_its_flag(line: str, words: str, tmp_path: Path) -> None:
-    assert words in refused("--output", str(tmp_path), *line.split())
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "a", "timestamp": 1}')
+    told = refused("--output", str(tmp_path), *line.replace("DATA", str(data)).split())
+    assert words.replace("DATA", str(data)) in told
 
 
 @pytest.fixture

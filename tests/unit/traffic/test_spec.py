@@ -104,7 +104,7 @@ def test_sharegpt_conversations_are_asked_as_written(tmp_path: Path) -> None:
     path.write_text(json.dumps([upside_down, talk]))
     dataset = read_dataset(path)
     assert dataset.kind == "sharegpt" and len(dataset.scripts) == 1
-    spec = replace(SPEC, dataset=dataset, num_requests=2, duration_s=None)
+    spec = replace(SPEC, dataset=dataset, num_requests=3, duration_s=None)
     first, second = conversations(spec, salt="s", tokens=TokenRange(), prompts=CHAT)
     assert isinstance(first, Reading) and [turn.output_tokens for turn in first.turns] == [3, 10]
     messages = first.request_body(1, [Said("Since.")], model="m")["messages"]
@@ -130,6 +130,38 @@ def test_other_parts_of_a_data_set_begin_elsewhere(tmp_path: Path, count: int) -
     parts = [dataset.part(3, which) for which in range(3)]
     assert [len(part.scripts) for part in parts] == [3, 3, 3] and not any(part.timed for part in parts)
     assert len({part.fingerprint for part in parts}) == 3 and parts[0].scripts == dataset.scripts[:3]
+
+
+def test_turns_flow_at_the_asked_rate_though_a_data_sets_conversations_have_fewer(tmp_path: Path) -> None:
+    path = tmp_path / "sharegpt.json"
+    said = [[{"from": who, "value": "x" * 40} for _ in range(turns) for who in ("human", "gpt")] for turns in (1, 4, 1)]
+    path.write_text(json.dumps([{"conversations": each} for each in said]))
+    spec = replace(SPEC, dataset=read_dataset(path, turns=4), turns=4, num_requests=60, duration_s=None)
+    talks = conversations(spec, salt="s", tokens=TokenRange(), prompts=CHAT)
+    assert sum(len(talk.turns) for talk in talks) == spec.requests == 60
+    # A conversation has two turns in the mean: at ten turns a second five begin in each.
+    assert len(talks) == 30 and talks[-1].arrival_s == pytest.approx(29 / 5)
+    assert [replace(spec, num_requests=asked).requests for asked in (1, 2, 6, 7, 8)] == [1, 5, 6, 7, 11]
+    assert replace(spec, num_requests=0, duration_s=9.0).requests == 0
+
+
+def test_lines_with_time_stamps_are_sent_once(tmp_path: Path) -> None:
+    path = lines(tmp_path / "d.jsonl", *({"prompt": "x" * 40, "max_tokens": 4, "timestamp": i} for i in range(3)))
+    spec = replace(SPEC, dataset=read_dataset(path), arrivals=Arrivals.TRACE, num_requests=64, duration_s=None)
+    assert spec.requests == 3 == len(conversations(spec, salt="s", tokens=TokenRange(), prompts=CHAT))
+    assert replace(spec, arrivals=Arrivals.POISSON).requests == 64, "at another rate they come again"
+
+
+def test_files_of_any_editor_are_read(tmp_path: Path) -> None:
+    mark, rare = b"\xef\xbb\xbf", "one\u2028two\x85three"
+    entries = [{"prompt": rare, "max_tokens": 3}, {"prompt": "b"}]
+    text = "\r\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries) + "\r\n"
+    (tmp_path / "d.jsonl").write_bytes(mark + text.encode())
+    read = read_dataset(tmp_path / "d.jsonl")
+    assert [script.turns[0].text for script in read.scripts] == [rare, "b"]
+    talk = [{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}]
+    (tmp_path / "s.json").write_bytes(mark + json.dumps(talk).encode())
+    assert read_dataset(tmp_path / "s.json").kind == "sharegpt"
 
 
 def test_custom_lines_are_prompts_or_chats(tmp_path: Path) -> None:
@@ -159,6 +191,9 @@ def test_custom_lines_are_prompts_or_chats(tmp_path: Path) -> None:
         ('{"messages": "a"}', 'line 1: its "messages" are no list of messages'),
         ('{"messages": []}', 'line 1: its "messages" are no list of messages'),
         ("[1]", "ShareGPT"),
+        ('[{"conversations": ["a", "b"]}]', "entry 0 holds what is no message"),
+        ('{"prompt": "a", "timestamp": NaN}', "line 1: its timestamp is nan"),
+        ('{"prompt": "a", "max_tokens": Infinity}', "line 1: "),
         ("[oh", "not JSON"),
     ],
 )

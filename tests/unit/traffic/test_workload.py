@@ -86,6 +86,8 @@ def test_the_salt_changes_everything_and_its_absence_nothing() -> None:
         ({"ramp_s": -1.0}, "--ramp"),
         ({"speed": 0.0}, "--trace-speed"),
         ({"burstiness": 0.0}, "--burstiness"),
+        ({"burstiness": 0.5}, "--arrivals gamma"),
+        ({"speed": 2.0}, "--trace-speed 2 is of a trace"),
         ({"arrivals": Arrivals.TRACE}, "--dataset"),
         ({"qps": 0.0}, "--qps"),
         ({"think_s": -1.0}, "--think"),
