@@ -45,7 +45,7 @@ def read_rows(path: Path) -> list[MeasuredRow]:
         try:
             rows.append(_row(row))
         except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"{path}, line {number}: {error}; wanted are the columns {', '.join(COLUMNS)}") from error
+            raise UsageError(f"{path}, line {number}: {_why(error)}; wanted are {', '.join(COLUMNS)}") from error
     return rows
 
 
@@ -54,9 +54,9 @@ def read_decode_rows(path: Path) -> list[tuple[int, float]]:
     rows = []
     for number, row in enumerate(_lines(path), start=2):
         try:
-            rows.append((int(row["batch_size"]), float(row["tpot_ms"])))
+            rows.append((int(_figure(row, "batch_size")), _figure(row, "tpot_ms")))
         except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"{path}, line {number}: {error}; wanted are batch_size and tpot_ms") from error
+            raise UsageError(f"{path}, line {number}: {_why(error)}; wanted are batch_size and tpot_ms") from error
     return rows
 
 
@@ -90,11 +90,12 @@ def samples_of(rows: Sequence[MeasuredRow]) -> list[Sample]:
         under_way = row.real_qps * row.e2e_ms / 1e3 / DECODERS.get(row.mode, 1)
         steps = max(round(row.output_tokens) - 1, 1)
         context = row.prompt_tokens + row.output_tokens / 2
+        cached = min(CACHED_TOKENS, row.prompt_tokens - 1)
         found.append(
             FirstToken(
                 row.ttft_p50_ms or row.ttft_ms,
-                row.prompt_tokens - CACHED_TOKENS,
-                CACHED_TOKENS,
+                row.prompt_tokens - cached,
+                cached,
                 decodes=0.0 if handoff else under_way,
                 context=context,
                 busy=0.0 if handoff else 1 - math.exp(-under_way),
@@ -108,26 +109,38 @@ def samples_of(rows: Sequence[MeasuredRow]) -> list[Sample]:
 
 
 def _row(row: Mapping[str, str]) -> MeasuredRow:
-    p50 = row.get("t2_ttft_p50_ms")
+    p50 = "t2_ttft_p50_ms"
     return MeasuredRow(
         workload=row["workload"],
         mode=row["mode"],
-        qps=float(row["target_qps"]),
-        real_qps=float(row.get("real_qps") or row["target_qps"]),
-        prompt_tokens=int(float(row["turn2_prompt_tokens"])),
-        output_tokens=float(row["mean_output_tokens"]),
-        ttft_ms=float(row["t2_ttft_avg_ms"]),
-        tpot_ms=float(row["t2_tpot_avg_ms"]),
-        e2e_ms=float(row["t2_e2e_avg_ms"]),
+        qps=_figure(row, "target_qps"),
+        real_qps=_figure(row, "real_qps" if row.get("real_qps") else "target_qps"),
+        prompt_tokens=math.ceil(_figure(row, "turn2_prompt_tokens")),
+        output_tokens=_figure(row, "mean_output_tokens"),
+        ttft_ms=_figure(row, "t2_ttft_avg_ms"),
+        tpot_ms=_figure(row, "t2_tpot_avg_ms"),
+        e2e_ms=_figure(row, "t2_e2e_avg_ms"),
         config=row.get("config") or "",
-        ttft_p50_ms=float(p50) if p50 else None,
-        samples=float(row["samples"]) if row.get("samples") else None,
+        ttft_p50_ms=_figure(row, p50) if row.get(p50) else None,
+        samples=_figure(row, "samples") if row.get("samples") else None,
     )
+
+
+def _figure(row: Mapping[str, str], name: str) -> float:
+    """Return a figure of a row: nothing here can be zero or less, and a fit of it would come to nonsense."""
+    value = float(row[name])
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} is {row[name]}, a number above 0 is needed")
+    return value
+
+
+def _why(error: Exception) -> str:
+    return f"there is no column {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _lines(path: Path) -> list[dict[str, str]]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             return list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"can't read {path}: {error}") from error

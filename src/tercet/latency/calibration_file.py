@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -80,7 +81,7 @@ def _check(kind: type[StackConstants] | type[MeasuredOracle], data: Mapping[str,
             raise UsageError(f"{path}: {name!r} is not known here: known are {', '.join(known)}")
         if name == "source":
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise UsageError(f"{path}: {name} is {value!r}, a number not below zero is needed")
         if known[name].type == "int" and int(value) != value:
             raise UsageError(f"{path}: {name} is {value!r}, a whole number is needed")

@@ -101,7 +101,7 @@ def require_writable(folder: Path) -> None:
 def read(path: Path) -> Results:
     """Read and validate a results file. Raises UsageError on a missing, malformed or foreign one."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))  # an editor may have put a mark in front
     except OSError as error:
         raise UsageError(f"can't read {path}: {error.strerror}") from error
     except ValueError as error:

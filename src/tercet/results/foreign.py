@@ -37,7 +37,7 @@ def read_foreign(path: Path) -> Results:
     Raises UsageError for a file that is missing, of no such tool, or without its requests.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"can't read {path}: {error}") from error
     try:
@@ -55,7 +55,7 @@ def read_any(path: Path) -> Results:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return None  # `read` says what is wrong with it
 

@@ -26,7 +26,7 @@ def aiperf_run(path: Path, summary: Mapping[str, Any], lines: str | None) -> For
     """Return the run of a summary and the records beside it, or of the records alone (`lines`). Raises UsageError."""
     if lines is None:
         lines = _records_beside(path)
-    entries = [json.loads(line) for line in lines.splitlines() if line.strip()]
+    entries = [json.loads(line) for line in lines.split("\n") if line.strip()]
     entries = [entry for entry in entries if entry["metadata"].get("benchmark_phase", "profiling") == "profiling"]
     if not entries:
         raise UsageError(f"{path} holds no requests")
@@ -51,7 +51,7 @@ def aiperf_run(path: Path, summary: Mapping[str, Any], lines: str | None) -> For
 def _records_beside(path: Path) -> str:
     for beside in (path.with_suffix(".jsonl"), path.with_name(RECORDS)):
         if beside.is_file():
-            return beside.read_text(encoding="utf-8")
+            return beside.read_text(encoding="utf-8-sig")
     raise UsageError(
         f"{path} holds sums only, and {RECORDS} is not beside it: AIPerf writes it at --export-level records"
     )

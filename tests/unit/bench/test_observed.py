@@ -115,6 +115,15 @@ def test_a_table_of_averages_is_read(tmp_path: Path) -> None:
     assert len(read_csv_samples(path, all_loads=True)) == 4
     path.write_text("batch_size,tpot_ms\n10,11.5\n")
     assert read_csv_samples(path) == [Stretch(11.5, 1, 10.0, 2460.0)]
+    path.write_bytes(b"\xef\xbb\xbfbatch_size,tpot_ms\r\n10,11.5\r\n")  # as a spreadsheet writes it
+    assert read_csv_samples(path) == [Stretch(11.5, 1, 10.0, 2460.0)]
+
+
+def test_a_prompt_shorter_than_what_is_cached_of_others_still_computes_a_token(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(f"{HEADER}\nW0,ppd,1,0.9,30,240,96,8.3,2091\n")
+    first, _ = read_csv_samples(path)
+    assert isinstance(first, FirstToken) and (first.tokens, first.prefix) == (1, 29)
 
 
 def test_a_table_with_a_fault_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -122,8 +131,17 @@ def test_a_table_with_a_fault_is_refused_with_its_line(tmp_path: Path) -> None:
     path.write_text(f"{HEADER}\nW1,pd,1,0.9,413,240,96,8.3,2091\nW1,pd,1,0.9,many,240,96,8.3,2091\n")
     with pytest.raises(UsageError, match="line 3"):
         read_rows(path)
-    path.write_text("batch_size,tpot_ms\nten,11.5\n")
-    with pytest.raises(UsageError, match="line 2"):
-        read_csv_samples(path)
+    for rows in ("ten,11.5", "0,11.5", "10,0", "10,-3", "10,nan", "10,inf", "10,"):
+        path.write_text(f"batch_size,tpot_ms\n{rows}\n")
+        with pytest.raises(UsageError, match=r"line 2: .*; wanted are batch_size and tpot_ms"):
+            read_csv_samples(path)
+    for place, said in ((3, "real_qps is -1"), (4, "turn2_prompt_tokens is -1"), (6, "t2_ttft_avg_ms is -1")):
+        fields = ["W1", "pd", "1", "0.9", "413", "240", "96", "8.3", "2091"]
+        path.write_text(f"{HEADER}\n{','.join(['-1' if i == place else each for i, each in enumerate(fields)])}\n")
+        with pytest.raises(UsageError, match=f"line 2: {said}, a number above 0 is needed"):
+            read_rows(path)
+    path.write_text(HEADER.replace(",", ";") + "\nW1;pd;1;0.9;413;240;96;8.3;2091\n")
+    with pytest.raises(UsageError, match="line 2: there is no column 'workload'"):
+        read_rows(path)
     with pytest.raises(UsageError, match="can't read"):
         read_rows(tmp_path / "none.csv")

@@ -31,6 +31,8 @@ def test_a_calibration_survives_its_file(tmp_path: Path, name: str, oracle: Meas
         ("scale: 0", "scale is 0"),
         ("speed: 1", "'speed' is not known"),
         ("hop_ms: -1", "hop_ms"),
+        ("scale: .nan", "scale is nan"),
+        ("hop_ms: .inf", "hop_ms is inf"),
         ("hop_ms: yes", "hop_ms"),
         ("image_host_workers: 1.5", "whole number"),
         ("- 1", "calibrate"),

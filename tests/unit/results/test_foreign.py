@@ -83,7 +83,22 @@ def test_what_is_exported_reads_back(tmp_path: Path, format_: str) -> None:
 
 
 def test_our_own_files_are_read_as_ever(tmp_path: Path) -> None:
-    assert to_json(read_any(write(results(), tmp_path))) == to_json(results())
+    path = write(results(), tmp_path)
+    assert to_json(read_any(path)) == to_json(results())
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as an editor on Windows may save it
+    assert to_json(read_any(path)) == to_json(results())
+
+
+def test_another_tools_lines_may_hold_any_text(tmp_path: Path) -> None:
+    lines = (SAMPLES / "profile_export.jsonl").read_text().rstrip("\n").split("\n")
+    entry = json.loads(lines[0])
+    entry["error"] = {"message": "it said:\u2028no\x85", "type": "Other"}
+    path = tmp_path / "profile_export.jsonl"
+    text = "\r\n".join([json.dumps(entry, ensure_ascii=False), *lines[1:]])
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    read = read_any(path).runs[0].requests
+    assert len(read) == len(read_any(SAMPLES / "profile_export.jsonl").runs[0].requests)
+    assert any("\u2028no" in (request.error or "") for request in read)
 
 
 @pytest.mark.parametrize(
