@@ -39,7 +39,8 @@ def print_documents(results: Results, evidence: Evidence, console: Console) -> N
                 console.print(table)
             for line in crossover_lines(curves):
                 console.print(line, markup=False)
-            console.print(recommendation_table(results, evidence, group))
+            if results.verdicts:
+                console.print(recommendation_table(results, evidence, group))
     for table in improvement_tables(results.improvements):
         console.print(table)
     if len(evidence.architectures) > 1:
@@ -47,19 +48,22 @@ def print_documents(results: Results, evidence: Evidence, console: Console) -> N
 
 
 def by_load_table(evidence: Evidence, verdicts: Sequence[Verdict], group: Group, metric: Metric) -> Table:
-    """Return a metric by load and architecture with the winner and its margin over the next best."""
+    """Return a metric by load and architecture; of several, with the winner and its margin over the next best."""
     way = "lower is better" if metric.lower_is_better else "higher is better"
     table = _table(f"{group.workload}: {metric.axis}, {way}")
     table.add_column("Concurrency" if group.load_kind == "concurrency" else "Requests/s", justify="right")
     for label in evidence.labels:
         table.add_column(label, justify="right", no_wrap=True)
-    table.add_column("Winner", overflow="fold")
+    rivals = len(evidence.labels) > 1
+    if rivals:
+        table.add_column("Winner", overflow="fold")
     for load in evidence.loads(group):
         place = Place(group.workload, group.load_kind, load)
         cells = [evidence.cell(place, label) for label in evidence.labels]
         verdict = next((verdict for verdict in verdicts if Place.of(verdict) == place), None)
         present = [cell for cell in cells if cell is not None and not cell.invalid]
-        table.add_row(f"{load:g}", *(_figure(cell, metric) for cell in cells), winner_text(verdict, present, metric))
+        won = [winner_text(verdict, present, metric)] if rivals else []
+        table.add_row(f"{load:g}", *(_figure(cell, metric) for cell in cells), *won)
     return table
 
 

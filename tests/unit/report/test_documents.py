@@ -102,3 +102,12 @@ def test_one_load_has_no_table_by_load() -> None:
     print_documents(results, gather(results), Console(file=out, width=160))
     assert "lower is better" not in out.getvalue()
     assert "Resources" in out.getvalue()
+
+
+def test_one_architecture_is_recommended_to_nobody() -> None:
+    results = replace(comparison(("pd",), workloads=("W1",), loads=(1, 2), blocks=1), verdicts=(), curves=())
+    out = io.StringIO()
+    print_documents(results, gather(results), Console(file=out, width=160))
+    said = out.getvalue()
+    assert "W1: Median TTFT" in said
+    assert not [word for word in ("Winner", "judged", "recommendations") if word in said]
