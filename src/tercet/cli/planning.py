@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -275,7 +276,7 @@ def _write(
     asked.output.mkdir(parents=True, exist_ok=True)
     stem = asked.output / f"tercet-plan-{created:%Y%m%dT%H%M%SZ}"
     paths = [(stem.with_suffix(".yaml"), "Topology, for tercet serve and tercet compare")]
-    head = f"# Recommended by: {command_line()}\n"
+    head = f"# Recommended by: {shlex.join(command_line())}\n"
     paths[0][0].write_text(head + yaml.safe_dump(topology_to_dict(topology), sort_keys=False), encoding="utf-8")
     paths.append((stem.with_suffix(".json"), "Plan"))
     document = plan_to_dict(found, effects, created)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from tercet.core.errors import MissingExtraError
+from tercet.core.errors import MissingExtraError, UsageError
 from tercet.core.topology import Topology, check_sight, with_sight
 from tercet.engine.models.folder import ModelFolder
 from tercet.engine.models.random_model import random_model_folder
@@ -49,6 +49,14 @@ def prepare_model(
     if topology.engine.random_weights is not None:
         return random_model_folder(topology.engine.random_weights, cache_dir)
     return resolve(topology.model, cache_dir, progress=progress)
+
+
+def path_or_name(topology: Topology, cache_dir: Path | None = None) -> Path:
+    """Return the model's folder; its name where it is not here: nothing is fetched."""
+    try:
+        return resolve(topology.model, cache_dir, pull=False).path
+    except UsageError:
+        return Path(topology.model)
 
 
 def _check_computes(topology: Topology) -> None:

@@ -14,7 +14,8 @@ class Placement:
     """What a command line needs beyond the topology.
 
     `run_path` is the deployment's folder, gone with it. `side_ports` holds by worker the consecutive ports that its
-    engine asked for beside the one it serves on, `hosts` the names of workers that others don't reach at `host`.
+    engine asked for beside the one it serves on, `hosts` the names of workers that others don't reach at `host`. `dry`
+    when nothing will be started: what is not on this machine is named as it may be found on another.
     """
 
     topology: Topology
@@ -24,6 +25,7 @@ class Placement:
     run_path: Path | None = None
     side_ports: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     hosts: Mapping[str, str] = field(default_factory=dict)
+    dry: bool = False
 
     def of(self, worker: WorkerSpec) -> Placement:
         """Return the placement as `worker` sees it: with its own engine settings."""

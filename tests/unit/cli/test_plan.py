@@ -39,6 +39,7 @@ def test_a_plan_ranks_recommends_and_writes(tmp_path: Path, capsys: pytest.Captu
     cost = 0.002 / (goodput * 16) * 1e6
     assert f" {cost:.2f}" in shown, "of 16 tokens each"
     topology = load_topology(path.with_suffix(".yaml"))
+    assert path.with_suffix(".yaml").read_text().startswith("# Recommended by: tercet "), "a command that can be typed"
     assert f"{topology.short_form} {topology.mode}" == names[0].removesuffix(" TP2")
     assert topology.engine.tensor_parallel == (2 if names[0].endswith("TP2") else 1)
     assert topology.model == "meta-llama/Llama-3.1-8B-Instruct" and topology.engine.engine == "vllm"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tercet.core.errors import UsageError
+from tercet.launch.engines.environment import engine_python
 from tercet.launch.plan import planned_lines
 from tercet.launch.source import topology_from, with_settings
 
@@ -21,6 +22,14 @@ def lines_of(source: str, **settings: object) -> list[str]:
 
 def after(lines: list[str], name: str) -> list[str]:
     return shlex.split(lines[lines.index(f"# {name}") + 1])
+
+
+def small_model(folder: Path) -> str:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "model.safetensors").write_text("")
+    return str(folder)
 
 
 def test_every_part_has_a_line_and_the_router_knows_all_ports() -> None:
@@ -37,12 +46,8 @@ def test_every_part_has_a_line_and_the_router_knows_all_ports() -> None:
 
 
 def test_an_engine_of_others_with_its_variables_and_files(tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").write_text('{"model_type": "llama"}')
-    (model / "tokenizer.json").write_text("{}")
-    (model / "model.safetensors").write_text("")
-    settings = {"engine_python": sys.executable, "model": str(model), "devices": ("cuda:0", "cuda:1")}
+    model = small_model(tmp_path / "model")
+    settings = {"engine_python": sys.executable, "model": model, "devices": ("cuda:0", "cuda:1")}
     lines = lines_of("1P1D", engine="sglang", port=9100, **settings)
     prefill = after(lines, "prefill-0")
     assert prefill[:4] == ["CUDA_VISIBLE_DEVICES=0", sys.executable, "-m", "sglang.launch_server"]
@@ -54,21 +59,39 @@ def test_an_engine_of_others_with_its_variables_and_files(tmp_path: Path) -> Non
     assert "cache_transceiver_config" in text
 
 
+def test_without_the_engine_and_without_gpus_the_lines_are_those_of_a_machine_with_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tercet.launch.plan.present_gpus", lambda: 0)
+    model = small_model(tmp_path / "model")
+    lines = lines_of("1P1D", engine="sglang", model=model, tensor_parallel=2)
+    assert lines[0] == "# no GPU is here, and sglang needs some: these are assumed: cuda:0+1, cuda:2+3"
+    assert "# sglang is not installed here: its program is named without a path" in lines
+    assert after(lines, "decode-0")[:4] == ["CUDA_VISIBLE_DEVICES=2,3", "python3", "-m", "sglang.launch_server"]
+    lines = lines_of("1A", engine="trtllm", model=model, devices=("cuda:0",))
+    assert not any("assumed" in line for line in lines) and any(" trtllm-serve " in line for line in lines)
+    with pytest.raises(UsageError, match="sglang is not installed"):
+        engine_python("sglang", None)
+    with pytest.raises(UsageError, match="no program there"):
+        lines_of("1A", engine="sglang", model=model, devices=("cuda:0",), engine_python=str(tmp_path / "none"))
+
+
+def test_no_weights_are_fetched_for_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def config_of(name: str, cache_dir: Path | None = None) -> dict[str, object]:
+        return {"model_type": "llama"}
+
+    monkeypatch.setattr("tercet.launch.model.model_config", config_of)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    lines = lines_of("1A", engine="vllm", model="somebody/large-8b", devices=("cuda:0",))
+    words = after(lines, "worker-0")
+    assert words[words.index("--model") + 1] == "somebody/large-8b"
+    assert not any(word.startswith("HF_HUB_OFFLINE") for word in words), "who starts it fetches them"
+    words = after(lines_of("1A", engine="vllm", model=small_model(tmp_path / "m"), devices=("cuda:0",)), "worker-0")
+    assert words[words.index("--model") + 1] == str(tmp_path / "m") and "HF_HUB_OFFLINE=1" in words
+
+
 def test_what_is_missing_is_said_in_one_line() -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "tercet",
-        "serve",
-        "1P1D",
-        "--engine",
-        "sglang",
-        "--dry-run",
-        "--devices",
-        "cuda:0",
-    ]
+    command = [sys.executable, "-m", "tercet", "serve", "1P1D", "--engine", "sglang", "--devices", "cuda:0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stdout == "" and "pip install sglang==" in done.stderr and done.stderr.count("\n") == 1
-    with pytest.raises(UsageError, match="sglang is not installed"):
-        lines_of("1A", engine="sglang", devices=("cuda:0",))

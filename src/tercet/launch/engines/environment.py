@@ -15,6 +15,7 @@ from pathlib import Path
 from tercet.core.errors import TercetError, UsageError
 from tercet.engine.models.cache import cache_root
 from tercet.launch.devices import present_gpus
+from tercet.launch.placement import Placement
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,9 @@ MODULES = {"trtllm": "tensorrt_llm"}
 
 BY_HAND = {"sglang": "sglang==0.5.23", "trtllm": "tensorrt-llm==1.2.1"}
 """Engines without a recipe, as they need a GPU, and what pip calls them."""
+
+STAND_IN = Path("python3")
+"""What a dry run names where no Python here has the engine."""
 
 
 def engine_folder(engine: str, cache_dir: Path | None = None) -> Path:
@@ -69,6 +73,17 @@ def engine_python(engine: str, given: str | None, cache_dir: Path | None = None)
         f"{engine} is not installed: make an environment for it with `tercet engine install {engine}`, or name the "
         "Python of your own with --engine-python"
     )
+
+
+def python_of(engine: str, placement: Placement) -> Path:
+    """Return the Python that has the engine, as `engine_python`; of one that is missing in a dry run, `python3`."""
+    given = placement.topology.engine.engine_python
+    try:
+        return engine_python(engine, given, placement.cache_dir)
+    except UsageError:
+        if placement.dry and given is None:
+            return STAND_IN
+        raise
 
 
 def install(engine: str, cache_dir: Path | None, say: Callable[[str], None]) -> Path:

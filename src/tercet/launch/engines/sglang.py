@@ -9,7 +9,7 @@ from tercet.core.errors import UsageError
 from tercet.core.stage import Stage, role_letter
 from tercet.core.topology import Topology, WorkerSpec, has_encoders
 from tercet.dialects.sglang import DEFAULT_BOOTSTRAP_PORT
-from tercet.launch.engines.environment import engine_python
+from tercet.launch.engines.environment import python_of
 from tercet.launch.engines.flags import flags_of
 from tercet.launch.engines.gpus import check_gpus, visible_gpus
 from tercet.launch.engines.protocol import WorkerProcess
@@ -34,7 +34,7 @@ class SglangCommands:
 
     def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         """Return how to start the worker. Raises UsageError for settings SGLang has no word for, and without SGLang."""
-        python = engine_python("sglang", placement.topology.engine.engine_python, placement.cache_dir)
+        python = python_of("sglang", placement)
         process = _process(str(python), placement, worker, {"CUDA_VISIBLE_DEVICES": visible_gpus(worker)})
         if placement.topology.router.api_key_file is None or has_encoders(placement.topology.workers):
             return process  # who prefills asks encode workers without a key

@@ -11,7 +11,7 @@ import yaml
 from tercet.core.errors import UsageError
 from tercet.core.stage import role_letter
 from tercet.core.topology import Topology, WorkerSpec, has_encoders
-from tercet.launch.engines.environment import engine_python
+from tercet.launch.engines.environment import python_of
 from tercet.launch.engines.flags import flags_of
 from tercet.launch.engines.gpus import check_gpus, visible_gpus
 from tercet.launch.engines.protocol import WorkerProcess
@@ -37,7 +37,7 @@ class TrtllmCommands:
 
     def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         """Return how to start the worker. Raises UsageError for settings it has no word for, and when it is missing."""
-        python = engine_python("trtllm", placement.topology.engine.engine_python, placement.cache_dir)
+        python = python_of("trtllm", placement)
         options = (placement.run_path or Path("/tmp")) / f"{worker.name}.yaml"
         env = {"CUDA_VISIBLE_DEVICES": visible_gpus(worker)}
         return _process(str(python.parent / "trtllm-serve"), placement, worker, options, env)

@@ -10,11 +10,11 @@ from pathlib import Path
 from tercet.core.errors import UsageError
 from tercet.core.stage import Stage, role_letter
 from tercet.core.topology import EngineSpec, Topology, WorkerSpec, has_encoders
-from tercet.launch.engines.environment import engine_python
+from tercet.launch.engines.environment import python_of
 from tercet.launch.engines.flags import flags_of
 from tercet.launch.engines.gpus import check_tensor_parallel, visible_gpus
 from tercet.launch.engines.protocol import WorkerProcess
-from tercet.launch.model import prepare_model
+from tercet.launch.model import path_or_name, prepare_model, sees
 from tercet.launch.placement import Placement
 
 SITE = Path(__file__).parent / "vllm_site"
@@ -49,12 +49,19 @@ class VllmCommands:
         """Return how to start the worker. Raises UsageError for settings vLLM has no word for, and without vLLM."""
         topology = placement.topology
         check(topology, worker)
-        python = engine_python("vllm", topology.engine.engine_python, placement.cache_dir)
-        model = prepare_model(topology, placement.cache_dir)
-        arguments = arguments_of(placement, worker, model.path, sees="vision_config" in model.config)
+        python = python_of("vllm", placement)
+        if placement.dry:
+            path, seeing = path_or_name(topology, placement.cache_dir), sees(topology, placement.cache_dir)
+        else:
+            model = prepare_model(topology, placement.cache_dir)
+            path, seeing = model.path, "vision_config" in model.config
+        arguments = arguments_of(placement, worker, path, sees=seeing)
+        env = environment_of(placement, worker, os.environ.get("PYTHONPATH", ""))
+        if not path.is_dir():
+            del env["HF_HUB_OFFLINE"]  # a dry run's: who starts it fetches the weights
         return WorkerProcess(
             (str(python), "-m", "vllm.entrypoints.openai.api_server", *arguments),
-            environment_of(placement, worker, os.environ.get("PYTHONPATH", "")),
+            env,
             "/health",
             key_variable="VLLM_API_KEY",
         )
