@@ -81,15 +81,22 @@ def run_measured(work: Coroutine[None, None, None]) -> Outcome:
 
 
 def publish(results: Results, folder: Path, show: Show, also: Also) -> Path:
-    """Print the figures on stdout, then write the results file and what goes beside it, and say where that is."""
+    """Write the results file and what goes beside it, print the figures on stdout, and say where the files are.
+
+    In this order: whoever reads stdout may leave after a line (`| head`), and hours of measuring are not printed again.
+    Figures that can't be written are printed all the same.
+    """
     from tercet.report.terminal import console_for_output
     from tercet.results.file import write
 
     console = console_for_output()
-    show(results, console)
-    path = write(results, folder)
+    try:
+        path = write(results, folder)
+        beside = also(results, path)
+    finally:
+        show(results, console)
     console.print(f"Results: {path}", markup=False, soft_wrap=True)
-    for other in also(results, path):
+    for other in beside:
         console.print(f"         {other}", markup=False, soft_wrap=True)
     return path
 

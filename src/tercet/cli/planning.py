@@ -113,9 +113,11 @@ def run_plan(asked: Asked) -> int:
         return INTERRUPTED
     created = datetime.now(UTC)
     topology = _topology(asked, first, found)
+    took_s = monotonic() - begun
+    written = _write(asked, found, effects, topology, created)  # first: whoever reads stdout may leave after a line
     console = console_for_output()
-    print_plan(found, effects, first.device, console, took_s=monotonic() - begun)
-    for path, what in _write(asked, found, effects, topology, created):
+    print_plan(found, effects, first.device, console, took_s=took_s)
+    for path, what in written:
         console.print(f"{what}: {path}", markup=False, soft_wrap=True)
     return 0
 

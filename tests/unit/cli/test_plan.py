@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,13 @@ def test_a_plan_ranks_recommends_and_writes(tmp_path: Path, capsys: pytest.Captu
     assert topology.model == "meta-llama/Llama-3.1-8B-Instruct" and topology.engine.engine == "vllm"
     assert topology_from(str(path.with_suffix(".yaml")), None) == topology
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plan_is_kept_though_nobody_reads_what_is_printed(tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "tercet", "plan", "--model", "llama-3.1-8b", *SMALL, "--gpus", "1")
+    with Path("/dev/full").open("w") as full:
+        subprocess.run((*command, "-o", str(tmp_path)), stdout=full, stderr=subprocess.DEVNULL, timeout=60, check=False)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".yaml", ".json", ".png"}
 
 
 def test_a_tie_is_called_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,15 @@ def test_loads_in_processes_give_the_same(tmp_path: Path) -> None:
     alone, shared = run(tmp_path / "a", *flags), run(tmp_path / "b", *flags, "--jobs", "2")
     runs = [json.loads(path.read_text())["runs"] for path in (alone, shared)]
     assert [run["requests"] for run in runs[0]] == [run["requests"] for run in runs[1]]
+
+
+def test_results_are_kept_though_nobody_reads_what_is_printed(tmp_path: Path) -> None:
+    """`tercet bench ... | head -3` ends the reading in mid-table: the measurement must not be lost with it."""
+    command = (sys.executable, "-m", "tercet", "simulate", "1P1D", "--model", "llama-3.1-8b", "--requests", "4")
+    with Path("/dev/full").open("w") as full:
+        subprocess.run((*command, "-o", str(tmp_path)), stdout=full, stderr=subprocess.DEVNULL, timeout=60, check=False)
+    (path,) = tmp_path.glob("tercet-simulate-*Z.json")
+    assert len(read(path).runs) == 1 and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
