@@ -10,7 +10,7 @@ from tercet.core.stage import Stage
 from tercet.dialects.handoff import Content, HandoffExchange, Release, Ticket, rank_headers
 from tercet.dialects.pictures import Pictures
 from tercet.dialects.protocol import Answer, Headers, Leg, Legs, Reply, Step
-from tercet.dialects.refusal import broken, engine_failed, refused
+from tercet.dialects.refusal import broken, gave_up, refused
 from tercet.dialects.request import ClientRequest
 from tercet.dialects.usage import failed
 
@@ -42,7 +42,7 @@ class EncodeExchange(Generic[Encoded]):
         if answer.status != 200:
             return refused(leg, answer)
         if failed(answer.body):
-            return engine_failed(leg, 'finish_reason "error"')
+            return gave_up(leg, answer.body)
         share = self._waiting.pop(leg.rank.address, None)
         try:
             # Read even when nobody waits for it any more: it may name what is to be released.

@@ -13,7 +13,7 @@ from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.early_end import TICKET_FIELD, early_answer
 from tercet.dialects.protocol import Answer, Failure, Headers, Leg, Legs, Make, Reply, Step
-from tercet.dialects.refusal import broken, engine_failed, merged_reply, refused, worker_error
+from tercet.dialects.refusal import broken, gave_up, merged_reply, refused, worker_error
 from tercet.dialects.request import ClientRequest, dump
 from tercet.dialects.usage import CACHED, failed, prompt_details, read_usage
 
@@ -21,7 +21,7 @@ RANK_HEADER = "X-data-parallel-rank"
 CACHED_FIELD = "remote_prefill_cached_tokens"
 """What P had cached of the prompt, in its ticket: a D that knows the field says so itself, in streams too."""
 MISFIT_CODE = "ticket_mismatch"
-ENGINE_ERROR = 'finish_reason "error"'
+GAVE_UP = ("error", "abort")
 NO_ANSWER = "its answer to a prefill is no OpenAI answer"
 
 PREFILL_PARAMS: dict[str, object] = {
@@ -249,7 +249,7 @@ class HandoffExchange:
         if leg.stage is Stage.PREFILL:
             return self._prefilled(leg, answer)
         if failed(answer.body):
-            return engine_failed(leg, ENGINE_ERROR)
+            return gave_up(leg, answer.body)
         return merged_reply(leg, answer, self._details)
 
     def on_exit(self, accepted: bool) -> tuple[Leg, ...]:
@@ -264,10 +264,10 @@ class HandoffExchange:
             data, ticket = split_ticket(answer.body)
             choices = data["choices"]
             finish = choices[0]["finish_reason"]
-            if finish == "error" or (len(choices) > 1 and failed(answer.body)):
-                return engine_failed(leg, ENGINE_ERROR)
+            if finish in GAVE_UP or (len(choices) > 1 and failed(answer.body)):
+                return gave_up(leg, answer.body)
         except (ValueError, LookupError, TypeError):
-            return engine_failed(leg, ENGINE_ERROR) if failed(answer.body) else broken(leg, NO_ANSWER)
+            return gave_up(leg, answer.body) if failed(answer.body) else broken(leg, NO_ANSWER)
         self._ticket, usage = ticket, data.get("usage")
         answer.told = read_usage(usage)
         self._details = prompt_details(usage)

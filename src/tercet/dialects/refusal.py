@@ -9,7 +9,7 @@ from tercet.core.errors import RequestError
 from tercet.core.route import Rank
 from tercet.dialects.protocol import Answer, Failure, Leg, Reply, Step
 from tercet.dialects.request import dump
-from tercet.dialects.usage import merge_details
+from tercet.dialects.usage import ERROR_EVENT, aborted, merge_details
 
 
 def refused(leg: Leg, answer: Answer) -> Step:
@@ -75,6 +75,12 @@ def engine_failed(leg: Leg, what: str) -> Failure:
     """Return the failure of an engine that gave up although HTTP said 200."""
     message = f"the engine of {leg.rank.label} failed while it answered ({what})"
     return Failure(RequestError(502, message, code="engine_error"), leg.rank, retry=True)
+
+
+def gave_up(leg: Leg, body: bytes) -> Failure:
+    """Return the failure of an engine whose answer says itself that it is none (`failed`)."""
+    error = "an error in its stream" if ERROR_EVENT in body else 'finish_reason "error"'
+    return engine_failed(leg, 'finish_reason "abort"' if aborted(body) else error)
 
 
 def broken(leg: Leg, what: str) -> Failure:

@@ -18,7 +18,7 @@ from tercet.core.stage import Stage
 from tercet.dialects.early_end import early_answer
 from tercet.dialects.handoff import leg_headers
 from tercet.dialects.protocol import Answer, EngineState, Exchange, Headers, Leg, Legs, Reply, Step
-from tercet.dialects.refusal import broken, engine_failed, no_choices, no_encoders, refused
+from tercet.dialects.refusal import broken, gave_up, no_choices, no_encoders, refused
 from tercet.dialects.request import ClientRequest, dump
 from tercet.dialects.usage import failed
 
@@ -123,10 +123,7 @@ class SglangExchange:
         if answer.status != 200:
             return refused(leg, answer)
         if failed(answer.body):
-            return engine_failed(leg, "an error in its stream")
-        if aborted(answer.body):
-            # Somebody else aborted it there: what there is of an answer is none.
-            return engine_failed(leg, 'finish_reason "abort"')
+            return gave_up(leg, answer.body)
         if self._merges:
             self._whole[leg.stage] = answer
             return self._merged(leg) if len(self._whole) == 2 else Legs(())
@@ -172,8 +169,3 @@ def join_logprobs(prefilled: dict[str, Any], decoded: dict[str, Any]) -> None:
     for choice in decoded["choices"]:
         for name, values in choice["logprobs"].items():
             values[:0] = theirs[choice["index"]][name][:-1]
-
-
-def aborted(text: bytes) -> bool:
-    """True when an answer ended because somebody aborted the request in the engine."""
-    return b'"finish_reason":"abort"' in text or b'"finish_reason": "abort"' in text

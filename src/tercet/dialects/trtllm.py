@@ -16,7 +16,7 @@ from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.early_end import early_answer
 from tercet.dialects.protocol import Answer, EngineState, Exchange, Headers, Leg, Legs, Reply, Step
-from tercet.dialects.refusal import broken, engine_failed, merged_reply, no_encoders, refused
+from tercet.dialects.refusal import broken, engine_failed, gave_up, merged_reply, no_encoders, refused
 from tercet.dialects.request import ClientRequest, dump
 from tercet.dialects.usage import CACHED, failed, prompt_details
 
@@ -99,7 +99,7 @@ class TrtllmExchange:
         if answer.status != 200:
             return refused(leg, answer)
         if failed(answer.body):
-            return engine_failed(leg, 'finish_reason "error"')
+            return gave_up(leg, answer.body)
         if leg.stage is Stage.PREFILL:
             return self._context_done(leg, answer)
         return merged_reply(leg, answer, self._details)

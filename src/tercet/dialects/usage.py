@@ -14,6 +14,7 @@ from tercet.core.record import record
 CACHED, CREATED = "cached_tokens", "created_cache_tokens"
 """Of a prompt's tokens, those found in the prefix cache and, with vLLM, those put there: the affair of who computed it,
 whereas pictures and lengths are what they are everywhere."""
+ERROR_EVENT = b'data: {"error"'
 _FINISH = b'"finish_reason":'
 MAX_REASON_BYTES = 64
 MAX_USAGE_BYTES = 4096
@@ -129,10 +130,18 @@ def find_finish_reason(text: bytes) -> str | None:
 
 
 def failed(text: bytes) -> bool:
-    """True when an answer, or the tail of a stream, says that the engine failed although HTTP said 200."""
+    """True when an answer, or the tail of a stream, says that the engine failed although HTTP said 200, or that the
+    request was aborted there."""
     if b'"error"' not in text:
-        return False  # nearly always, and one look instead of three
-    return b'"finish_reason":"error"' in text or b'"finish_reason": "error"' in text or b'data: {"error"' in text
+        return aborted(text)  # nearly always, and two looks instead of five
+    error = b'"finish_reason":"error"' in text or b'"finish_reason": "error"' in text or ERROR_EVENT in text
+    return error or aborted(text)
+
+
+def aborted(text: bytes) -> bool:
+    """True when an answer ended because somebody else than its client aborted the request in the engine: what there is
+    of it is none. A vLLM that is told to end, to pause or to sleep ends so all that it has at work."""
+    return b'"abort"' in text and (b'"finish_reason":"abort"' in text or b'"finish_reason": "abort"' in text)
 
 
 def prompt_details(usage: object, told: Container[str] = ()) -> dict[str, int]:

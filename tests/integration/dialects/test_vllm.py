@@ -142,6 +142,27 @@ async def test_a_leg_that_fails_leaves_no_blocks_behind(where: str) -> None:
         await setup.idle()
 
 
+async def test_a_worker_that_ends_and_aborts_what_it_has_answers_nobody() -> None:
+    async with routing("vllm", fleet("PPD"), "pd", max_retries=1) as setup:
+        setup.engines[0].finish = "abort"
+        for _ in range(4):
+            got = await setup.chat("hello there", max_tokens=3)
+            assert (got.status, got.text) == (200, "w3 w4 w5"), got.body
+        setup.engine("D").finish = "abort"
+        got = await setup.chat("hello there", max_tokens=3)
+        assert (got.status, got.error["code"]) == (502, "engine_error")
+        await setup.idle()
+
+
+async def test_a_stream_that_was_aborted_is_counted_as_a_failure() -> None:
+    async with routing("vllm", fleet("PD"), "pd") as setup:
+        setup.engine("D").finish = "abort"
+        got = await setup.chat("hello there", max_tokens=3, stream=True)
+        assert got.status == 200 and got.events[-1] == "[DONE]"
+        await setup.idle()
+        assert await setup.metric("tercet:router_stream_failures_total") == 1
+
+
 @pytest.mark.parametrize("pictures", [False, True])
 async def test_mooncake(pictures: bool) -> None:
     engines = fleet("EPD" if pictures else "PD")

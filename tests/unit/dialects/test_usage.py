@@ -35,7 +35,10 @@ def test_failed() -> None:
     assert failed(event(choices=[{"finish_reason": "error"}]))
     assert failed(json.dumps({"choices": [{"finish_reason": "error"}]}).encode())
     assert failed(b'data: {"error":{"message":"x"}}\n\n')
+    assert failed(event(choices=[{"finish_reason": "abort"}]))
+    assert failed(json.dumps({"choices": [{"text": "error", "finish_reason": "abort"}]}).encode())
     assert not failed(json.dumps({"text": '"finish_reason": "error"', "finish_reason": "stop"}).encode())
+    assert not failed(json.dumps({"text": "abort", "role": "error", "finish_reason": "stop"}).encode())
 
 
 def test_merge_details() -> None:

@@ -7,7 +7,7 @@ import pytest
 from tercet.core.errors import RequestError
 from tercet.core.route import Route
 from tercet.core.stage import Mode, Stage
-from tercet.dialects.protocol import Legs, Reply
+from tercet.dialects.protocol import Failure, Legs, Reply
 from tercet.dialects.vllm import VllmDialect
 from tests.unit.dialects.samples import NIXL_TICKET, SPLIT, D, P, chat_answer, only_leg, request
 
@@ -53,6 +53,19 @@ def test_p2p_nccl_is_not_asked_for_several_answers() -> None:
     with pytest.raises(RequestError, match="one answer alone") as caught:
         VllmDialect("p2p-nccl").begin(request(n=2), SPLIT)
     assert (caught.value.status, caught.value.param) == (400, "n")
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_what_an_engine_gave_up_is_no_answer_from_whichever_leg(reason: str) -> None:
+    exchange = DIALECT.begin(request(max_tokens=9), SPLIT)
+    prefill = only_leg(exchange)
+    step = exchange.on_answer(prefill, chat_answer(reason))
+    assert isinstance(step, Failure) and step.retry and step.rank is P
+    assert (step.error.status, step.error.code) == (502, "engine_error") and reason in step.error.message
+    step = exchange.on_answer(prefill, chat_answer(ticket=NIXL_TICKET))
+    assert isinstance(step, Legs)
+    step = exchange.on_answer(step.legs[0], chat_answer(reason))
+    assert isinstance(step, Failure) and step.retry and step.rank is D and reason in step.error.message
 
 
 def test_without_blocks_there_is_nothing_to_release() -> None:
