@@ -76,18 +76,21 @@ class EmbeddingPool:
             needed += blocks_for_rows(tokens) if entry is None else len(entry.blocks) * (key in self._idle)
         return needed <= self.available
 
-    def can_lease(self, wanted: Mapping[str, int]) -> bool:
-        """Return whether these pictures, key to rows, here or to be reserved, may all be leased now."""
+    def can_lease(self, wanted: Mapping[str, int], spare: int = 0) -> bool:
+        """Return whether these pictures, key to rows, here or to be reserved, may all be leased now, and `spare` blocks
+        of others some day beside them."""
         more = 0
         for key, tokens in wanted.items():
             entry = self._entries.get(key)
             if entry is None or not entry.leases:
                 more += blocks_for_rows(tokens)
-        return more == 0 or (self._leased_blocks + more <= self.num_blocks - self.reserve and self.has_room(wanted))
+        return more == 0 or (
+            self._leased_blocks + more + spare <= self.num_blocks - self.reserve and self.has_room(wanted)
+        )
 
-    def could_lease(self, tokens: int) -> bool:
-        """Return whether a picture of so many rows could ever be leased."""
-        return blocks_for_rows(tokens) <= self.num_blocks - self.reserve
+    def could_lease(self, tokens: int, pictures: int) -> bool:
+        """Return whether so many pictures of so many rows each could ever be leased together."""
+        return blocks_for_rows(tokens) * pictures <= self.num_blocks - self.reserve
 
     def reserve_entry(self, key: str, tokens: int) -> Entry:
         """Make the entry of a picture about to be loaded, with one pin; the caller has checked that there is room."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import numpy as np
 
 from tercet.core.errors import RequestError
-from tercet.core.image_ticket import ImageTicket
+from tercet.core.image_ticket import ImageTicket, blocks_for_rows
 from tercet.engine.embedding_store import EmbeddingStore
 from tercet.engine.encoder import Encoder, Picture, Pixels
 from tercet.worker.busy import BusyTimes
@@ -25,10 +26,29 @@ BUSY_BATCH = 2
 
 
 @dataclass(slots=True)
+class _Group:
+    """The pictures of one request: so many different ones at most, of which these keys are leased for it.
+
+    `turn` counts groups in the order in which they got their first: who has some and waits for others must not wait
+    for one who does the same.
+    """
+
+    pictures: int
+    leased: set[str] = field(default_factory=set)
+    turn: float = inf
+
+    @property
+    def lacks(self) -> int:
+        """Return how many pictures are still to come."""
+        return max(self.pictures - len(self.leased), 0)
+
+
+@dataclass(slots=True)
 class _Waiting:
     """A request for one picture. `pixels` is None for one that hopes to find it here."""
 
     id: str
+    group: _Group
     key: str
     readers: int
     picture: Picture | None
@@ -39,7 +59,11 @@ class _Waiting:
 
 
 class EncodeService:
-    """Owned by the engine loop. First come, first served; a picture that waits for room holds up those behind it."""
+    """Owned by the engine loop. First come, first served; a picture that waits for room holds up those behind it.
+
+    But a request that has some of its pictures comes before those that have none, and room is kept for the rest of
+    them: several that each had a part would else wait for each other, until their leases ended.
+    """
 
     def __init__(
         self,
@@ -53,6 +77,8 @@ class EncodeService:
         self._encoder, self._store, self._issued = encoder, store, issued
         self._busy, self._send, self._clock = busy, send, clock
         self._queue: list[_Waiting] = []
+        self._groups: dict[str, _Group] = {}
+        self._turns = 0
         self._last_keys: frozenset[str] = frozenset()
         self._last_ended = 0.0
         self.encoded = Counter[str]()
@@ -66,23 +92,28 @@ class EncodeService:
     def take(self, message: Message) -> None:
         """Take a request: a key, and the picture's pixels unless it may be here already."""
         now, key = self._clock(), message["key"]
+        group = self._groups.setdefault(message["group"], _Group(message["pictures"]))
         found = self._found(key, message["sent"])
         picture, tokens = None, 0
         if message["pixels"] is not None:
             picture = Picture(key, _pixels(message))
             try:
-                tokens = self._tokens(picture)
+                tokens = self._tokens(picture, group)
             except RequestError as error:
                 self._answer(message["id"], refusal=Refusal(error.status, error.message, error.code, error.param))
                 return
         elif not found:
             self._answer(message["id"])
             return
-        self._queue.append(_Waiting(message["id"], key, message["readers"], picture, tokens, now, found))
+        self._queue.append(_Waiting(message["id"], group, key, message["readers"], picture, tokens, now, found))
 
     def cancel(self, request_id: str) -> None:
         """Forget a request, if it waits."""
         self._queue = [waiting for waiting in self._queue if waiting.id != request_id]
+
+    def end_group(self, group_id: str) -> None:
+        """Forget a group: nothing more is asked for it."""
+        self._groups.pop(group_id, None)
 
     def probe(self, request_id: str) -> None:
         """Encode a blank picture, to show that it can be done; nothing is kept or counted."""
@@ -109,10 +140,11 @@ class EncodeService:
         queued = any(waiting.key == key and waiting.picture is not None for waiting in self._queue)
         return "joined" if entry is not None or queued else ""
 
-    def _tokens(self, picture: Picture) -> int:
+    def _tokens(self, picture: Picture, group: _Group) -> int:
         tokens = self._encoder.tokens(picture.pixels)
-        if not self._store.pool.could_lease(tokens):
-            raise RequestError(400, f"a picture of {tokens} tokens does not fit the embedding pool", code="too_large")
+        if not self._store.pool.could_lease(tokens, group.pictures):
+            many = f"{group.pictures} pictures of {tokens} tokens do not fit the embedding pool together"
+            raise RequestError(400, many, code="too_large")
         return tokens
 
     def _admit(self, room: int) -> list[_Waiting]:
@@ -122,13 +154,15 @@ class EncodeService:
         making: set[str] = set()
         left: list[_Waiting] = []
         blocked = False
+        self._queue.sort(key=lambda waiting: waiting.group.turn)  # by arrival among those of one turn, or none
         for waiting in self._queue:
             key = waiting.key
             entry = pool.get(key)
             if blocked or key in making:
                 left.append(waiting)
             elif entry is not None and entry.ready:
-                if pool.can_lease({key: entry.tokens}):
+                if self._may_lease(waiting, entry.tokens):
+                    self._begin(waiting)
                     self._hand_out(waiting, waiting.found or "hit")
                 else:
                     blocked = True
@@ -138,7 +172,8 @@ class EncodeService:
             elif waiting.picture is None or entry is not None or len(batch) == room:
                 blocked = True  # on its way from another engine, or next time
                 left.append(waiting)
-            elif pool.can_lease({key: waiting.tokens}):
+            elif self._may_lease(waiting, waiting.tokens):
+                self._begin(waiting)
                 pool.reserve_entry(key, waiting.tokens)
                 pool.lease(key)
                 making.add(key)
@@ -148,6 +183,19 @@ class EncodeService:
                 left.append(waiting)
         self._queue = left
         return batch
+
+    def _may_lease(self, waiting: _Waiting, tokens: int) -> bool:
+        """Return whether a picture may be leased, with room for what those whose turn is before still lack."""
+        before = sum(group.lacks for group in self._groups.values() if group.turn < waiting.group.turn)
+        return self._store.pool.can_lease({waiting.key: tokens}, before * blocks_for_rows(tokens))
+
+    def _begin(self, waiting: _Waiting) -> None:
+        """Note that a group gets a picture."""
+        group = waiting.group
+        if group.turn == inf:
+            group.turn = self._turns
+            self._turns += 1
+        group.leased.add(waiting.key)
 
     def _encode(self, batch: list[_Waiting]) -> None:
         pool, started = self._store.pool, self._clock()

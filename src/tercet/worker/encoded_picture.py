@@ -24,6 +24,16 @@ class PictureSource:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureGroup:
+    """The pictures of one request, which can't go on without all of them: so many different ones at most, each for so
+    many readers."""
+
+    id: str
+    pictures: int
+    readers: int
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedPicture:
     """A picture's embeddings can be read. Times are in seconds; `decode_s` is 0 when the engine had it."""
 
@@ -36,11 +46,14 @@ class EncodedPicture:
 class ImageEngine(Protocol):
     """The engine's side of pictures."""
 
-    async def lookup_image(self, key: str, readers: int) -> ImageAnswer | None:
+    async def lookup_image(self, key: str, group: PictureGroup) -> ImageAnswer | None:
         """Return a ticket for a picture that is here or on its way; None asks for its pixels."""
 
-    async def encode_image(self, key: str, pixels: Pixels, readers: int) -> ImageAnswer:
+    async def encode_image(self, key: str, pixels: Pixels, group: PictureGroup) -> ImageAnswer:
         """Encode a picture."""
+
+    def end_group(self, group: PictureGroup) -> None:
+        """Note that nothing more is asked for a group: it has its pictures, or was given up."""
 
     def release_image(self, ticket_id: str) -> None:
         """End a ticket's lease, for all of its readers."""

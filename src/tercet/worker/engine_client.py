@@ -16,6 +16,7 @@ from tercet.core.sampling import SamplingParams
 from tercet.engine.encoder import Pixels
 from tercet.worker.channel import FrontChannel, Message
 from tercet.worker.config import EngineConfig
+from tercet.worker.encoded_picture import PictureGroup
 from tercet.worker.engine_child import ENGINE_COMMAND, EngineChild
 from tercet.worker.image_requests import ImageRequests
 from tercet.worker.wire import Delta, ImageAnswer, Refusal, Submission, pack_submission, unpack_delta
@@ -117,23 +118,28 @@ class EngineClient:
         if self._channel is not None:
             self._channel.send_now({"op": "release", "ticket_id": ticket_id})
 
-    async def lookup_image(self, key: str, readers: int) -> ImageAnswer | None:
-        """Return a ticket for a picture that is here or being encoded, for so many readers; None: send its pixels.
+    async def lookup_image(self, key: str, group: PictureGroup) -> ImageAnswer | None:
+        """Return a ticket for a picture that is here or being encoded; None: send its pixels.
 
         Raises RequestError, as `encode_image` does.
         """
-        return await self.images.ask(self._image_channel(), self.next_id(), key, readers, None)
+        return await self.images.ask(self._image_channel(), self.next_id(), key, group, None)
 
-    async def encode_image(self, key: str, pixels: Pixels, readers: int) -> ImageAnswer:
+    async def encode_image(self, key: str, pixels: Pixels, group: PictureGroup) -> ImageAnswer:
         """Have a picture encoded; whoever gets the ticket releases it, or hands it to somebody who does.
 
         Raises RequestError: 503 when the engine is not up or ends, 504 when it takes too long, 400 for pixels that the
         model can't take.
         """
-        answer = await self.images.ask(self._image_channel(), self.next_id(), key, readers, pixels)
+        answer = await self.images.ask(self._image_channel(), self.next_id(), key, group, pixels)
         if answer is None:
             raise RequestError(500, f"the engine {self.name} did not encode the picture", code="internal_error")
         return answer
+
+    def end_group(self, group: PictureGroup) -> None:
+        """Tell the engine that nothing more is asked for a group of pictures."""
+        if self._channel is not None:
+            self._channel.send_now({"op": "end_images", "group": group.id})
 
     def release_image(self, ticket_id: str) -> None:
         """End an image ticket's lease for all its readers; nothing when it is over."""

@@ -115,9 +115,11 @@ class EngineLoop:
             elif op == "release_image":
                 if self._issued is not None:
                     self._issued.release(message["ticket_id"])
-            elif op in ("image", "cancel_image", "probe_image") and self._encoding is not None:
+            elif op in ("image", "end_images", "cancel_image", "probe_image") and self._encoding is not None:
                 if op == "image":
                     self._encoding.take(message)
+                elif op == "end_images":
+                    self._encoding.end_group(message["group"])
                 elif op == "cancel_image":
                     self._encoding.cancel(message["id"])
                 else:

@@ -11,6 +11,7 @@ import numpy as np
 from tercet.core.errors import RequestError
 from tercet.engine.encoder import Pixels
 from tercet.worker.channel import FrontChannel, Message
+from tercet.worker.encoded_picture import PictureGroup
 from tercet.worker.wire import ImageAnswer, Refusal, unpack_image_answer
 
 ENCODE_TIMEOUT_S = 120.0
@@ -33,10 +34,11 @@ class ImageRequests:
         return len(self._answers)
 
     async def ask(
-        self, channel: FrontChannel, request_id: str, key: str, readers: int, pixels: Pixels | None
+        self, channel: FrontChannel, request_id: str, key: str, group: PictureGroup, pixels: Pixels | None
     ) -> ImageAnswer | None:
         """Ask for a ticket, with the pixels of the picture unless it may be there. Raises RequestError."""
-        message: Message = {"op": "image", "id": request_id, "key": key, "readers": readers, "pixels": None}
+        wish = {"key": key, "readers": group.readers, "group": group.id, "pictures": group.pictures}
+        message: Message = {"op": "image", "id": request_id, **wish, "pixels": None}
         if pixels is None:
             return await self._answer(channel, message)
         try:

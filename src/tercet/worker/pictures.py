@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from tercet.core.errors import RequestError
+from tercet.core.ids import new_id
 from tercet.core.image import image_key
 from tercet.media.decode import decode
 from tercet.media.errors import PictureError
 from tercet.media.limits import MediaLimits
 from tercet.media.pool import MediaPool
 from tercet.media.source import Sources
-from tercet.worker.encoded_picture import EncodedPicture, ImageEngine, PictureSource, Pixels
+from tercet.worker.encoded_picture import EncodedPicture, ImageEngine, PictureGroup, PictureSource, Pixels
 from tercet.worker.metrics import PictureFigures
 from tercet.worker.wire import ImageAnswer
 
@@ -69,7 +70,8 @@ class Pictures:
                 code="too_many_pictures",
                 param=first.where,
             )
-        tasks = [asyncio.create_task(self._one(engine, source, readers)) for source in sources]
+        group = PictureGroup(new_id("pictures"), len({source.url for source in sources}), readers)
+        tasks = [asyncio.create_task(self._one(engine, source, group)) for source in sources]
         failure: BaseException | None = None
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -81,6 +83,7 @@ class Pictures:
             return encoded
         finally:
             await self._give_up(engine, tasks)
+            engine.end_group(group)
             # An error's traceback leads here: from here nothing may lead to the error, or both would keep the picture
             # until the garbage is collected.
             tasks.clear()
@@ -99,16 +102,16 @@ class Pictures:
             if isinstance(got, EncodedPicture):
                 engine.release_image(got.answer.ticket.id)
 
-    async def _one(self, engine: ImageEngine, source: PictureSource, readers: int) -> EncodedPicture:
+    async def _one(self, engine: ImageEngine, source: PictureSource, group: PictureGroup) -> EncodedPicture:
         try:
-            encoded = await self._encoded(engine, source.url, readers)
+            encoded = await self._encoded(engine, source.url, group)
         except PictureError as error:
             text = f"picture {source.index}: {error}"
             raise RequestError(400, text, code="bad_picture", param=source.where) from error
         self.figures.picture(encoded)
         return encoded
 
-    async def _encoded(self, engine: ImageEngine, url: str, readers: int) -> EncodedPicture:
+    async def _encoded(self, engine: ImageEngine, url: str, group: PictureGroup) -> EncodedPicture:
         started = time.perf_counter()
         data, key = await self._fetching.run(self._read, url)
         fetch_s = time.perf_counter() - started
@@ -116,14 +119,16 @@ class Pictures:
             raise _busy()
         self._held_bytes += len(data)
         try:
-            answer, decode_s = await engine.lookup_image(key, readers), 0.0
+            answer, decode_s = await engine.lookup_image(key, group), 0.0
             if answer is None:
-                answer, decode_s = await self._unpacked(engine, key, data, readers)
+                answer, decode_s = await self._unpacked(engine, key, data, group)
         finally:
             self._held_bytes -= len(data)
         return EncodedPicture(key, answer, fetch_s, decode_s)
 
-    async def _unpacked(self, engine: ImageEngine, key: str, data: bytes, readers: int) -> tuple[ImageAnswer, float]:
+    async def _unpacked(
+        self, engine: ImageEngine, key: str, data: bytes, group: PictureGroup
+    ) -> tuple[ImageAnswer, float]:
         """Unpack a picture and have it encoded; return also the seconds until it was unpacked."""
         started = time.perf_counter()
         others = self._decoding.get(key)
@@ -137,8 +142,8 @@ class Pictures:
             pixels = await asyncio.shield(task)
             decode_s = time.perf_counter() - started
             # Whoever came first sends the pixels.
-            answer = None if first else await engine.lookup_image(key, readers)
-            return answer or await engine.encode_image(key, pixels, readers), decode_s
+            answer = None if first else await engine.lookup_image(key, group)
+            return answer or await engine.encode_image(key, pixels, group), decode_s
         finally:
             self._waiters[task] -= 1
             if not self._waiters[task]:

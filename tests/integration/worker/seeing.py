@@ -19,6 +19,7 @@ from tercet.core.sampling import SamplingParams
 from tercet.core.ticket import Ticket
 from tercet.engine.encoder import Pixels
 from tercet.worker.config import EngineConfig
+from tercet.worker.encoded_picture import PictureGroup
 from tercet.worker.engine_client import EngineClient
 from tercet.worker.wire import Delta, ImageAnswer, Refusal, Submission
 from tests.integration.worker.processes import segments, topology
@@ -120,8 +121,9 @@ def pixels_of(name: object) -> Pixels:
 
 async def encode(client: EngineClient, name: object, readers: int = 1) -> ImageAnswer:
     """Ask as a front does: by key first, with pixels when the engine lacks it."""
-    found = await client.lookup_image(key_of(name), readers)
-    return found or await client.encode_image(key_of(name), pixels_of(name), readers)
+    group = PictureGroup(client.next_id(), 1, readers)
+    found = await client.lookup_image(key_of(name), group)
+    return found or await client.encode_image(key_of(name), pixels_of(name), group)
 
 
 def prompt(names: Iterable[object], tickets: Iterable[ImageTicket | None] = (), text: int = 7) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 from tercet.core.image_ticket import ImageTicket
 from tercet.core.ticket import Ticket
 from tercet.engine.models.random_model import random_model_folder
+from tercet.worker.encoded_picture import PictureGroup
 from tercet.worker.engine_client import EngineClient
 from tests.integration.worker.seeing import (
     config,
@@ -177,6 +178,6 @@ async def test_whoever_leaves_leaves_nothing(epd: list[EngineClient]) -> None:
 
 
 async def right_answer_of_new(encoder: EngineClient, prefill: EngineClient, decode: EngineClient) -> list[int]:
-    answer = await encoder.encode_image(key_of("last"), pixels_of("last"), 2)
+    answer = await encoder.encode_image(key_of("last"), pixels_of("last"), PictureGroup("last", 1, 2))
     held = await generate(prefill, **prompt(["last"], [answer.ticket]), hold=True)
     return (await generate(decode, ticket=held.ticket)).tokens

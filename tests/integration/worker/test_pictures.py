@@ -9,6 +9,7 @@ import pytest
 
 from tercet.core.errors import RequestError
 from tercet.engine.models.random_model import random_model_folder
+from tercet.worker.encoded_picture import PictureGroup
 from tests.integration.worker.seeing import (
     config,
     encode,
@@ -41,7 +42,7 @@ async def test_a_picture_is_encoded_once_and_used_in_place(folder: Path) -> None
         assert one.tokens == two.tokens != other.tokens and len(one.tokens) == 8
         await settles(whole, held=0, blocks_in_use=0, encoded=2, hits=1, misses=2)
         # Its KV is in the prefix cache: a picture wholly inside that needs no embeddings, so no ticket.
-        assert await whole.lookup_image(key_of("none"), 1) is None
+        assert await whole.lookup_image(key_of("none"), PictureGroup("none", 1, 1)) is None
         third = await generate(whole, **prompt(["cat"]))
         assert third.tokens == one.tokens
 
@@ -53,7 +54,7 @@ async def test_a_picture_that_nobody_has_is_asked_for(folder: Path) -> None:
         assert refusal is not None and (refusal.status, refusal.code) == (409, "images_needed")
         assert refusal.param == "0,1,2" and sink.tokens == []
         with pytest.raises(RequestError, match="does not encode"):
-            await blind.encode_image("k", pixels_of("k"), 1)
+            await blind.encode_image("k", pixels_of("k"), PictureGroup("k", 1, 1))
         await until(lambda: blind.stats["blocks_in_use"] == 0)
 
 

@@ -72,9 +72,12 @@ class Stage:
         )
         self._ids = itertools.count()
 
-    def ask(self, key: str, *, pixels: bool = True, readers: int = 1, sent: float = 0.0) -> str:
+    def ask(
+        self, key: str, *, pixels: bool = True, readers: int = 1, sent: float = 0.0, group: str = "", pictures: int = 1
+    ) -> str:
         name = str(next(self._ids))
-        message = {"op": "image", "id": name, "key": key, "readers": readers, "sent": sent, "pixels": None}
+        of = {"group": group or f"alone-{name}", "pictures": pictures}
+        message = {"op": "image", "id": name, "key": key, "readers": readers, "sent": sent, "pixels": None, **of}
         if pixels:
             message |= {"pixels": PIXELS.tobytes(), "dtype": PIXELS.dtype.str, "shape": PIXELS.shape}
         self.service.take(message)
@@ -170,6 +173,31 @@ def test_a_full_pool_makes_pictures_wait_in_order(stages: list[Stage]) -> None:
     assert stage.issued.handoffs == {"accepted": 0, "released": 1, "expired": 2}
 
 
+def test_requests_never_wait_for_each_others_pictures(stages: list[Stage]) -> None:
+    stages.append(stage := Stage(4))
+    for key in ("one-0", "other-0", "one-1", "other-1"):  # what they fetch comes in turn
+        stage.ask(key, group=key.partition("-")[0], pictures=3)
+    stage.step()
+    answers = stage.answers()
+    assert caches(answers) == ["miss", "miss", "miss"], "the last place is for the first request"
+    alone = stage.ask("alone")
+    stage.step()
+    assert stage.answers() == {} and stage.service.waiting == 2
+    last = stage.ask("one-2", group="one", pictures=3)
+    stage.step()
+    assert list(stage.answers()) == [last]
+    stage.service.end_group("one")
+    for answer in answers.values():
+        assert isinstance(answer, ImageAnswer)
+        if answer.ticket.key.startswith("one"):
+            stage.issued.release(answer.ticket.id)
+    stage.step()
+    assert caches(stage.answers()) == ["miss"] and stage.service.waiting == 1, "the other is next, then who is alone"
+    stage.service.end_group("other")
+    stage.step()
+    assert list(stage.answers()) == [alone]
+
+
 def test_each_reader_ends_its_share(stages: list[Stage]) -> None:
     stages.append(stage := Stage(2))
     name = stage.ask("a", readers=2)
@@ -208,10 +236,12 @@ def test_who_left_is_not_encoded_for(stages: list[Stage]) -> None:
 
 
 def test_a_picture_that_never_fits_is_refused(stages: list[Stage]) -> None:
-    stages.append(stage := Stage(1, reserve=1))
-    name = stage.ask("a")
-    answer = stage.answers()[name]
-    assert isinstance(answer, Refusal) and (answer.status, answer.code) == (400, "too_large")
+    stages += [small := Stage(1, reserve=1), stage := Stage(3)]
+    small.ask("a")
+    stage.ask("a", group="many", pictures=4)
+    for answer in (*small.answers().values(), *stage.answers().values()):
+        assert isinstance(answer, Refusal) and (answer.status, answer.code) == (400, "too_large")
+    assert isinstance(stage.ticket("a"), ImageTicket)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from tercet.core.errors import RequestError
 from tercet.core.image_ticket import ImageTicket
 from tercet.worker import image_requests
 from tercet.worker.channel import FrontChannel, Message
+from tercet.worker.encoded_picture import PictureGroup
 from tercet.worker.image_requests import ImageRequests
 from tercet.worker.wire import pack_image_answer
 
@@ -34,7 +35,9 @@ class Line:
 
 
 def asked(requests: ImageRequests, line: Line, *, pixels: bool) -> asyncio.Task[Any]:
-    return asyncio.create_task(requests.ask(cast(FrontChannel, line), "1", "k", 1, PIXELS if pixels else None))
+    return asyncio.create_task(
+        requests.ask(cast(FrontChannel, line), "1", "k", PictureGroup("g", 1, 1), PIXELS if pixels else None)
+    )
 
 
 async def sent(line: Line) -> None:

@@ -18,7 +18,7 @@ from tercet.core.image import image_key
 from tercet.core.image_ticket import ImageTicket, blocks_for_rows
 from tercet.media.errors import PictureError
 from tercet.media.limits import MediaLimits
-from tercet.worker.encoded_picture import EncodedPicture, PictureSource, Pixels
+from tercet.worker.encoded_picture import EncodedPicture, PictureGroup, PictureSource, Pixels
 from tercet.worker.pictures import Pictures
 from tercet.worker.wire import ImageAnswer
 from tests.unit.media.files import claims, data_uri, picture
@@ -39,21 +39,23 @@ class Books:
         self.encoded: list[str] = []
         self.pixels: list[Pixels] = []
         self.out: dict[str, tuple[str, int]] = {}
+        self.groups: dict[str, int] = {}
+        self.ended: list[str] = []
         self.waiting: dict[str, asyncio.Event] = {}
         self.gate = asyncio.Event()
         self.gate.set()
         self._names = iter(range(10**6))
 
-    async def lookup_image(self, key: str, readers: int) -> ImageAnswer | None:
+    async def lookup_image(self, key: str, group: PictureGroup) -> ImageAnswer | None:
         joined = key in self.waiting
         if joined:
             await self.waiting[key].wait()
-        return self._answer(key, readers, "joined" if joined else "hit") if key in self.encoded else None
+        return self._answer(key, group, "joined" if joined else "hit") if key in self.encoded else None
 
-    async def encode_image(self, key: str, pixels: Pixels, readers: int) -> ImageAnswer:
+    async def encode_image(self, key: str, pixels: Pixels, group: PictureGroup) -> ImageAnswer:
         while key in self.waiting:
             await self.waiting[key].wait()
-        if answer := await self.lookup_image(key, readers):
+        if answer := await self.lookup_image(key, group):
             return answer
         done = self.waiting[key] = asyncio.Event()
         self.pixels.append(pixels)
@@ -63,14 +65,18 @@ class Books:
         finally:
             del self.waiting[key]
             done.set()
-        return self._answer(key, readers, "miss")
+        return self._answer(key, group, "miss")
+
+    def end_group(self, group: PictureGroup) -> None:
+        self.ended.append(group.id)
 
     def release_image(self, ticket_id: str) -> None:
         self.out.pop(ticket_id, None)
 
-    def _answer(self, key: str, readers: int, cache: str) -> ImageAnswer:
+    def _answer(self, key: str, group: PictureGroup, cache: str) -> ImageAnswer:
         name = f"t{next(self._names)}"
-        self.out[name] = (key, readers)
+        self.out[name] = (key, group.readers)
+        self.groups[group.id] = group.pictures
         blocks = tuple(range(blocks_for_rows(TOKENS)))
         return ImageAnswer(ImageTicket(name, key, "e", 0, "f", TOKENS, blocks, "c", {}, 1.0, 2.0), cache, 0.1, 0.2)
 
@@ -106,6 +112,7 @@ async def test_tickets_come_in_order_and_are_known_by_content(pictures: Pictures
     assert [encoded.key for encoded in got] == keys
     assert [engine.out[encoded.answer.ticket.id] for encoded in got] == [(key, 2) for key in keys]
     assert {encoded.answer.cache for encoded in got} == {"miss"} and all(encoded.decode_s > 0 for encoded in got)
+    assert list(engine.groups.values()) == [4] and engine.ended == list(engine.groups)
     again = await encode(pictures, engine, data_uri(files[1], "image/gif"))
     assert again[0].answer.cache == "hit" and again[0].decode_s == 0, "neither its name nor its type count"
     assert len(engine.encoded) == 4
@@ -206,15 +213,15 @@ async def test_one_that_never_answers_holds_up_nobody_else(web: Site) -> None:
 
 async def test_when_the_engine_refuses_everything_is_given_back(pictures: Pictures) -> None:
     class Refusing(Books):
-        async def encode_image(self, key: str, pixels: Pixels, readers: int) -> ImageAnswer:
+        async def encode_image(self, key: str, pixels: Pixels, group: PictureGroup) -> ImageAnswer:
             if key == image_key(picture(seed=1)):
                 raise RequestError(503, "the engine restarts")
-            return await super().encode_image(key, pixels, readers)
+            return await super().encode_image(key, pixels, group)
 
     engine = Refusing()
     with pytest.raises(RequestError, match="restarts") as caught:
         await encode(pictures, engine, *(data_uri(picture(seed=i)) for i in range(3)))
-    assert caught.value.status == 503 and not engine.out
+    assert caught.value.status == 503 and not engine.out and len(engine.ended) == 1
 
 
 async def test_who_leaves_gives_back(pictures: Pictures) -> None:
