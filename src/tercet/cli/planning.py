@@ -234,9 +234,7 @@ def _traffic(asked: Asked) -> tuple[TrafficSpec, LoadKind, float]:
 
 def _caps(asked: Asked, traffic: TrafficSpec, devices: Sequence[ChosenOracle]) -> EngineCaps:
     """Return the limits of the engines: room for the traffic's longest sequence, of pictures too."""
-    seen = traffic.workload.pictures
-    pictures = 0 if seen is None or traffic.dataset is not None else seen.high
-    longest = traffic.longest + pictures * max(device.image_tokens for device in devices)
+    longest = traffic.longest + traffic.most_pictures * max(device.image_tokens for device in devices)
     length = 1024
     while length < ROOM * longest:
         length *= 2

@@ -58,4 +58,5 @@ def _of_scripts(traffic: TrafficSpec) -> Means:
             outputs.append(turn.output_tokens)
             prefix += new + turn.output_tokens
     count = len(news)
-    return Means(sum(news) / count, sum(prefixes) / count, sum(outputs) / count, 0.0)
+    images = sum(turn.images for turn in traffic.dataset.turns)
+    return Means(sum(news) / count, sum(prefixes) / count, sum(outputs) / count, images / count)

@@ -45,7 +45,7 @@ class Question:
     @property
     def pictures(self) -> bool:
         """True when requests bring pictures."""
-        return self.traffic.dataset is None and self.traffic.workload.pictures is not None
+        return self.traffic.most_pictures > 0
 
     @property
     def shares(self) -> bool:

@@ -37,9 +37,7 @@ class Reading:
 
     def images(self, turn: int) -> int:
         """Return how many pictures the turn's request carries."""
-        messages = self._messages(turn, ()) if self.script.turns[0].messages else []
-        parts = [part for message in messages for part in _parts(message)]
-        return sum(part.get("type") == "image_url" for part in parts)
+        return self.script.turns[turn].images
 
     def request_body(
         self, turn: int, answers: Sequence[Said], *, model: str, cache_salt: str | None = None

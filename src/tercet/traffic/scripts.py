@@ -41,8 +41,20 @@ class ScriptTurn:
 
         Of whole messages what is said counts, not the JSON around it, and no picture's bytes.
         """
-        characters = len(self.text or "") + sum(map(_said, json.loads(self.messages or "[]")))
+        characters = len(self.text or "") + sum(len(str(part.get("text") or "")) for part in self._parts())
         return self.input_tokens or max(1, characters // CHARACTERS_A_TOKEN)
+
+    @property
+    def images(self) -> int:
+        """Return how many pictures it brings."""
+        return sum(part.get("type") == "image_url" for part in self._parts())
+
+    def _parts(self) -> Iterator[Mapping[str, Any]]:
+        """Yield what the messages hold: texts and pictures."""
+        for message in json.loads(self.messages or "[]"):
+            content = message.get("content")
+            parts = content if isinstance(content, list) else [{"text": content}]
+            yield from (part for part in parts if isinstance(part, dict))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +181,6 @@ def _turns(said: Sequence[Mapping[str, Any]]) -> Iterator[ScriptTurn]:
         if person not in ("human", "user") or not text or not reply:
             return
         yield ScriptTurn(max(1, len(reply) // CHARACTERS_A_TOKEN), text)
-
-
-def _said(message: Mapping[str, Any]) -> int:
-    """Return the characters of a chat message's text."""
-    content = message.get("content")
-    parts = content if isinstance(content, list) else [{"text": content}]
-    return sum(len(str(part.get("text") or "")) for part in parts if isinstance(part, dict))
 
 
 def _lines(path: Path, text: str) -> Iterator[Script]:

@@ -139,6 +139,13 @@ class TrafficSpec:
         return self.dataset.turns_in(sent) / sent
 
     @property
+    def most_pictures(self) -> int:
+        """Return how many pictures a conversation brings at most."""
+        if self.dataset is not None:
+            return max(sum(turn.images for turn in script.turns) for script in self.dataset.scripts)
+        return 0 if self.workload.pictures is None else self.workload.pictures.high
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest sequence, as far as it is known: the last turn's prompt and answer."""
         if self.dataset is not None:

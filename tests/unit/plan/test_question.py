@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
+from tercet.plan.means import means_of
 from tercet.plan.question import Question
 from tercet.plan.search import SEEDS
 from tercet.traffic.arrivals import Arrivals
@@ -52,3 +54,16 @@ def test_seeds_replay_other_parts_of_a_trace_where_there_are_some() -> None:
     parts = [conversations(asked.traffic_at(8.0, 200, seed), salt="s", tokens=TokenRange()) for seed in range(SEEDS)]
     assert [part[0].turns[0].new_input_tokens for part in parts] == [100, 300, 500]
     assert len(starts(traced(60).traffic_at(8.0, 150, 2))) == 60, "all of a short one"
+
+
+def test_pictures_of_a_recorded_traffic_count() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 4000}}
+    seen = json.dumps([{"role": "user", "content": [picture, {"type": "text", "text": "a" * 40}, picture]}])
+    data = Dataset("jsonl", tuple(Script((turn,)) for turn in (ScriptTurn(8, messages=seen), ScriptTurn(8, text="b"))))
+    asked = question()
+    asked = replace(asked, traffic=replace(asked.traffic, dataset=data))
+    means = means_of(asked.traffic)
+    assert (means.images, means.new) == (1.0, 5.5)
+    assert asked.pictures and asked.traffic.most_pictures == 2, "so that encoders apart are tried"
+    plain = replace(asked, traffic=replace(asked.traffic, dataset=Dataset("jsonl", data.scripts[1:])))
+    assert not plain.pictures and question("images").pictures

@@ -120,7 +120,7 @@ def test_a_texts_tokens_are_estimated_from_what_is_said(tmp_path: Path) -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 40_000}}
     said = [{"role": "system", "content": "b" * 40}, {"role": "user", "content": [picture, {"text": "a" * 80}]}]
     path = lines(tmp_path / "mine.jsonl", {"messages": said}, {"prompt": "c" * 20}, {"messages": [{"role": "user"}]})
-    assert [turn.new_tokens for turn in read_dataset(path).turns] == [30, 5, 1]
+    assert [(turn.new_tokens, turn.images) for turn in read_dataset(path).turns] == [(30, 1), (5, 0), (1, 0)]
 
 
 @pytest.mark.parametrize("count", [5, 6, 9])
