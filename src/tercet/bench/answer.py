@@ -11,6 +11,8 @@ from tercet.http.sse import DONE, SSEParser
 _CONTENT = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call")
 _VISION = ("image_tokens", "multimodal_tokens", "vision_tokens")
 _TIMELINE = "timeline "
+MAX_COUNT = 1 << 32
+"""Counts and token ids are below."""
 
 
 class Answer:
@@ -125,6 +127,14 @@ class Answer:
         if not isinstance(event, dict):
             self.fail("invalid_answer", f"not an object: {data[:80]!r}")
             return
+        try:
+            self._read(event, now_ns)
+        except (AttributeError, TypeError, ValueError) as error:
+            self.fail("invalid_answer", f"not as OpenAI's API answers ({str(error)[:80]}): {data[:80]!r}")
+
+    def _read(self, event: Mapping[str, Any], now_ns: int) -> None:
+        """Take an event whose fields may be anything: raises AttributeError, TypeError or ValueError for what is none
+        of the API's. It costs this request, not the run."""
         if event.get("error"):
             self.fail("engine_error", _error_text(event["error"]))
             return
@@ -160,7 +170,7 @@ class Answer:
         if choice.get("index", 0) == 0:
             if isinstance(text, str) and text:
                 self.text.append(text)
-            self.token_ids += ids
+            self.token_ids += map(_whole, ids)
             if reason := choice.get("finish_reason"):
                 self.finish_reason = reason
         if choice.get("finish_reason") == "error":
@@ -168,15 +178,26 @@ class Answer:
         return bool(text or ids) or any(delta.get(name) for name in _CONTENT)
 
     def _count(self, usage: Mapping[str, Any]) -> int | None:
-        self.prompt_tokens = usage.get("prompt_tokens")
-        self.completion_tokens = usage.get("completion_tokens")
+        self.prompt_tokens = _known(usage.get("prompt_tokens"))
+        self.completion_tokens = _known(usage.get("completion_tokens"))
         details = usage.get("prompt_tokens_details") or {}
         if details.get("cached_tokens") is not None:
-            self.cached_tokens = details["cached_tokens"]
+            self.cached_tokens = _whole(details["cached_tokens"])
         for name in _VISION:
             if details.get(name) is not None:
-                self.vision_tokens = details[name]
+                self.vision_tokens = _whole(details[name])
         return self.completion_tokens
+
+
+def _whole(value: Any) -> int:
+    """Return a count or a token's id. Raises TypeError for what is neither."""
+    if type(value) is not int or not 0 <= value < MAX_COUNT:
+        raise TypeError(f"{value!r} is no count")
+    return value
+
+
+def _known(value: Any) -> int | None:
+    return None if value is None else _whole(value)
 
 
 def _spans(text: str) -> dict[str, float]:
@@ -204,9 +225,23 @@ def _message(body: bytes) -> str:
         data = json.loads(body)
     except ValueError:
         return body[:200].decode("utf-8", "replace")
-    return _error_text(data["error"]) if isinstance(data, dict) and "error" in data else body[:200].decode()
+    return (
+        _error_text(data["error"])
+        if isinstance(data, dict) and "error" in data
+        else body[:200].decode(errors="replace")
+    )
 
 
 def _error_text(error: object) -> str:
     message = error.get("message") if isinstance(error, dict) else error
-    return str(message)
+    return paired(str(message))
+
+
+def paired(text: str) -> str:
+    """Return a text whose halves of characters, which JSON can hold one by one (`\\ud83d` in one piece of a stream,
+    `\\ude42` in the next), are whole again; what has no other half is marked: no file and no terminal takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from time import perf_counter_ns
 from typing import Any
 
-from tercet.bench.answer import Answer
+from tercet.bench.answer import Answer, paired
 from tercet.bench.result import RequestResult
 from tercet.bench.tally import Tally
 from tercet.http.client import Client, ClientError, Response
@@ -135,7 +135,7 @@ def _result(
         vision_tokens=answer.vision_tokens,
         recomputed=said.get("x-tercet-recomputed") == "1",
         finish_reason=answer.finish_reason,
-        text="".join(answer.text),
+        text=paired("".join(answer.text)),
         token_ids=tuple(answer.token_ids),
         route=said.get("x-tercet-route"),
         phases_ms=durations(said.get("server-timing", "")) | answer.timeline,

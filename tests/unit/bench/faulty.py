@@ -44,6 +44,7 @@ FAULTS: dict[str, tuple[bytes, bool]] = {
     "in stream": (HEAD + chunk(b'data: {"error": {"message": "broke"}}\n\n') + chunk(DONE) + b"0\r\n\r\n", True),
     "short": (HEAD + chunk(TOKEN) + chunk(usage(1)) + chunk(DONE) + b"0\r\n\r\n", True),
     "garbage": (HEAD + chunk(b"data: {oh\n\n") + chunk(DONE) + b"0\r\n\r\n", True),
+    "odd": (HEAD + chunk(b'data: {"choices": [null]}\n\n') + chunk(DONE) + b"0\r\n\r\n", True),
     "not http": (b"SSH-2.0-OpenSSH\r\n\r\n", False),
     "silent": (b"", True),
 }
@@ -60,6 +61,7 @@ KINDS = {
     "in stream": "engine_error",
     "short": "wrong_length",
     "garbage": "invalid_answer",
+    "odd": "invalid_answer",
     "not http": "invalid_answer",
     "silent": "timeout",
 }

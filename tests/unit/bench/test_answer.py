@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tercet.bench.answer import Answer
+from tercet.bench.answer import Answer, paired
 
 SSE = "text/event-stream; charset=utf-8"
 
@@ -128,3 +128,52 @@ def test_a_refusal_is_an_error(body: bytes, error: str) -> None:
     answer.feed(body, 1)
     answer.finish(1, None)
     assert answer.error == error and not answer.chunk_ns
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        [],
+        {"choices": 1},
+        {"choices": {"text": "a"}},
+        {"choices": [None]},
+        {"choices": ["a"]},
+        {"choices": [{"delta": "a"}]},
+        {"choices": [{"text": "a", "logprobs": [1]}]},
+        {"choices": [{"text": "a", "token_ids": ["x"]}]},
+        {"choices": [{"text": "a", "token_ids": [-1]}]},
+        {"choices": [{"text": "a", "token_ids": [1 << 70]}]},
+        {"choices": [], "usage": "many"},
+        {"choices": [], "usage": {"prompt_tokens": "3"}},
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": -2}},
+        {"choices": [], "usage": {"prompt_tokens_details": [1]}},
+        {"choices": [], "usage": {"prompt_tokens_details": {"cached_tokens": 1.5}}},
+    ],
+    ids=str,
+)
+def test_what_no_server_should_say_fails_the_request_and_not_the_run(event: object) -> None:
+    answer = _stream({"choices": [{"text": "a", "token_ids": [1]}]}, event)
+    answer.finish(100, None)
+    assert answer.failure == "invalid_answer" and answer.error is not None
+    assert answer.token_ids == [1]
+    whole = Answer(200, "application/json")
+    whole.feed(json.dumps(event).encode(), 1)
+    whole.finish(2, None)
+    assert whole.failure == "invalid_answer"
+
+
+def test_an_error_body_is_cut_wherever_a_character_lies() -> None:
+    for blanks in range(4):
+        answer = Answer(422, "application/json")
+        answer.feed(json.dumps({"detail": " " * blanks + "é" * 200}, ensure_ascii=False).encode(), 1)
+        answer.finish(2, None)
+        assert answer.failure == "http_4xx" and answer.error is not None and answer.error.count("é") > 80
+
+
+def test_halves_of_characters_are_joined_or_marked() -> None:
+    assert paired("a\ud83d" + "\ude42b") == "a🙂b" and paired("🙂") == "🙂"
+    assert paired("\ud83d!").encode().decode() == "\ufffd!"
+    answer = Answer(200, "application/json")
+    answer.feed(b'{"error": {"message": "no \\ud83d"}}', 1)
+    answer.finish(2, None)
+    assert answer.error == "no \ufffd"
