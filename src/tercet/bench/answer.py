@@ -173,8 +173,8 @@ class Answer:
             self.token_ids += map(_whole, ids)
             if reason := choice.get("finish_reason"):
                 self.finish_reason = reason
-        if choice.get("finish_reason") == "error":
-            self.fail("engine_error", "the engine ended the answer with finish_reason error")
+        if (reason := choice.get("finish_reason")) in ("error", "abort"):
+            self.fail("engine_error", f"the engine ended the answer with finish_reason {reason}")
         return bool(text or ids) or any(delta.get(name) for name in _CONTENT)
 
     def _count(self, usage: Mapping[str, Any]) -> int | None:

@@ -102,6 +102,7 @@ def test_a_whole_answer_is_read_too() -> None:
         ([_delta(content="a"), {"usage": {"completion_tokens": 1}}], True, 2, "wrong_length", "1 tokens came, 2 were"),
         ([{"error": {"message": "out of blocks"}}], True, None, "engine_error", "out of blocks"),
         ([{"choices": [{"text": "a", "finish_reason": "error"}]}], True, None, "engine_error", "finish_reason error"),
+        ([{"choices": [{"text": "a", "finish_reason": "abort"}]}], True, None, "engine_error", "finish_reason abort"),
         ([{"error": {"message": "first"}}, [1]], False, None, "engine_error", "first"),
         ([[1]], True, None, "invalid_answer", "not an object"),
     ],
