@@ -30,8 +30,9 @@ def _digest(*parts: bytes) -> bytes:
 
 
 def root_hash(fingerprint: str, *, lora: str = "", cache_salt: str = "", media: Iterable[str] = ()) -> bytes:
-    """Return the parent of a sequence's first block. `media` name what is known to be in it without its place."""
-    return _digest(fingerprint.encode(), lora.encode(), cache_salt.encode(), *(m.encode() for m in media))
+    """Return the parent of a sequence's first block. `media` name what is known to be in it without its place. Clients'
+    words among these may be no valid Unicode: whoever answers them says so."""
+    return _digest(*(text.encode("utf-8", "surrogatepass") for text in (fingerprint, lora, cache_salt, *media)))
 
 
 def block_hash(parent: bytes, tokens: Sequence[int]) -> bytes:

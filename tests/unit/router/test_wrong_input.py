@@ -25,6 +25,17 @@ async def test_unknown_model_is_404_and_reaches_no_worker() -> None:
         assert not any(worker.inferences for worker in setup.workers)
 
 
+@pytest.mark.parametrize("mode", ["pd", "ppd"])
+async def test_words_that_are_no_unicode_are_no_fault_of_the_router(mode: str) -> None:
+    async with routing("PD", mode) as setup:
+        for path in ("/v1/chat/completions", "/v1/completions"):
+            got = await setup.post(path, b'{"model": "\\ud83d", "prompt": "a"}')
+            assert (got.status, got.error["code"]) == (404, "model_not_found")
+        assert (await setup.complete("a b", cache_salt="\ud83d")).status == 200, "the worker's to refuse"
+        assert b"\\ud83d" in (await setup.get("/requests")).body and (await setup.get("/metrics")).status == 200
+        await setup.idle()
+
+
 async def test_a_body_too_large_is_413() -> None:
     async with routing("A", max_body_bytes=1000) as setup:
         got = await setup.post("/v1/completions", b" " * 1001)
