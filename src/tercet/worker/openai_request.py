@@ -170,7 +170,7 @@ def _sampling(
     vocab_size: int,
     max_model_len: int,
 ) -> SamplingParams:
-    max_tokens = _max_tokens(body, chat, prompt_len, max_model_len)
+    max_tokens = _max_tokens(body, chat, hold, prompt_len, max_model_len)
     seed = body.get("seed")
     if seed is None:
         seed = ticket.seed if ticket is not None else secrets.randbits(31)
@@ -275,12 +275,13 @@ def _completion_prompts(body: dict[str, Any], tokenizer: Tokenizer) -> Prompts:
     return prompts, texts
 
 
-def _max_tokens(body: dict[str, Any], chat: bool, prompt_len: int, max_model_len: int) -> int:
+def _max_tokens(body: dict[str, Any], chat: bool, hold: bool, prompt_len: int, max_model_len: int) -> int:
     older, newer = (number(body, field, 0, int, 1, 1 << 31) for field in ("max_tokens", "max_completion_tokens"))
     room = max_model_len - prompt_len
     asked = newer or older or None
     if room < 1 or (asked is not None and asked > room):
-        wish = "" if asked is None else f" and {asked} for the answer"
+        # The one token of a held prefill is the router's wish, not the client's.
+        wish = "" if asked is None or hold else f" and {asked} for the answer"
         raise RequestError(
             400,
             f"This model's maximum context length is {max_model_len} tokens; the request asks for "

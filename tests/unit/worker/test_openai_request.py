@@ -91,6 +91,9 @@ def test_limits(tokenizer: Tokenizer) -> None:
     with pytest.raises(RequestError, match=r"100 tokens.*130 tokens") as caught:
         parse(tokenizer, {"prompt": [1] * 130})
     assert caught.value.code == "context_length_exceeded"
+    held = {"prompt": [1] * 130, "max_tokens": 1, "kv_transfer_params": {"do_remote_decode": True}}
+    with pytest.raises(RequestError, match=r"130 tokens in the prompt\. Shorten"):
+        parse(tokenizer, held)
 
 
 def test_a_ticket_brings_tokens_and_seed(tokenizer: Tokenizer) -> None:
