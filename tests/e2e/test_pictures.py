@@ -228,4 +228,5 @@ def test_a_bad_picture_is_a_400_that_names_it(three: Serve, bad: str | bytes, re
         switch(three, mode)
         answer = look(three, [[picture("good"), bad, "hm"]])
         assert answer.status == 400 and reason in answer.body["error"]["message"], answer
+        assert answer.body["error"]["param"] == "messages[0].content[1]"
         wait_nothing_held(three)

@@ -23,7 +23,7 @@ def find_pictures(body: Mapping[str, Any], limit: int) -> tuple[Place, ...]:
     places: list[Place] = []
     for i, j, part in _parts(body):
         kind = part.get("type")
-        where = f"messages[{i}].content[{j}]"
+        where = _where(i, j)
         if kind in (REFERENCE, EMBEDS):
             raise RequestError(400, f"{where} has type {kind!r}: send the picture itself", param=where)
         if kind != PICTURE:
@@ -85,6 +85,10 @@ class Pictures:
             raise RuntimeError("the pictures were dropped: the request was accepted")
         return self._urls[index]
 
+    def where(self, index: int) -> str:
+        """Return the name of a picture's part of the client's body, for what is said against it."""
+        return _where(*self._places[index])
+
     def drop(self) -> None:
         """Let go of the bytes: nobody will be asked again."""
         self._urls = None
@@ -104,6 +108,10 @@ class Pictures:
         i, j = self._places[index]
         part: dict[str, Any] = body["messages"][i]["content"][j]
         return {**part, PICTURE: {**part[PICTURE], "url": self.url(index)}}
+
+
+def _where(i: int, j: int) -> str:
+    return f"messages[{i}].content[{j}]"
 
 
 def _parts(body: Mapping[str, Any]) -> Iterator[tuple[int, int, dict[str, Any]]]:

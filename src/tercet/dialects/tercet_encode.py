@@ -69,7 +69,8 @@ class TercetEncodeExchange(EncodeExchange[EncodedPicture]):
         readers = 1 if self._route.prefill is None else 2
 
         def make() -> bytes:
-            images = [{"index": i, "url": self._pictures.url(i)} for i in share.pictures]
+            pictures = self._pictures
+            images = [{"index": i, "where": pictures.where(i), "url": pictures.url(i)} for i in share.pictures]
             return dump({**head, "readers": readers, "images": images})
 
         return Leg(Stage.ENCODE, share.rank, ENCODE_PATH, leg_headers(self._request, share.rank), b"", make=make)

@@ -38,6 +38,7 @@ def parse_encode(body: dict[str, Any]) -> EncodeRequest:
 
 
 def _source(image: object, place: int) -> PictureSource:
+    """Read an image. What is wrong with the picture itself is said of `where` it stood in the client's request."""
     where = f"images[{place}]"
     given = image if isinstance(image, dict) else {}
     url, index = given.get("url"), given.get("index", place)
@@ -45,7 +46,10 @@ def _source(image: object, place: int) -> PictureSource:
         raise RequestError(400, f"{where}.url must be a data URI or a URL", param=f"{where}.url")
     if type(index) is not int:
         raise RequestError(400, f"{where}.index must be the picture's number in its request", param=f"{where}.index")
-    return PictureSource(index, url, where)
+    stood = given.get("where", where)
+    if not isinstance(stood, str):
+        raise RequestError(400, f"{where}.where must name the picture's place", param=f"{where}.where")
+    return PictureSource(index, url, stood)
 
 
 def encode_answer(asked: EncodeRequest, encoded: Sequence[EncodedPicture]) -> bytes:

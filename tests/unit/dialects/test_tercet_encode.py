@@ -62,7 +62,7 @@ def shared(prefill: Rank | None = P, **more: Any) -> tuple[TercetEncodeExchange,
 def test_encode_legs_go_side_by_side_and_are_joined_in_order(prefill: Rank | None, readers: int) -> None:
     exchange, first, second = shared(prefill)
     assert (first.stage, first.url, second.rank) == (Stage.ENCODE, "http://e0:1/v1/encode", E1)
-    images = [{"index": 0, "url": "data:0"}, {"index": 2, "url": "data:2"}]
+    images = [{"index": i, "where": f"messages[0].content[{i}]", "url": f"data:{i}"} for i in (0, 2)]
     assert body_of(first) == {"model": "m", "readers": readers, "images": images}
     assert dict(second.headers)["X-data-parallel-rank"] == "2"
     assert exchange.on_answer(second, encoded(1)) == Legs(())

@@ -154,9 +154,14 @@ def test_bare_prompts_hold_no_pictures(tokenizer: Tokenizer) -> None:
 
 
 def test_encode_bodies() -> None:
-    asked = parse_encode({"readers": 2, "images": [{"index": 3, "url": "data:,a"}, {"url": "u"}]})
+    stood = {"url": "v", "where": "messages[0].content[7]"}
+    asked = parse_encode({"readers": 2, "images": [{"index": 3, "url": "data:,a"}, {"url": "u"}, stood]})
     assert asked.readers == 2
-    assert [(s.index, s.url, s.where) for s in asked.sources] == [(3, "data:,a", "images[0]"), (1, "u", "images[1]")]
+    assert [(s.index, s.url, s.where) for s in asked.sources] == [
+        (3, "data:,a", "images[0]"),
+        (1, "u", "images[1]"),
+        (2, "v", "messages[0].content[7]"),
+    ]
     assert parse_encode({"images": [{"url": "u"}]}).readers == 1
 
 
@@ -170,6 +175,7 @@ def test_encode_bodies() -> None:
         ({"images": [{"url": 5}]}, "images[0].url"),
         ({"images": [{"url": "u"}, "u"]}, "images[1].url"),
         ({"images": [{"url": "u", "index": "3"}]}, "images[0].index"),
+        ({"images": [{"url": "u", "where": 3}]}, "images[0].where"),
         ({"images": [{"url": "u"}], "readers": 3}, "readers"),
         ({"images": [{"url": "u"}], "readers": 0}, "readers"),
     ],
