@@ -100,6 +100,7 @@ def _sensitivity(label: str, evidence: Evidence, several: bool) -> list[str]:
         if text := _growth_text(label, valid, evidence.labels):
             growth.append(f"{where}{text}")
         pairs = [(a.value, b.value) for c in mine if (a := c.get(TTFT_FIRST)) and (b := c.get(TTFT_LATER))]
+        pairs = [(first, later) for first, later in pairs if first > 0]
         if pairs:
             turns.append(f"{where}{_percent_range([later / first for first, later in pairs])}")
         if mine and mine[-1].busy:
@@ -140,7 +141,7 @@ def _prompt_length(label: str, evidence: Evidence) -> list[str]:
     quiet: dict[Group, float] = {}
     for group in evidence.groups:
         mine = [cell for cell in evidence.of(group) if cell.architecture == label and not cell.invalid]
-        if mine and (found := mine[0].get(TTFT_P50)) is not None:
+        if mine and (found := mine[0].get(TTFT_P50)) is not None and found.value > 0:
             quiet[group] = found.value
     if len(quiet) < 2:
         return []

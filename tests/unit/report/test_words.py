@@ -171,3 +171,14 @@ def test_who_dropped_work_is_not_behind_by_what_that_made_it_faster() -> None:
     assert usefulness(alone, gather(alone))[2].useful == (
         "TTFT: at 1 requests/s, the others with fewer requests answered",
     )
+
+
+def test_first_tokens_that_took_no_time_divide_nothing() -> None:
+    """As a tool writes them that takes an empty piece for the first token."""
+    results = comparison(("pd", "ppd"), workloads=("W1", "W2"), loads=(1, 4), blocks=3)
+    runs = tuple(
+        replace(run, requests=tuple(replace(each, chunk_s=(each.sent_s, *each.chunk_s)) for each in run.requests))
+        for run in results.runs
+    )
+    instant = replace(results, runs=runs)
+    assert not any("later turns" in line for each in usefulness(instant, gather(instant)) for line in each.sensitivity)
