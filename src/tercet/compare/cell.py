@@ -22,7 +22,9 @@ class Cell:
     """The runs of one workload under one load. `blocks` are those that count, by their number.
 
     A block counts when every architecture completed it with a valid run; `left_out` says why others don't. `short` are
-    the architectures that can't win, as they answered fewer requests. `devices` is None where all have equally many.
+    the architectures that can't win, as they answered fewer requests. `silent` answered none at all and are not among
+    the `labels`: there is no request that they answered too, and the others are judged without them. `devices` is None
+    where all have equally many.
     """
 
     workload: str
@@ -34,6 +36,7 @@ class Cell:
     short: tuple[str, ...]
     devices: Mapping[str, int] | None
     metrics: tuple[Metric, ...]
+    silent: tuple[str, ...] = ()
 
     def figures(self, metric: Metric) -> dict[int, dict[str, float]]:
         """Return block -> architecture -> the metric, for the blocks in which every architecture has it."""
@@ -41,8 +44,9 @@ class Cell:
         return {number: figures for number, figures in found.items() if len(figures) == len(self.labels)}
 
     def basis(self, count: int) -> str:
-        """Name `count` blocks as the units of statistics, and those left out."""
+        """Name `count` blocks as the units of statistics, and what was left out: blocks, and who answered nothing."""
         out = f", {len(self.left_out)} left out" if self.left_out else ""
+        out += f"; {' and '.join(self.silent)} answered nothing" if self.silent else ""
         return f"{count} block{'' if count == 1 else 's'}{out}"
 
     def obstacle(self, count: int) -> str:
@@ -69,6 +73,10 @@ def cells(
             if len(labels) < 2:
                 continue
             blocks, left_out = _paired(here, labels)
+            silent = _silent(blocks, labels)
+            if silent:
+                labels = tuple(label for label in labels if label not in silent)
+                blocks = {n: {label: block[label] for label in labels} for n, block in blocks.items()}
             counts = {label: max(1, devices[label]) for label in labels}
             unequal = len(set(counts.values())) > 1
             found.append(
@@ -82,6 +90,7 @@ def cells(
                     _short_of_answers(list(blocks.values()), labels),
                     counts if unequal else None,
                     metrics(traffic.turns, per_device=unequal),
+                    silent,
                 )
             )
     return found
@@ -103,6 +112,16 @@ def _paired(runs: Sequence[RunRecord], labels: Sequence[str]) -> tuple[dict[int,
         else:
             blocks[number] = block
     return blocks, tuple(left_out)
+
+
+def _silent(blocks: Mapping[int, Block], labels: Sequence[str]) -> tuple[str, ...]:
+    """Return who answered nothing, as long as two are left that can be compared."""
+    found = tuple(
+        label
+        for label in labels
+        if blocks and not any(request.ok for block in blocks.values() for request in block[label].requests)
+    )
+    return found if len(labels) - len(found) > 1 else ()
 
 
 def _short_of_answers(blocks: Sequence[Block], labels: Sequence[str]) -> tuple[str, ...]:

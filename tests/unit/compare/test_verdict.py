@@ -90,6 +90,21 @@ def test_those_that_tie_ahead_of_a_third_lead_together() -> None:
     assert verdict.winner is None
 
 
+def test_who_answers_nothing_takes_no_verdict_from_the_others() -> None:
+    """At a load that ends one architecture there was none on any: no request was answered by all of them."""
+    runs = blocks({"pd": (0.2, 0.3, 0.21), "ppd": (0.1, 0.15, 0.105), "replicated": (0.1, 0.1, 0.1)})
+    dead = [
+        replace(run, requests=tuple(failed(each) for each in run.requests)) if run.architecture == "replicated" else run
+        for run in runs
+    ]
+    verdict = judged(dead)["ttft"]
+    assert (verdict.winner, set(verdict.values)) == ("ppd", {"pd", "ppd"})
+    assert verdict.basis == "3 blocks; replicated answered nothing"
+    assert judged(dead, devices={"replicated": 4})["throughput"].label == "output tokens/s"
+    two = judged([run for run in dead if run.architecture != "pd"])["ttft"]
+    assert two.leaders == () and two.reason.endswith("with a request that every architecture answered")
+
+
 def test_only_declared_metrics_name_a_winner_and_only_they_are_adjusted() -> None:
     runs = blocks({"pd": (0.21, 0.2, 0.205), "ppd": (0.1, 0.1, 0.1)})
     alone, pair = judged(runs, primary=("e2e",)), judged(runs, primary=("e2e", "ttft"))
