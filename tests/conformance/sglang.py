@@ -58,7 +58,7 @@ class Rooms:
 class SglangServer(Engine):
     """One SGLang worker; P's bootstrap server listens at `bootstrap_port`."""
 
-    ready_paths = ("/health", "/get_model_info")
+    ready_paths = ("/health", "/model_info")
 
     def __init__(self, role: str, rooms: Rooms, *, ranks: int = 1, bootstrap_port: int = 8998) -> None:
         super().__init__(role, ranks=ranks)

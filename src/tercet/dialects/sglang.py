@@ -44,13 +44,14 @@ class SglangDialect:
     """`bootstrap_ports` are those of the prefill workers, by URL, where they differ from the default.
 
     A decode worker refuses (400) a request without a room, so it never computes a prompt itself: `decode_alone`.
-    /health runs an inference of a second or more; /get_model_info says no less: inferences prove readiness anyway.
+    /health runs an inference of a second or more; /model_info says no less: inferences prove readiness anyway. By its
+    older name, /get_model_info, it writes a warning to the log each time.
     """
 
     bootstrap_ports: Mapping[str, int] = field(default_factory=dict)
     room: Callable[[], int] = random_room
     name: str = "sglang"
-    ready_path: str = "/get_model_info"
+    ready_path: str = "/model_info"
     reset_path: str = "/flush_cache"
     kv_use: tuple[str, str] | None = ("sglang:token_usage", "dp_rank")
     decode_alone: bool = False

@@ -103,7 +103,7 @@ def check(topology: Topology, worker: WorkerSpec) -> None:
 
 def _process(python: str, placement: Placement, worker: WorkerSpec, env: dict[str, str]) -> WorkerProcess:
     # /health of a server with a language model runs an inference, a second or more.
-    path = "/health" if role_letter(worker.stages) == "E" else "/get_model_info"
+    path = "/health" if role_letter(worker.stages) == "E" else "/model_info"
     return WorkerProcess((python, "-m", "sglang.launch_server", *arguments_of(placement, worker)), env, path)
 
 
