@@ -286,10 +286,11 @@ def compare(
         "devices": split(devices) or None,
     }
     longest = max(traffic.longest for traffic in traffics)
+    seen = any(traffic.most_pictures for traffic in traffics)
     spec = CompareSpec(
         architectures=ready(
             wanted,
-            Settings(settings, longest, comparing.parse_url_devices(url_devices), allow_unequal, pictures),
+            Settings(settings, longest, comparing.parse_url_devices(url_devices), allow_unequal, seen),
         ),
         traffics=traffics,
         load_kind=kind,

@@ -116,6 +116,15 @@ def test_a_data_set_is_compared_as_it_was_recorded(monkeypatch: pytest.MonkeyPat
     assert "--trace-speed 0" in refused("compare", "--dataset", str(path), "--trace-speed", "0")
 
 
+def test_recorded_chats_with_pictures_meet_the_model_that_sees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    picture = {"type": "image_url", "image_url": {"url": "data:,"}}
+    path.write_text(json.dumps({"messages": [{"role": "user", "content": [picture]}]}))
+    assert topology(asked(monkeypatch, "--dataset", str(path)), "pd").model == "smollm2-vision"
+    path.write_text(json.dumps({"prompt": "Say it."}))
+    assert topology(asked(monkeypatch, "--dataset", str(path)), "pd").model == "smollm2-135m"
+
+
 def test_the_engines_are_made_long_enough_for_the_conversations(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = asked(monkeypatch, "--workload", "W1,W4", "--scale", "1", "--turns", "1")
     assert topology(spec, "pd").engine.max_model_len == 8448
