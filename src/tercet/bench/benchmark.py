@@ -183,8 +183,7 @@ class Benchmark:
         """Return the document of what was measured so far; `stopped_by` says what kept it from being all."""
         runs = tuple(self.runs)
         sent = traffic_record(self.plan.traffic.at(self.plan.load_kind, self.plan.loads[0]), self.plan.scale)
-        if self.plan.slo is not None:
-            sent = replace(sent, options={**sent.options, "slo": str(self.plan.slo)})
+        sent = sent.with_slo(self.plan.slo)
         stopped = (f"Stopped early by {stopped_by}: only what was measured until then is here.",) if stopped_by else ()
         return Results(
             kind="bench",

@@ -108,10 +108,7 @@ def bench(
     timeout: Annotated[float, typer.Option(help="Seconds until an answer's first byte.")] = 600.0,
     idle_timeout: Annotated[float, typer.Option(help="Seconds that a begun answer may stand still.")] = 60.0,
     workers: Annotated[int, typer.Option(help="Processes that send; more for loads that one can't keep up with.")] = 1,
-    slo: Annotated[
-        list[str] | None,
-        typer.Option(metavar="METRIC:MS", help="Goodput counts answers within ttft:500, tpot:30, e2e:4000; repeat it."),
-    ] = None,
+    slo: flags.Slo = None,
     percentiles: Annotated[
         str, typer.Option(metavar="P[,P...]", help="Percentiles of the printed latencies.")
     ] = "95,99",

@@ -132,9 +132,10 @@ def compare(
         typer.Option(
             metavar="METRIC[,...]",
             help="Metrics that a winner may be named for: ttft, ttft_turn1, ttft_later, ttft_p99, tpot, e2e, e2e_p99, "
-            "throughput. Fewer make surer.",
+            "throughput; goodput with --slo. Fewer make surer.",
         ),
     ] = "ttft,throughput",
+    slo: flags.Slo = None,
     tie_margin: Annotated[float, typer.Option(help="Differences up to this share are a tie, however sure.")] = 0.03,
     keep: Annotated[
         str,
@@ -225,6 +226,7 @@ def compare(
     from tercet.compare.architecture import of_mode, parse_architecture
     from tercet.compare.request import Settings, ready
     from tercet.compare.spec import CompareSpec
+    from tercet.results.slo import slo_from_flags
     from tercet.traffic.spec import TrafficSpec
 
     if merge:
@@ -303,6 +305,7 @@ def compare(
         allow_unequal=allow_unequal,
         probe=probe,
         show_responses=show_responses,
+        slo=slo_from_flags(slo or ()),
     )
     if code := comparing.run(spec, output, cache_dir, resume):
         raise typer.Exit(code)

@@ -98,10 +98,7 @@ def simulate(
             "it for more.",
         ),
     ] = None,
-    slo: Annotated[
-        list[str] | None,
-        typer.Option(metavar="METRIC:MS", help="Goodput counts answers within ttft:500, tpot:30, e2e:4000; repeat it."),
-    ] = None,
+    slo: flags.Slo = None,
     percentiles: Annotated[
         str, typer.Option(metavar="P[,P...]", help="Percentiles of the printed latencies.")
     ] = "95,99",

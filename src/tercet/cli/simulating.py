@@ -211,9 +211,7 @@ def _results(
 ) -> Results:
     label = f"{fleet.mode} {PREDICTED}"
     runs = tuple(_run(label, fleet, cases[i], i, found[i], created) for i in sorted(found))
-    sent = traffic_record(cases[0].traffic, asked.scale)
-    if asked.slo is not None:
-        sent = replace(sent, options={**sent.options, "slo": str(asked.slo)})
+    sent = traffic_record(cases[0].traffic, asked.scale).with_slo(asked.slo)
     architecture = ArchitectureRecord(
         label,
         str(fleet.mode),

@@ -35,6 +35,10 @@ Dataset = Annotated[
     ),
 ]
 TraceSpeed = Annotated[float, typer.Option(help="Replay a trace so many times as fast as it happened.")]
+Slo = Annotated[
+    list[str] | None,
+    typer.Option(metavar="METRIC:MS", help="Goodput counts answers within ttft:500, tpot:30, e2e:4000; repeat it."),
+]
 Qps = Annotated[
     str,
     typer.Option(

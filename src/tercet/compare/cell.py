@@ -89,7 +89,7 @@ def cells(
                     left_out,
                     _short_of_answers(list(blocks.values()), labels),
                     counts if unequal else None,
-                    metrics(traffic.turns, per_device=unequal),
+                    metrics(traffic.turns, per_device=unequal, slo=traffic.slo),
                     silent,
                 )
             )

@@ -108,6 +108,7 @@ def merged(
     runs = tuple(replace(run, order=order) for order, run in enumerate(run for part in parts for run in part.runs))
     traffics = {traffic.workload: traffic for part in parts for traffic in part.results.traffics}
     turns = max(traffic.turns for traffic in traffics.values())
+    slo = next((traffic.slo for traffic in traffics.values() if traffic.slo is not None), None)
     checks = [part.results.answers for part in parts if part.results.answers is not None]
     capital = {label: answer for check in checks for label, answer in check.capital.items()}
     exact = bool(checks) and all(check.must_agree for check in checks)
@@ -126,7 +127,7 @@ def merged(
         interrupted=any(part.results.interrupted for part in parts),
     )
     blocks = max(run.block for run in runs) + 1
-    return derived(raw, Method(blocks, primary_metrics(primary, turns), tie_margin, "turn", allow_unequal))
+    return derived(raw, Method(blocks, primary_metrics(primary, turns, slo), tie_margin, "turn", allow_unequal))
 
 
 def _facts(mine: Results, theirs: Results) -> Iterator[tuple[str, Any, Any]]:

@@ -262,7 +262,8 @@ class Comparison:
             model=spec.model or self._model.id,
             seed=spec.seed,
             traffics=tuple(
-                traffic_record(traffic.at(spec.load_kind, spec.loads[0]), spec.scale) for traffic in spec.traffics
+                traffic_record(traffic.at(spec.load_kind, spec.loads[0]), spec.scale).with_slo(spec.slo)
+                for traffic in spec.traffics
             ),
             architectures=tuple(self._records[each.label] or _unseen(each) for each in spec.architectures),
             runs=runs,

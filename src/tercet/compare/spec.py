@@ -10,6 +10,7 @@ from tercet.compare.metrics import DEFAULT_PRIMARY, primary_metrics
 from tercet.core.errors import UsageError
 from tercet.core.topology import Topology
 from tercet.results.document import Method
+from tercet.results.slo import Slo
 from tercet.traffic.spec import LoadKind, TrafficSpec
 
 DEFAULT_BLOCKS = 5
@@ -24,7 +25,7 @@ class CompareSpec:
 
     `scale` is for the record: the workloads of `traffics` are scaled already. `keep` "warm" keeps every topology
     running beside the others, "turn" one at a time. `probe`: measure how prefill disturbs decode, too. Of
-    the first block, so many answers are shown as `show_responses` says.
+    the first block, so many answers are shown as `show_responses` says. `slo` is what goodput asks for.
     """
 
     architectures: tuple[Architecture, ...]
@@ -39,6 +40,7 @@ class CompareSpec:
     allow_unequal: bool = False
     probe: bool = True
     show_responses: int = 0
+    slo: Slo | None = None
 
     def __post_init__(self) -> None:
         """Refuse what can't be compared. Raises UsageError."""
@@ -55,7 +57,7 @@ class CompareSpec:
             raise UsageError(f"--tie-margin {self.tie_margin:g} is out of range: 0.03 calls up to three percent a tie")
         if self.keep not in (TURN, WARM):
             raise UsageError(f"--keep {self.keep!r} is unknown: choose {TURN} or {WARM}")
-        primary_metrics(self.primary, self.traffics[0].turns)
+        primary_metrics(self.primary, self.traffics[0].turns, self.slo)
         for each in self.architectures:
             self._check(each)
 

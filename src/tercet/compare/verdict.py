@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from tercet.compare.cell import Cell
-from tercet.compare.metrics import Metric
+from tercet.compare.metrics import GOODPUT, Metric
 from tercet.compare.statistics import PairedRatio, holm, paired_ratio
 from tercet.results.verdict import BEATEN, DROPPED, TIE, UNDECIDED, Margin, Verdict
 
@@ -55,7 +55,8 @@ def _contest(cell: Cell, metric: Metric) -> Contest:
     by_block = cell.figures(metric)
     figures = {label: [block[label] for block in by_block.values()] for label in cell.labels}
     ratios: dict[Pair, PairedRatio] = {}
-    obstacle = cell.obstacle(len(by_block))
+    nobody = metric.name == GOODPUT and not by_block and cell.blocks
+    obstacle = "no answer kept the limits" if nobody else cell.obstacle(len(by_block))
     for first, second in combinations(cell.labels, 2) if not obstacle else ():
         worse, better = (first, second) if metric.lower_is_better else (second, first)
         ratio = paired_ratio(figures[worse], figures[better])

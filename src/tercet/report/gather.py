@@ -15,7 +15,7 @@ from tercet.report.place import Place
 from tercet.results.document import ArchitectureRecord, Results
 from tercet.results.record import ClientHealth, RequestRecord, RunRecord
 from tercet.results.slo import Slo
-from tercet.results.summary import throughput, work
+from tercet.results.summary import goodput, throughput
 
 TIE_MARGIN = 0.03
 """What counts as a tie where the results do not say."""
@@ -28,12 +28,14 @@ SLO_FACTOR = 2.0
 
 
 def gather(results: Results, slo: Slo | None = None) -> Evidence:
-    """Return what a report is drawn from. `slo` is what goodput asks for; None derives one per workload."""
+    """Return what a report is drawn from. `slo` is what goodput asks for; None: what it asked for when it was measured,
+    else limits derived per workload."""
     architectures = known_architectures(results)
     devices = {architecture.label: architecture.devices for architecture in architectures}
     by_cell: dict[tuple[Place, str], list[RunRecord]] = {}
     for run in results.runs:
         by_cell.setdefault((Place(run.workload, run.load_kind, run.load), run.architecture), []).append(run)
+    slo = slo or next((traffic.slo for traffic in results.traffics if traffic.slo is not None), None)
     slos = _slos(by_cell, slo)
     groups = list(slos)
     order = list(devices)
@@ -76,7 +78,7 @@ def run_figures(run: RunRecord, devices: int, slo: Slo) -> dict[str, float]:
     figures["requests_per_s"] = requests_per_s
     figures["tokens_per_s"] = tokens_per_s
     figures["device_rate"] = tokens_per_s / devices
-    figures["goodput"] = _goodput(run, slo)
+    figures["goodput"] = goodput(run, slo)
     ttft = [request.ttft_ms for request in ok]
     tpot = [value for request in ok if (value := request.tpot_ms) is not None]
     e2e = [request.e2e_ms for request in ok]
@@ -99,11 +101,6 @@ def run_figures(run: RunRecord, devices: int, slo: Slo) -> dict[str, float]:
 
 def _answered(run: RunRecord) -> list[RequestRecord]:
     return [request for request in run.measured if request.ok]
-
-
-def _goodput(run: RunRecord, slo: Slo) -> float:
-    done = work(run)
-    return sum(slo.met_by(request) for request in done.ended) / done.seconds if done.seconds > 0 else 0.0
 
 
 def _slos(by_cell: Mapping[tuple[Place, str], Sequence[RunRecord]], given: Slo | None) -> dict[Group, Slo]:

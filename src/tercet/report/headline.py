@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tercet.report.evidence import Evidence
 from tercet.report.figures import milliseconds, percent
 from tercet.report.metric import TTFT_P50
-from tercet.report.spans import THROUGHPUT, TTFT, Outcome, Span, listed, pick, short_reason, spans
+from tercet.report.spans import GOODPUT, THROUGHPUT, TTFT, Outcome, Span, listed, pick, short_reason, spans
 from tercet.results.document import Results
 from tercet.results.verdict import Verdict
 
@@ -33,7 +33,9 @@ def headline(results: Results, evidence: Evidence) -> str:
         return f"No verdict: {reason}."
     work = pick(results.verdicts, THROUGHPUT)
     throughput = f"; in throughput {_judged(work, details=False)}" if work else ""
-    return f"In time to first token {_judged(first, details=True)}{throughput}."
+    good = pick(results.verdicts, GOODPUT)
+    goodput = f"; in goodput {_judged(good, details=False)}" if good else ""
+    return f"In time to first token {_judged(first, details=True)}{throughput}{goodput}."
 
 
 def _judged(verdicts: Sequence[Verdict], *, details: bool) -> str:

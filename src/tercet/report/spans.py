@@ -11,6 +11,7 @@ from tercet.results.verdict import Verdict
 TTFT = ("ttft", "ttft_turn1", "ttft_first")
 """What the verdict on the first token may be called, the preferred first."""
 
+GOODPUT = ("goodput",)
 THROUGHPUT = ("throughput", "output_tokens_per_s")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tercet.results.curve import Improvement, Interference, RatioCurve
 from tercet.results.record import RunRecord
+from tercet.results.slo import Slo, slo_from_flags
 from tercet.results.summary import Summary
 from tercet.results.verdict import AnswerCheck, Verdict
 
@@ -50,6 +51,15 @@ class TrafficRecord:
     arrivals: str
     num_requests: int
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def slo(self) -> Slo | None:
+        """What goodput asks for; None where nothing was asked for."""
+        return slo_from_flags(str(self.options.get("slo") or "").split())
+
+    def with_slo(self, slo: Slo | None) -> TrafficRecord:
+        """Return the record with what goodput asks for."""
+        return self if slo is None else replace(self, options={**self.options, "slo": str(slo)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tercet.results.record import RequestRecord, RunRecord
+from tercet.results.slo import Slo
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,12 @@ def throughput(run: RunRecord) -> tuple[float, float]:
     if done.seconds <= 0:
         return 0.0, 0.0
     return len(done.ended) / done.seconds, done.output_tokens / done.seconds
+
+
+def goodput(run: RunRecord, slo: Slo) -> float:
+    """Return the whole answers a second that kept the limits, in the steady window where the run has one."""
+    done = work(run)
+    return sum(map(slo.met_by, done.ended)) / done.seconds if done.seconds > 0 else 0.0
 
 
 def _summary(runs: Sequence[RunRecord], devices: int) -> Summary:

@@ -84,6 +84,13 @@ def test_architectures_of_every_kind_and_settings_reach_the_plan(monkeypatch: py
     assert (spec.primary, spec.tie_margin, spec.probe) == (("e2e",), 0.1, False)
 
 
+def test_goodput_is_a_metric_where_limits_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = asked(monkeypatch, "--slo", "ttft:500", "--slo", "tpot:30", "--primary", "goodput")
+    assert str(spec.slo) == "ttft:500 tpot:30" and spec.primary == ("goodput",)
+    assert "give --slo" in refused("compare", "--primary", "goodput")
+    assert "--slo 'ttft'" in refused("compare", "--slo", "ttft")
+
+
 def test_all_workloads_closed_loops_and_durations(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = asked(monkeypatch, "--workload", "all", "--concurrency", "4,1", "--duration", "30")
     assert [traffic.name for traffic in spec.traffics] == ["W1", "W2", "W3", "W4"]

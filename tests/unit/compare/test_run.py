@@ -25,6 +25,7 @@ from tercet.core.topology import Topology, parse_short_form
 from tercet.report.progress import PlainNarrator
 from tercet.results.file import to_json, validate
 from tercet.results.record import ClientHealth
+from tercet.results.slo import Slo
 from tercet.traffic.scripts import Dataset, Script, ScriptTurn
 from tercet.traffic.spec import LoadKind, Talk, TrafficSpec
 from tercet.traffic.workload import Workload
@@ -360,3 +361,12 @@ async def test_real_texts_go_as_chats_and_the_journal_names_their_file(tmp_path:
     assert plan_of(wanted)["traffics"][0]["dataset"] == data.fingerprint
     other = replace(data, scripts=data.scripts[::-1])
     assert plan_of(replace(wanted, traffics=(replace(TRAFFIC, dataset=other),))) != plan_of(wanted)
+
+
+async def test_what_goodput_asks_for_is_kept_and_judged(tmp_path: Path) -> None:
+    lab = Lab(spec(Mode.PD, Mode.PPD, slo=Slo(ttft_ms=60_000)), folder=tmp_path)
+    await lab.comparison.run()
+    results = lab.comparison.results()
+    validate(to_json(results), "results")
+    assert [traffic.slo for traffic in results.traffics] == [Slo(ttft_ms=60_000)]
+    assert "goodput" in {verdict.metric for verdict in results.verdicts}

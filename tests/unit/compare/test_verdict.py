@@ -12,6 +12,7 @@ from tercet.compare.cell import cells
 from tercet.compare.verdict import judge
 from tercet.results.document import TrafficRecord
 from tercet.results.record import RunRecord
+from tercet.results.slo import Slo
 from tercet.results.verdict import Verdict
 
 from ..results.samples import architecture, failed, request, run
@@ -39,10 +40,11 @@ def judged(
     primary: Sequence[str] = ("ttft", "throughput"),
     tie_margin: float = 0.03,
     devices: dict[str, int] | None = None,
+    slo: Slo | None = None,
 ) -> dict[str, Verdict]:
     labels = dict.fromkeys(run.architecture for run in runs)
     records = [replace(architecture(label), devices=(devices or {}).get(label, 2)) for label in labels]
-    (cell,) = cells(runs, TRAFFIC, records)
+    (cell,) = cells(runs, [traffic.with_slo(slo) for traffic in TRAFFIC], records)
     return {verdict.metric: verdict for verdict in judge(cell, primary=primary, tie_margin=tie_margin)}
 
 
@@ -131,6 +133,22 @@ def test_throughput_is_per_device_when_devices_differ() -> None:
     assert verdict.label == "output tokens/s per device"
     assert not verdict.lower_is_better
     assert judged(runs)["throughput"].tied
+
+
+def test_goodput_is_won_by_who_keeps_the_limits() -> None:
+    # Of one in four requests of a run "late" is late; "lame" keeps the limit never, "good" always.
+    def late(conversation: int, turn: int) -> float:
+        return 0.9 if conversation == 0 else 0.1
+
+    runs = [made("late", late, block) for block in range(3)] + blocks({"good": (0.1,) * 3, "lame": (0.9,) * 3})
+    goodput = ("goodput",)
+    verdict = judged(runs, primary=goodput, slo=Slo(ttft_ms=500))["goodput"]
+    assert (verdict.winner, verdict.label) == ("good", "goodput/s (ttft:500)")
+    assert verdict.values["late"] == pytest.approx(0.75 * verdict.values["good"])
+    assert 0 < verdict.values["lame"] < verdict.values["good"] / 8, "less than one answer, and still a figure"
+    assert "goodput" not in judged(runs), "nobody said which answers are good"
+    nobody = judged(runs, primary=goodput, slo=Slo(ttft_ms=5))["goodput"]
+    assert nobody.leaders == () and nobody.reason == "no answer kept the limits"
 
 
 def test_only_requests_that_every_architecture_answered_are_compared() -> None:

@@ -102,8 +102,12 @@ def test_cells_are_in_order_and_the_slo_is_derived_from_the_lowest_load() -> Non
     slo = evidence.slos[Group("W1", "qps")]
     best = min(cell.estimates["ttft_p50"].value for cell in evidence.of(Group("W1", "qps")) if cell.place.load == 1)
     assert slo.ttft_ms == pytest.approx(2 * best, rel=0.1)
-    given = gather(comparison(blocks=1, workloads=("W1",)), Slo(7.0))
+    found = comparison(blocks=1, workloads=("W1",))
+    given = gather(found, Slo(7.0))
     assert given.slos[Group("W1", "qps")].ttft_ms == 7.0
+    measured = replace(found, traffics=tuple(traffic.with_slo(Slo(9.0)) for traffic in found.traffics))
+    assert gather(measured).slos[Group("W1", "qps")].ttft_ms == 9.0, "what was asked for when it was measured"
+    assert gather(measured, Slo(7.0)).slos[Group("W1", "qps")].ttft_ms == 7.0
 
 
 def test_hops_are_summed_over_workers_and_the_rest_is_other() -> None:
