@@ -109,9 +109,10 @@ def _table(head: Row, rows: Iterable[Row]) -> str:
 
 
 def _field(value: object) -> object:
-    """Keep six digits of a float, and text from opening as a formula in a spreadsheet."""
+    """Keep six digits of a float, of a large one six behind the point, and text from opening as a formula in a
+    spreadsheet. The seconds of a long run are thousands, and its requests' times thousandths of them."""
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.6g}" if abs(value) < 1e3 else f"{value:.6f}".rstrip("0").rstrip(".")
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
         return f"'{value}"
     return value

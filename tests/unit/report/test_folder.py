@@ -112,6 +112,15 @@ def test_the_csvs_hold_every_figure_run_and_request(folder: Path) -> None:
     assert len(rows("ratios.csv")) == 4
 
 
+def test_a_request_of_the_fourth_hour_keeps_its_time_as_one_of_the_first_minute() -> None:
+    results = comparison(("pd",), workloads=("W1",), loads=(1,), blocks=1)
+    (run,) = results.runs
+    late = replace(run.requests[0], due_s=12345.678901, sent_s=13000.0, chunk_s=(13000.0123, 13001.0))
+    whole = replace(results, runs=(replace(run, requests=(late,)),))
+    (row,) = csv.DictReader(csv_files(whole, gather(whole))["requests.csv"].splitlines())
+    assert (row["due_s"], row["sent_s"], row["ttft_ms"]) == ("12345.678901", "13000", "12.3")
+
+
 def test_formulas_do_not_run_in_spreadsheets() -> None:
     results = comparison(("pd",), workloads=("W1",), loads=(1,), blocks=1)
     run = replace(results.runs[0], architecture="=cmd()")
