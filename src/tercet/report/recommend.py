@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from tercet.report.estimate import Estimate
 from tercet.report.evidence import Evidence, Group, complexity
 from tercet.report.metric import REQUESTS, TOKENS, TTFT_P50
 from tercet.report.place import Place
-from tercet.report.spans import THROUGHPUT, TTFT, listed, outcome, pick, short_reason
+from tercet.report.spans import GOODPUT, THROUGHPUT, TTFT, listed, outcome, pick, short_reason
 from tercet.results.document import Results
 from tercet.results.verdict import Verdict
 
@@ -39,8 +40,8 @@ class Recommendation:
 def recommendations(results: Results, evidence: Evidence, group: Group) -> tuple[Recommendation, ...]:
     """Return a group's recommendations, by rising load.
 
-    The winner of time to first token; among equals the leader in throughput, then what is simplest to run, then the
-    faster one.
+    The winner of time to first token, or of goodput where that was declared primary; among equals the leader in
+    throughput, then what is simplest to run, then the faster one.
     """
     loads = evidence.loads(group)
     return tuple(
@@ -59,23 +60,25 @@ def level_names(loads: Sequence[float], load_kind: str) -> list[str]:
 
 def _recommend(results: Results, evidence: Evidence, place: Place, level: str) -> Recommendation:
     here = [verdict for verdict in results.verdicts if Place.of(verdict) == place]
-    best, why = _choose(pick(here, TTFT), pick(here, THROUGHPUT), evidence, place)
+    best, why = _choose(here, evidence)
     cell = evidence.cell(place, best)
     ttft, requests, tokens = (cell.get(metric) if cell else None for metric in (TTFT_P50, REQUESTS, TOKENS))
     return Recommendation(level, place, best, why, ttft, requests, tokens, cell is not None and cell.invalid)
 
 
-def _choose(first: Sequence[Verdict], work: Sequence[Verdict], evidence: Evidence, place: Place) -> tuple[str, str]:
+def _choose(here: Sequence[Verdict], evidence: Evidence) -> tuple[str, str]:
+    first, work = pick(here, TTFT), pick(here, THROUGHPUT)
     if not first:
         return "-", "nothing was judged here"
-    verdict = first[0]
+    good = [verdict for verdict in pick(here, GOODPUT) if verdict.primary]
+    verdict, name = (good[0], "goodput") if good else (first[0], "TTFT")
     ended = outcome(verdict)
     if not ended.leaders:
         return "-", f"no verdict: {short_reason(verdict)}"
     if len(ended.leaders) == 1:
-        return ended.leaders[0], f"{ended.word} on TTFT"
+        return ended.leaders[0], f"{ended.word} on {name}"
     equal = "tie" if ended.word == "tie" else "undecided"
-    reason = f"{listed(ended.leaders)}: {equal} on TTFT"
+    reason = f"{listed(ended.leaders)}: {equal} on {name}"
     leaders = set(work[0].leaders) & set(ended.leaders) if work else set()
     if len(leaders) == 1:
         return next(iter(leaders)), f"{reason}; leads in throughput"
@@ -84,5 +87,5 @@ def _choose(first: Sequence[Verdict], work: Sequence[Verdict], evidence: Evidenc
     simplest = [label for label in left if ranks[label] == min(ranks[other] for other in left)]
     if len(simplest) == 1:
         return simplest[0], f"{reason}; simplest to run"
-    fastest = min(simplest, key=lambda label: verdict.values[label])
+    fastest = min(simplest, key=lambda label: first[0].values.get(label, math.inf))
     return fastest, f"{reason}; shortest mean TTFT"

@@ -182,3 +182,16 @@ def test_first_tokens_that_took_no_time_divide_nothing() -> None:
     )
     instant = replace(results, runs=runs)
     assert not any("later turns" in line for each in usefulness(instant, gather(instant)) for line in each.sensitivity)
+
+
+def test_who_declared_goodput_is_recommended_by_it() -> None:
+    verdicts = [judged(load, ["pd"]) for load in LOADS]
+    verdicts += [judged(load, ["ppd"], metric="goodput") for load in LOADS[:-1]]
+    verdicts.append(judged(LOADS[-1], ["ppd", "replicated"], metric="goodput", outcome=TIE))
+    results = with_verdicts(*verdicts)
+    rows = recommendations(results, gather(results), W1)
+    assert {(row.best, row.why) for row in rows[:-1]} == {("ppd", "wins on goodput")}
+    assert rows[-1].why.startswith("ppd and replicated: tie on goodput")
+    assert "; in goodput ppd wins" in sentence(results)
+    told = with_verdicts(*(replace(v, primary=v.metric == "ttft") for v in verdicts))
+    assert {row.why for row in recommendations(told, gather(told), W1)} == {"wins on TTFT"}
