@@ -305,5 +305,7 @@ def _logprobs(body: dict[str, Any], chat: bool) -> int | None:
     if not chat:
         value = number(body, "logprobs", -1, int, 0, MAX_LOGPROBS)
         return None if value < 0 else value
-    top = number(body, "top_logprobs", 0, int, 0, MAX_LOGPROBS)
-    return top if flag(body, "logprobs") else None
+    top, wanted = number(body, "top_logprobs", 0, int, 0, MAX_LOGPROBS), flag(body, "logprobs")
+    if top and not wanted:
+        raise RequestError(400, "top_logprobs needs logprobs: true beside it", param="top_logprobs")
+    return top if wanted else None

@@ -118,6 +118,7 @@ def test_chat_refusals(tokenizer: Tokenizer) -> None:
     messages = [{"role": "user", "content": "a"}]
     for field, value in (
         ("tool_choice", "required"),
+        ("top_logprobs", 2),
         ("tools", {"x": 1}),
         ("chat_template_kwargs", []),
         ("chat_template", "{{ messages }}"),
@@ -131,6 +132,8 @@ def test_chat_refusals(tokenizer: Tokenizer) -> None:
 
 
 def test_what_asks_for_nothing_is_accepted(tokenizer: Tokenizer) -> None:
+    chat = {"messages": [{"role": "user", "content": "a"}], "logprobs": False, "top_logprobs": 0}
+    assert parse(tokenizer, chat, chat=True).sampling.logprobs is None
     body = {"presence_penalty": 0.0, "repetition_penalty": 1.0, "logit_bias": {}, "min_p": 0, "best_of": 2, "n": 2}
     assert parse(tokenizer, {"prompt": "a", "response_format": {"type": "text"}, "tools": None, **body}).n == 2
 
