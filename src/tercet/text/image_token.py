@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tercet.core.errors import RequestError
+from tercet.core.errors import RequestError, UsageError
 from tercet.text.messages import Chat
 
 
@@ -21,12 +21,20 @@ class ImageToken:
 
 
 def image_token(config: Mapping[str, Any]) -> ImageToken | None:
-    """Read it from the config.json of a LLaVA-like model; None for a model that does not see."""
+    """Read it from the config.json of a LLaVA-like model; None for a model that does not see.
+
+    Raises UsageError for one whose pictures have no fixed number of tokens.
+    """
     vision, token = config.get("vision_config"), config.get("image_token_index", config.get("image_token_id"))
     if not isinstance(vision, dict) or not isinstance(token, int):
         return None
     count = config.get("image_seq_length")
     if count is None:
+        if not {"image_size", "patch_size"} <= vision.keys():
+            raise UsageError(
+                "config.json does not say how many tokens a picture takes: it has neither image_seq_length nor "
+                "vision_config's image_size and patch_size. Only models with a fixed number, as LLaVA, are supported"
+            )
         count = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2
         count += config.get("vision_feature_select_strategy", "default") == "full"  # the class token stays
     return ImageToken(token, int(count))

@@ -149,6 +149,11 @@ def test_what_a_config_says(config: dict[str, Any], token: ImageToken | None) ->
     assert image_token(config) == token
 
 
+def test_pictures_of_any_number_of_tokens_are_refused_in_words() -> None:
+    with pytest.raises(UsageError, match="does not say how many tokens a picture takes"):
+        image_token({"vision_config": {"patch_size": 14, "spatial_merge_size": 2}, "image_token_id": 151655})
+
+
 def test_a_tokeniser_without_the_image_token_is_refused(tmp_path: Path) -> None:
     config = {"vision_config": {}, "image_token_index": 99_999, "image_seq_length": 4}
     with pytest.raises(UsageError, match="no token 99999"):
