@@ -161,12 +161,20 @@ def _weights_hash(weights: dict[str, torch.Tensor]) -> str:
 
 def _fingerprint(folder: Path, config: Any, weights: str, dtype: str) -> str:
     """Return 32 hex digits that name weights, what is read of the tower, preprocessing and dtype."""
-    path = folder / "preprocessor_config.json"
-    preprocessing = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    preprocessing = _settings(folder / "preprocessor_config.json")
+    if preprocessing is None:  # newer folders keep it elsewhere
+        preprocessing = (_settings(folder / "processor_config.json") or {}).get("image_processor")
     reads = [config.vision_feature_layer, config.vision_feature_select_strategy, config.projector_hidden_act]
     vision = {k: v for k, v in config.vision_config.to_dict().items() if k in _RELEVANT}
     parts = [_LAYOUT, weights, reads, vision, preprocessing, dtype]
     return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _settings(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return settings
 
 
 _RELEVANT = frozenset(

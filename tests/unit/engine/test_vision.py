@@ -117,12 +117,18 @@ def test_the_fingerprint_names_weights_preprocessing_and_type(folder: Path, plai
     other = shutil.copytree(folder, tmp_path / "other")
     settings = json.loads((other / "preprocessor_config.json").read_text())
     (other / "preprocessor_config.json").write_text(json.dumps({**settings, "resample": 2}))
+    newer = [shutil.copytree(folder, tmp_path / f"newer-{resample}") for resample in (2, 1)]
+    for resample, path in zip((2, 1), newer, strict=True):
+        (path / "preprocessor_config.json").unlink()
+        processor = {"processor_class": "LlavaProcessor", "image_processor": {**settings, "resample": resample}}
+        (path / "processor_config.json").write_text(json.dumps(processor))
+    assert build(newer[0]).layout == build(other).layout
     reads = shutil.copytree(folder, tmp_path / "reads")
     config = json.loads((reads / "config.json").read_text())
     (reads / "config.json").write_text(json.dumps({**config, "vision_feature_layer": -1}))
     random = [build(plain, random_weights=True, seed=seed).layout.fingerprint for seed in (0, 1)]
-    others = [build(other), build(reads), build(folder, dtype="bf16")]
-    assert len({first, *random, *(executor.layout.fingerprint for executor in others)}) == 6
+    others = [build(other), build(newer[1]), build(reads), build(folder, dtype="bf16")]
+    assert len({first, *random, *(executor.layout.fingerprint for executor in others)}) == 7
 
 
 def test_random_weights_are_seeded(plain: Path) -> None:
