@@ -111,13 +111,17 @@ def _models(architectures: Sequence[Architecture]) -> list[Topology]:
 
 
 def parse_loads(qps: str, concurrency: str, *, pictures: bool) -> tuple[LoadKind, tuple[float, ...]]:
-    """Read --qps and --concurrency: what the loads count, and they, ascending. Raises UsageError."""
+    """Read --qps and --concurrency: what the loads count, and they, ascending. Raises UsageError.
+
+    A rate has the digits that files keep: whoever goes on with a journal must know its runs again.
+    """
+    from tercet.results.codec import DECIMALS
     from tercet.traffic.spec import LoadKind
 
     if pictures and not qps and not concurrency:
         concurrency = flags.IMAGE_LOADS
     if not concurrency:
-        rates = flags.parse_rates(qps or DEFAULT_QPS)
+        rates = [round(rate, DECIMALS) for rate in flags.parse_rates(qps or DEFAULT_QPS)]
         if any(not 0 < rate < float("inf") for rate in rates):
             raise UsageError(f"--qps {qps} is out of range: give numbers above 0")
         return LoadKind.QPS, tuple(sorted(rates))

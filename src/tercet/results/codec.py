@@ -10,8 +10,8 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 
 T = TypeVar("T")
 
-TIME_DECIMALS = 6
-"""Seconds are kept to the microsecond: what the clock and the network can tell apart."""
+DECIMALS = 6
+"""Of every number that is kept: seconds to the microsecond, what the clock and the network can tell apart."""
 
 
 def encode(value: object) -> Any:
@@ -22,7 +22,7 @@ def encode(value: object) -> Any:
         return [encode(item) for item in value]
     if isinstance(value, Mapping):
         return {key: encode(item) for key, item in value.items()}
-    return round(value, TIME_DECIMALS) if isinstance(value, float) else value
+    return round(value, DECIMALS) if isinstance(value, float) else value
 
 
 def decode(kind: type[T], data: Any) -> T:

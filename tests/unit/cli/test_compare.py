@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,14 @@ from typer.testing import CliRunner
 import tercet.cli.compare as command
 from tercet.cli import comparing
 from tercet.cli.main import build_app
+from tercet.compare.plan import plan
 from tercet.compare.spec import CompareSpec
 from tercet.core.errors import UsageError
 from tercet.core.topology import Topology
+from tercet.results.codec import decode, encode
+from tercet.results.record import RunRecord
+
+from ..results.samples import run
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> CompareSpec:
@@ -142,6 +148,16 @@ def test_a_virtual_gpu_has_a_name_without_asking(monkeypatch: pytest.MonkeyPatch
     spec = asked(monkeypatch, "--engine", "virtual", "--gpu-slowdown", "1.1")
     engine = topology(spec, "pd").engine
     assert (engine.gpu, engine.gpu_slowdown) == ("h100", 1.1)
+
+
+def test_runs_at_a_rate_of_many_digits_are_known_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal keeps six decimals: a third of a request a second was measured anew, beside what was there."""
+    spec = asked(monkeypatch, "--modes", "pd", "--qps", "0.33333333,1", "--blocks", "1")
+    for step in plan(spec, "s"):
+        kept = decode(RunRecord, encode(replace(run("pd", ()), load=step.traffic.load)))
+        assert kept.load == step.key[3]
+    with pytest.raises(UsageError, match=r"--qps 0\.0000001 is out of range"):
+        asked(monkeypatch, "--modes", "pd", "--qps", "0.0000001")
 
 
 def test_a_journal_of_another_comparison_is_refused_and_auto_begins_without_one(
