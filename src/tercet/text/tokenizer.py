@@ -37,11 +37,14 @@ class Tokenizer:
         fast: FastTokenizer,
         *,
         chat_template: ChatTemplate | None = None,
+        tool_template: ChatTemplate | None = None,
         eos_token_ids: frozenset[int] = frozenset(),
         vocab_size: int | None = None,
         image: ImageToken | None = None,
     ) -> None:
         """Wrap `fast`. `vocab_size` is how many ids the model knows; by default as many as the tokeniser has.
+
+        `tool_template` takes the place of `chat_template` in chats with tools.
 
         `image` is the image token of a model that sees. Raises UsageError when the tokeniser does not know it.
         """
@@ -51,7 +54,7 @@ class Tokenizer:
         decoder = json.loads(fast.decoder.__getstate__()) if fast.decoder is not None else None
         self._fast = fast
         self._decoder = TokenDecoder(decoder)
-        self._chat = chat_template
+        self._chat, self._tool_chat = chat_template, tool_template or chat_template
         self._pieces: dict[int, bytes] = {}
         self.image = image
         self._image_text = ""
@@ -135,9 +138,10 @@ class Tokenizer:
         add_generation_prompt: bool,
         variables: Mapping[str, Any] | None,
     ) -> str:
-        if self._chat is None:
+        template = self._tool_chat if tools else self._chat
+        if template is None:
             raise RequestError(400, "this model has no chat template: send a prompt to /v1/completions instead")
-        return self._chat.render(
+        return template.render(
             chat,
             image_token=self._image_text,
             tools=tools,
@@ -190,10 +194,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     settings = _read_json(folder / "tokenizer_config.json")
     config = _read_json(folder / "config.json")
     special = _special_tokens(_read_json(folder / "special_tokens_map.json")) | _special_tokens(settings)
-    template = _chat_template(folder, settings)
+    templates = {name: ChatTemplate(source, special) for name, source in _chat_templates(folder, settings).items()}
     return Tokenizer(
         fast,
-        chat_template=None if template is None else ChatTemplate(template, special),
+        chat_template=templates.get("default"),
+        tool_template=templates.get("tool_use"),
         eos_token_ids=_eos_ids(fast, special, config, _read_json(folder / "generation_config.json")),
         vocab_size=config.get("vocab_size") or config.get("text_config", {}).get("vocab_size"),
         image=image_token(config),
@@ -223,15 +228,18 @@ def _special_tokens(source: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
+def _chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """Return the templates by name, as Hugging Face chooses among them: "default", and "tool_use" for chats with tools.
+
+    One without a name is the default.
+    """
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return {"default": path.read_text(encoding="utf-8")}
     template = _read_json(folder / "chat_template.json").get("chat_template") or settings.get("chat_template")
     if isinstance(template, list):
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
+        return {entry["name"]: entry["template"] for entry in template if entry["name"] in ("default", "tool_use")}
+    return {"default": template} if isinstance(template, str) else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -55,6 +55,14 @@ def test_chat_templates_are_found(tmp_path: Path, files: dict[str, object]) -> N
     assert tokenizer.special_token_ids & set(tokenizer.encode(prompt))
 
 
+def test_a_chat_with_tools_gets_the_template_for_tools(tmp_path: Path) -> None:
+    templates = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "{{ tools[0].name }}"}]
+    folder = write_folder(tmp_path, build("byte_level"), tokenizer_config_json={"chat_template": templates})
+    tokenizer, messages = load_tokenizer(folder), [{"role": "user", "content": "hi"}]
+    assert tokenizer.encode_chat(messages, tools=[{"name": "weather"}]).text == "weather"
+    assert tokenizer.encode_chat(messages).text == tokenizer.encode_chat(messages, tools=[]).text == "plain"
+
+
 def test_special_tokens_reach_the_template(tmp_path: Path) -> None:
     folder = write_folder(
         tmp_path / "m",
