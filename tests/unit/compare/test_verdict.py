@@ -92,6 +92,23 @@ def test_those_that_tie_ahead_of_a_third_lead_together() -> None:
     assert verdict.winner is None
 
 
+@pytest.mark.parametrize(("lost", "winner", "outcome"), [(1, "ppd", "beaten"), (2, "pd", "dropped")])
+def test_up_to_a_percentage_point_fewer_answers_may_still_win(lost: int, winner: str, outcome: str) -> None:
+    runs = []
+    for block in range(3):
+        pd, ppd = (made(label, ttft, block, conversations=50) for label, ttft in (("pd", 0.2), ("ppd", 0.1)))
+        runs += [pd, replace(ppd, requests=(*map(failed, ppd.requests[:lost]), *ppd.requests[lost:]))]
+    verdict = judged(runs)["ttft"]
+    assert verdict.winner == winner, "of a hundred requests"
+    assert [margin.outcome for margin in verdict.margins] == [outcome]
+
+
+def test_a_block_that_one_did_not_end_is_named() -> None:
+    runs = blocks({"pd": (0.2, 0.2, 0.2), "ppd": (0.1, 0.1, 0.1)})
+    runs[4] = replace(runs[4], complete=False)
+    assert judged(runs)["ttft"].reason == "needs at least 3 blocks, there are 2: block 2 was not completed by ppd"
+
+
 def test_who_answers_nothing_takes_no_verdict_from_the_others() -> None:
     """At a load that ends one architecture there was none on any: no request was answered by all of them."""
     runs = blocks({"pd": (0.2, 0.3, 0.21), "ppd": (0.1, 0.15, 0.105), "replicated": (0.1, 0.1, 0.1)})

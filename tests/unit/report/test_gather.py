@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from tercet.report.estimate import estimate, estimate_text
+from tercet.report.estimate import estimate, estimate_text, value_text
 from tercet.report.evidence import Group, complexity, roles
 from tercet.report.gather import gather, run_figures
-from tercet.report.metric import REQUESTS, SUCCESS, TOKENS, TTFT_P50
+from tercet.report.metric import GOODPUT, REQUESTS, SUCCESS, TOKENS, TTFT_P50, Metric
 from tercet.report.place import Place
 from tercet.results.document import ArchitectureRecord
+from tercet.results.record import StageBusy
 from tercet.results.serving import serving_figures
 from tercet.results.slo import Slo
 
@@ -36,6 +37,11 @@ def test_a_share_stays_within_0_and_1_and_two_runs_have_no_interval() -> None:
     assert share is not None
     assert share.value == pytest.approx(0.9667, abs=1e-4)
     assert share.high == 1.0
+    rare = estimate([0.0, 0.1, 0.9], SUCCESS)
+    assert rare is not None and (rare.low, rare.high) == (0.0, 1.0)
+    goodput = estimate([0.0, 0.5, 9.0], GOODPUT)
+    assert goodput is not None and goodput.low == 0.0, "fewer than none are no requests"
+    assert goodput.high is not None and goodput.high > 9.0, "requests a second are no share"
     two = estimate([4.0, 9.0], TTFT_P50)
     assert two is not None
     assert two.value == pytest.approx(6.0)
@@ -43,6 +49,29 @@ def test_a_share_stays_within_0_and_1_and_two_runs_have_no_interval() -> None:
     assert estimate([], TTFT_P50) is None
     assert estimate_text(two, TTFT_P50) == "6.00"
     assert estimate_text(share, SUCCESS).endswith("to 100%)")
+
+
+@pytest.mark.parametrize(
+    ("value", "metric", "text"),
+    [
+        (1.234, TTFT_P50, "1.23"),
+        (123.4, TTFT_P50, "123"),
+        (12345.6, TTFT_P50, "12346"),
+        (12.34, TOKENS, "12.3"),
+        (12345.6, TOKENS, "12,346"),
+        (0.5, SUCCESS, "50.0%"),
+    ],
+)
+def test_figures_are_written_with_three_digits(value: float, metric: Metric, text: str) -> None:
+    assert value_text(value, metric) == text
+
+
+def test_a_stage_that_did_nothing_is_idle_but_for_an_encoder_that_no_picture_came_to() -> None:
+    stages = (StageBusy("w", "encode", 0.0), StageBusy("w", "prefill", 0.0), StageBusy("w", "decode", 0.4))
+    for mode, seen in (("pd", {"prefill", "decode"}), ("epd", {"encode", "prefill", "decode"})):
+        idle = replace(run(mode, (request("a", 1, 0.5, 0.01),)), stages=stages)
+        (cell,) = gather(replace(results(), runs=(idle,))).cells
+        assert set(cell.busy) == seen and cell.busy["decode"] == 0.4
 
 
 def test_the_figures_of_a_run() -> None:
