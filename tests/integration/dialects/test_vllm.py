@@ -52,6 +52,15 @@ async def test_several_answers_draw_nothing_from_p() -> None:
         await setup.idle()
 
 
+async def test_several_answers_are_refused_where_d_would_wait_for_them_for_ever() -> None:
+    async with routing("vllm", fleet("PD"), "pd", kv_connector="p2p-nccl") as setup:
+        got = await setup.chat("hello there", n=2, max_tokens=2)
+        assert (got.status, got.error["code"], got.error["param"]) == (400, "one_choice", "n")
+        assert not any("hello there" in str(body) for engine in setup.engines for body in engine.bodies)
+        assert (await setup.chat("hello there", max_tokens=2)).text == "w3 w4"
+        await setup.idle()
+
+
 @pytest.mark.parametrize("grid", [False, True])
 @pytest.mark.parametrize("takes_embeds", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
