@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tercet.bench.observed import observed_run, split_route
+from tercet.bench.observed import observed, observed_run, split_route
 from tercet.bench.observed_csv import lowest_loads, read_csv_samples, read_rows
 from tercet.core.errors import UsageError
 from tercet.latency.samples import FirstToken, Stretch
 from tercet.results.record import ClientHealth, RequestRecord, RunRecord
+
+from ..results.samples import architecture, results
 
 HEADER = (
     "workload,mode,target_qps,real_qps,turn2_prompt_tokens,mean_output_tokens,"
@@ -48,6 +50,40 @@ def test_one_request_alone_tells_of_its_prompt_and_of_decoding() -> None:
     assert stretch.observed_ms == pytest.approx(1000.0)
     assert (stretch.steps, stretch.batch) == (10, 1.0)
     assert stretch.context == pytest.approx(605.5)
+
+
+@pytest.mark.parametrize(
+    ("engine", "steps"),
+    [
+        ({"engine": "tercet"}, 3),
+        ({"engine": "vllm"}, 1),
+        ({"engine": "tercet", "max_num_batched_tokens": 300}, 5),
+        ({"engine": "vllm", "max_num_batched_tokens": None}, 1),
+        ({}, 1),
+    ],
+)
+def test_a_prompt_takes_as_many_steps_as_its_engine_says(engine: dict[str, object], steps: int) -> None:
+    one = run(request(0.0, 0.5, 1.5, prompt=1500))
+    measured = replace(results(), architectures=(replace(architecture("a"), engine=engine),), runs=(one,))
+    first, _ = observed(measured)
+    assert isinstance(first, FirstToken) and first.steps == steps
+    assert observed(replace(measured, runs=(replace(one, invalid_reasons=("late",)),))) == []
+
+
+def test_who_computes_beside_is_counted_by_how_long_it_did() -> None:
+    """On A1 a prompt from 1 to 2 and its answer until 4; on A2 nothing before 5.5. Seen from A0, of 2 and of 6 s."""
+    samples = observed_run(
+        run(
+            request(2.0, 4.0, 10.0),
+            request(1.0, 2.0, 4.0, route="A1"),
+            request(3.0, 3.5, 6.0, route="A1"),
+            request(5.5, 6.5, 7.0, route="A2"),
+        ),
+        512,
+    )
+    first, stretch = samples[:2]
+    assert isinstance(first, FirstToken) and first.others == pytest.approx(1.0)
+    assert isinstance(stretch, Stretch) and stretch.others == pytest.approx((2.0 + 1.5) / 6)
 
 
 def test_who_waited_for_another_tells_nothing_of_its_prompt() -> None:

@@ -108,6 +108,9 @@ def test_a_prompt_in_two_steps_and_prompts_between_decodes_cost_more() -> None:
     assert 10 * oracle.decode(2, 1000) < expected_ms(oracle, plain) < 10 * oracle.decode(4, 1000)
     disturbed = Stretch(1.0, 10, 2.5, 1000.0, 2000.0, 2000.0 * 1000)
     assert expected_ms(oracle, disturbed) > expected_ms(oracle, plain) + 30
+    after_500 = Stretch(1.0, 10, 2.0, 1000.0, 2000.0, 2000.0 * (500 + 1000))
+    beside = TRUE.prefill(1, 2000, 500) - TRUE.prefill(1, 1, 0)
+    assert expected_ms(TRUE, after_500) == pytest.approx(10 * TRUE.decode(2, 1000) + beside)
 
 
 def test_the_measured_oracle_adds_up() -> None:
@@ -116,6 +119,7 @@ def test_the_measured_oracle_adds_up() -> None:
     assert TRUE.mixed(100, 0, 3, 200.0) == pytest.approx(TRUE.prefill(1, 100, 0) + TRUE.decode(3, 200.0) - 12)
     assert TRUE.decode_run(3, 200, 40) == pytest.approx(sum(TRUE.decode(3, 200 + step) for step in range(40)))
     assert TRUE.slowed(2.0).mixed(10, 0, 3, 20.0) == pytest.approx(2 * TRUE.mixed(10, 0, 3, 20.0))
+    assert TRUE.slowed(2.0).encode(2) == 2 * TRUE.encode(2)
     assert (TRUE.encode(2), TRUE.kv_bytes(2), TRUE.kv_capacity()) == (80.0, 46080, 10_000)
 
 
