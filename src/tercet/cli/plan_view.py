@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tercet.cli.device_options import Device
+from tercet.plan.architecture import Architecture
 from tercet.plan.question import GOOD_SHARE, Question
 from tercet.plan.ranking import Standing, crossovers, objective_gap
 from tercet.plan.search import Plan
@@ -131,9 +132,17 @@ def conclusion(plan: Plan) -> Iterator[str]:
         ratio = objective_gap(question, best, behind[0]).ratio
         yield f"Next: {behind[0].architecture.label}, {_worse(question, ratio)}."
     if question.load and best.bears and question.kind is LoadKind.QPS and question.slo is not None and plan.met:
-        needed = max(1, math.ceil(question.gpus * plan.load / best.bears))
+        needed = gpus_for(best.architecture, plan.load / best.bears)
         if needed < question.gpus:
-            yield f"At this rate of {best.bears / question.gpus:.2f}/s a GPU, {at} would need about {needed} GPUs."
+            about = f"about {needed} GPU{'' if needed == 1 else 's'}"
+            yield f"At this rate of {best.bears / question.gpus:.2f}/s a GPU, {at} would need {about}."
+
+
+def gpus_for(architecture: Architecture, share: float) -> int:
+    """Return how many GPUs so large a share of an architecture has, in whole workers: one of each kind at least."""
+    kinds = (architecture.encode, architecture.prefill, architecture.decode, architecture.whole)
+    workers = max(math.ceil(architecture.workers * share), sum(count > 0 for count in kinds))
+    return workers * architecture.tp
 
 
 def _worse(question: Question, ratio: float) -> str:

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from tercet.cli.main import build_app
+from tercet.cli.plan_view import gpus_for
 from tercet.core.errors import UsageError
 from tercet.core.stage import Mode
 from tercet.launch.source import topology_from
 from tercet.launch.topology_file import load_topology
+from tercet.plan.architecture import Architecture
 
 SMALL = ("--workload", "2048/16", "--qps", "2", "--gpus", "2", "--jobs", "1")
 
@@ -54,6 +56,22 @@ def test_a_plan_is_kept_though_nobody_reads_what_is_printed(tmp_path: Path) -> N
     with Path("/dev/full").open("w") as full:
         subprocess.run((*command, "-o", str(tmp_path)), stdout=full, stderr=subprocess.DEVNULL, timeout=60, check=False)
     assert {path.suffix for path in tmp_path.iterdir()} == {".yaml", ".json", ".png"}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "share", "gpus"),
+    [
+        (Architecture(Mode.AGGREGATED, whole=8), 0.26, 3),
+        (Architecture(Mode.AGGREGATED, tp=4, whole=2), 0.03, 4),
+        (Architecture(Mode.AGGREGATED, tp=4, whole=2), 0.6, 8),
+        (Architecture(Mode.PD, prefill=2, decode=6), 0.01, 2),
+        (Architecture(Mode.EPD, tp=2, encode=1, prefill=1, decode=2), 0.5, 6),
+    ],
+    ids=lambda each: each.label if isinstance(each, Architecture) else str(each),
+)
+def test_a_smaller_fleet_has_whole_workers_of_each_kind(architecture: Architecture, share: float, gpus: int) -> None:
+    """A model that takes four GPUs a replica was told to do with one."""
+    assert gpus_for(architecture, share) == gpus
 
 
 def test_a_tie_is_called_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
