@@ -18,7 +18,8 @@ def find_pictures(body: Mapping[str, Any], limit: int) -> tuple[Place, ...]:
     """Return where the pictures of a chat request stand, in the order of its prompt.
 
     Raises RequestError 400 for more than `limit`, for one that is malformed, and for references and embeddings: those
-    are the router's own, and would make a worker read what another client sent.
+    are the router's own, and would make a worker read what another client sent. Likewise for what vLLM would take for
+    such, as it goes by what a part holds where its type is missing, or a name is given (`uuid`).
     """
     places: list[Place] = []
     for i, j, part in _parts(body):
@@ -27,6 +28,8 @@ def find_pictures(body: Mapping[str, Any], limit: int) -> tuple[Place, ...]:
         if kind in (REFERENCE, EMBEDS):
             raise RequestError(400, f"{where} has type {kind!r}: send the picture itself", param=where)
         if kind != PICTURE:
+            if PICTURE in part or EMBEDS in part or part.get("uuid") is not None:
+                raise _disguised(part, where)
             continue
         source = part.get(PICTURE)
         if not isinstance(source, dict) or not isinstance(source.get("url"), str) or not source["url"]:
@@ -39,6 +42,26 @@ def find_pictures(body: Mapping[str, Any], limit: int) -> tuple[Place, ...]:
             raise RequestError(400, message, code="too_many_images", param=where)
         places.append((i, j))
     return tuple(places)
+
+
+def refuse_names(body: Mapping[str, Any]) -> None:
+    """Raise RequestError 400 where a request that is passed on as it is names media instead of sending them: in its
+    messages, or in those of each of several chats."""
+    messages = body.get("messages")
+    several = isinstance(messages, list) and any(isinstance(chat, list) for chat in messages)
+    for chat in messages if isinstance(messages, list) and several else (messages,):
+        for i, j, part in _parts({"messages": chat}):
+            if EMBEDS in part or REFERENCE in part or part.get("uuid") is not None:
+                raise RequestError(400, f"{_where(i, j)} names media: send them, without a uuid", param=_where(i, j))
+
+
+def _disguised(part: Mapping[str, Any], where: str) -> RequestError:
+    kind = part.get("type")
+    if PICTURE in part or EMBEDS in part:
+        message = f"{where} holds a picture, but has type {kind!r}: send pictures as type {PICTURE!r}"
+    else:
+        message = f"{where} has a uuid: media are known by their content alone; leave it out"
+    return RequestError(400, message, param=where)
 
 
 def url_at(body: Mapping[str, Any], place: Place) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tercet.core.errors import RequestError
 from tercet.core.route import Rank
 from tercet.dialects.handoff import RANK_HEADER
+from tercet.dialects.pictures import refuse_names
 from tercet.dialects.request import read_body
 from tercet.http.client import ClientError
 from tercet.http.server import Request, Responder
@@ -28,6 +29,7 @@ async def pass_through(
     content_type = request.headers.get("content-type", "json").lower()
     if body and "json" in content_type:
         data, body = read_body(body)
+        refuse_names(data)
         model = data["model"] if isinstance(data.get("model"), str) else ""
     tried: set[str] = set()
     while True:

@@ -102,6 +102,9 @@ async def test_a_clients_uuid_names_nobodys_picture() -> None:
         part = {"type": "image_embeds", "image_embeds": {}, "uuid": sha256(ONE).hexdigest()}
         got = await setup.post("/v1/chat/completions", {**body, "messages": [{"role": "user", "content": [part]}]})
         assert got.status == 400 and "send the picture itself" in got.error["message"]
+        part = {"image_url": "http://web/two.png", "uuid": sha256(ONE).hexdigest()}
+        got = await setup.post("/v1/chat/completions", {**body, "messages": [{"role": "user", "content": [part]}]})
+        assert got.status == 400 and "send pictures as type 'image_url'" in got.error["message"]
         await setup.idle()
 
 

@@ -170,3 +170,24 @@ def test_find_pictures_is_strict_about_what_it_takes_for_one() -> None:
         find_pictures(body, 2)
     for odd in ({}, {"messages": 3}, {"messages": [3, {"content": [3, {"type": ["x"]}]}, {"content": "text"}]}):
         assert find_pictures(odd, 3) == ()
+
+
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        ({"image_url": "http://web/one.png", "uuid": "theirs"}, "holds a picture, but has type None"),
+        ({"image_url": {"url": "x"}}, "holds a picture, but has type None"),
+        ({"type": "text", "text": "a", "image_url": None, "uuid": "theirs"}, "holds a picture, but has type 'text'"),
+        ({"type": "text", "text": "a", "image_embeds": {}, "uuid": "theirs"}, "holds a picture, but has type 'text'"),
+        ({"type": "image_embeds", "image_embeds": {}}, "send the picture itself"),
+        ({"type": "video_url", "video_url": {"url": "x"}, "uuid": "theirs"}, "known by their content alone"),
+    ],
+)
+def test_what_vllm_would_take_for_somebody_elses_picture_is_refused(part: dict[str, Any], why: str) -> None:
+    text = {"type": "text", "text": "a", "uuid": None}
+    body = {"messages": [{"role": "user", "content": [text, {"type": "video_url", "video_url": {"url": "x"}}]}]}
+    assert find_pictures(body, 3) == ()
+    body["messages"].append({"role": "user", "content": [text, part]})
+    with pytest.raises(RequestError, match=why) as caught:
+        find_pictures(body, 3)
+    assert (caught.value.status, caught.value.param) == (400, "messages[1].content[1]")

@@ -81,6 +81,27 @@ async def test_private_fields_are_taken_out_whatever_the_body_is_called(kind: st
         assert json.loads((await response.read()).partition(b"|")[2]) == {"model": "m", "input": "a"}
 
 
+@pytest.mark.parametrize("path", ["/v1/echo", "/v1/chat/completions"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "video_url", "video_url": {"url": "x"}, "uuid": "theirs"},
+        {"type": "image_embeds", "image_embeds": {}},
+        {"type": "image_ref", "image_ref": {"key": "theirs", "tokens": 4}},
+    ],
+)
+async def test_media_that_another_client_sent_are_not_to_be_named(path: str, part: dict[str, object]) -> None:
+    async with routing("A") as setup:
+        message = {"role": "user", "content": [{"type": "text", "text": "a", "uuid": None}, part]}
+        several = [[{"role": "user", "content": "a"}], [message]]
+        for messages in ([message], several) if path == "/v1/echo" else ([message],):
+            got = await setup.post(path, {"model": "m", "messages": messages})
+            assert (got.status, got.error["param"]) == (400, "messages[0].content[1]"), got.body
+        del message["content"][1]  # type: ignore[attr-defined]
+        assert (await setup.post(path, {"model": "m", "messages": [message]})).status == 200
+        assert not path.endswith("echo") or (await setup.post(path, {"messages": [[message], "x", 3]})).status == 200
+
+
 async def test_what_is_not_json_is_passed_on_as_it_is() -> None:
     async with routing("A") as setup:
         for kind in ("multipart/form-data; boundary=x", "application/octet-stream", "text/plain"):
