@@ -121,6 +121,14 @@ def test_bad_files_are_refused(data: bytes, reason: str) -> None:
         decode(data, MOST)
 
 
+def test_a_wider_bound_than_the_librarys_is_kept() -> None:
+    """Pillow has one of its own, of 178,956,970."""
+    with pytest.raises(PictureError, match="20000 x 10000 pixels: at most 190000000 are decoded"):
+        decode(claims(20_000, 10_000), 190_000_000)
+    with pytest.raises(PictureError, match="broken or cut off"):
+        decode(claims(20_000, 10_000), 210_000_000)
+
+
 BOMB = """
 from tercet.media.decode import decode
 from tercet.media.errors import PictureError
