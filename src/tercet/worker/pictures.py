@@ -82,8 +82,8 @@ class Pictures:
             tasks.clear()
             return encoded
         finally:
+            engine.end_group(group)  # first: what follows may be cancelled, and room be kept for ever
             await self._give_up(engine, tasks)
-            engine.end_group(group)
             # An error's traceback leads here: from here nothing may lead to the error, or both would keep the picture
             # until the garbage is collected.
             tasks.clear()
