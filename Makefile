@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+LOWEST := $(VENV)-lowest
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-engines test-fast lint bench chromium clean
+.PHONY: demo test test-engines test-fast test-lowest lint bench chromium clean
 
 demo: $(VENV)/.engine  ## compare replicated, pd and ppd of a real model on two cores of this machine
 	$(BIN)/tercet compare --preset demo
@@ -18,6 +19,13 @@ test-engines: $(VENV)/.dev  ## what needs real vLLM, which goes into an environm
 
 test-fast: $(VENV)/.dev  ## the fast suite, for the inner loop
 	$(BIN)/python -m pytest -m "not slow and not engines"
+
+test-lowest: $(VENV)/.dev  ## the unit tests with the oldest libraries that pyproject.toml allows
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt torch==2.13.0
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[engine,vision,report,otel]'
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -e '.[dev]'
+	$(LOWEST)/bin/python -m pytest -m "not slow" tests/unit
 
 chromium:  ## the browser for the tests of pages, where it is missing
 	./scripts/chromium.sh
@@ -45,4 +53,4 @@ $(VENV)/.dev: $(VENV)/.engine
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
