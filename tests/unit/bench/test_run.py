@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
+from time import perf_counter
 
-from tercet.bench.health import Vitals, judge
+from tercet.bench.health import TICK_S, Vitals, Watch, judge
 from tercet.bench.run import run_record, steady_window, traffic_record
 from tercet.results.record import ClientHealth, RequestRecord, RunRecord
 from tercet.traffic.arrivals import Arrivals
@@ -78,6 +80,22 @@ def test_warm_first_turns_make_a_run_invalid_unless_they_share_on_purpose() -> N
     assert record(*warm, traffic=chat).invalid
     assert not record(*warm, traffic=chat, overhead=16).invalid  # a chat template's tokens are in every prompt
     assert record(*warm, traffic=chat, overhead=15).invalid
+
+
+async def test_a_watch_tells_wall_and_processor_time_and_how_late_its_loop_was() -> None:
+    before = perf_counter()
+    async with Watch() as watch:
+        for _ in range(3):
+            await asyncio.sleep(0)  # its task begins to wait
+        began = perf_counter()
+        while perf_counter() - began < 3 * TICK_S:
+            pass
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        vitals = watch.vitals()
+    took = perf_counter() - before
+    assert 3 * TICK_S <= vitals.wall_s <= took and 0 < vitals.cpu_s <= 2 * took
+    assert vitals.lags_ms and max(vitals.lags_ms) > 1e3 * TICK_S, "the loop stood still for two ticks more than asked"
 
 
 def test_the_steady_window_lies_between_the_ramp_and_the_last_start() -> None:

@@ -24,6 +24,12 @@ def test_means_are_those_of_the_turns() -> None:
     assert (means.new, means.prefix, means.output, means.context) == (512, 768, 256, 768 + 512 + 128)
 
 
+def test_a_shared_prefix_is_computed_by_nobody() -> None:
+    means = means_of(question("prefix", turns=2).traffic)
+    # 1280 in and 128 out, of which a first turn has 1024 in common with others, a second all that was said before.
+    assert (means.new, means.prefix) == ((256 + 1280) / 2, (1024 + 1408) / 2)
+
+
 @pytest.mark.parametrize("architecture", [PAIR, WHOLE, HYBRID], ids=lambda each: each.label)
 def test_no_simulation_bears_more_and_a_third_is_borne(architecture: Architecture) -> None:
     asked = question("W2")

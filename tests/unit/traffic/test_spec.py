@@ -57,6 +57,25 @@ def test_groups_share_their_prefix() -> None:
         Workload("p", 16, 8, prefix_tokens=16)
 
 
+def test_first_turns_may_be_warm_where_they_share_something(tmp_path: Path) -> None:
+    """Elsewhere cached tokens of a first turn make a run invalid."""
+    trace = read_dataset(lines(tmp_path / "t.jsonl", {"input_length": 9, "output_length": 7, "hash_ids": [1]}))
+    sharing = (
+        replace(SPEC, dataset=trace),
+        replace(SPEC, workload=Workload("p", 16, 8, prefix_tokens=12)),
+        replace(SPEC, workload=replace(SPEC.workload, pictures=Pictures(pool=3))),
+    )
+    assert all(spec.shares_prefixes for spec in sharing)
+    assert not SPEC.shares_prefixes
+    assert not replace(SPEC, workload=replace(SPEC.workload, pictures=Pictures(pool=0))).shares_prefixes
+
+
+def test_words_make_the_tokens_that_a_server_was_found_to_count() -> None:
+    prompts = Prompts(PromptForm.TEXT, first_overhead=10, later_overhead=4, tokens_per_word=1.25)
+    assert (prompts.words(110, 0), prompts.words(54, 1), prompts.words(1, 0)) == (80, 40, 1)
+    assert (prompts.tokens(80, 0), prompts.tokens(40, 1)) == (110, 54)
+
+
 def test_pictures_are_counted_distinct_and_need_a_chat() -> None:
     spec = replace(SPEC, workload=replace(workload_from_name("images"), pictures=Pictures(1, 4, 40, 20)))
     talks = made(spec, CHAT)
