@@ -13,6 +13,7 @@ from tercet.core.stage import Stage
 from tercet.engine.embedding_store import EmbeddingStore, plan_pool
 from tercet.engine.encoder import EmbeddingLayout, Encoder
 from tercet.engine.executor import Executor
+from tercet.text.image_token import image_token
 from tercet.worker.config import EngineConfig
 from tercet.worker.process import Device
 
@@ -68,7 +69,7 @@ def _virtual_parts(config: EngineConfig, allocate: Allocate) -> EngineParts:
         layout = EmbeddingLayout(ROW_BYTES, f"virtual:{digest}:{config.dtype}")
         store = make_store(config, layout, config.max_model_len, allocate)
         if config.encodes:
-            encoder = VirtualEncoder(oracle, layout, picture_tokens(model))
+            encoder = VirtualEncoder(oracle, layout, picture_tokens(folder, model))
     elif config.encodes:
         raise _blind(folder)
     if config.generates:
@@ -86,11 +87,22 @@ def _virtual_parts(config: EngineConfig, allocate: Allocate) -> EngineParts:
     return EngineParts(executor, encoder, store)
 
 
-def picture_tokens(model: dict[str, Any]) -> int:
-    """Return how many tokens a picture becomes, by a LLaVA-like config.json."""
-    vision = model["vision_config"]
-    patches = (vision.get("image_size", 336) // vision.get("patch_size", 14)) ** 2
-    return int(model.get("image_seq_length") or patches)
+def picture_tokens(folder: Path, model: dict[str, Any]) -> int:
+    """Return how many tokens a picture has in prompts, by a LLaVA-like config.json. Raises UsageError."""
+    token = image_token(model)
+    if token is None:
+        raise _blind(folder)
+    return token.count
+
+
+def _check_length(folder: Path, model: dict[str, Any], made: int) -> None:
+    """Raise UsageError where every picture would be refused, as its place in the prompt is of another length."""
+    tokens = picture_tokens(folder, model)
+    if tokens != made:
+        raise UsageError(
+            f"{folder}/config.json gives a picture {tokens} tokens, and its vision tower makes {made} rows of one: "
+            f"set image_seq_length to {made}"
+        )
 
 
 def _blind(folder: Path) -> UsageError:
@@ -113,6 +125,7 @@ def _torch_parts(config: EngineConfig, device: Device, threads: int, allocate: A
             encoder = build_vision_executor(
                 folder, dtype=config.dtype, device=place, threads=threads, random_weights=random
             )
+            _check_length(folder, model, encoder.tokens_per_picture)
             layout = encoder.layout
         else:
             layout = vision_layout(folder, dtype=config.dtype, random_weights=random)

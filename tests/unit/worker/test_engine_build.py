@@ -112,6 +112,20 @@ def test_stages_decide_what_is_loaded(cache: Path) -> None:
         build(cache, ("encode",), shape="tiny")
 
 
+@pytest.mark.parametrize(("strategy", "tokens"), [("default", 16), ("full", 17)])
+def test_a_picture_has_as_many_rows_as_tokens(cache: Path, tmp_path: Path, strategy: str, tokens: int) -> None:
+    other = shutil.copytree(random_model_folder("tiny-llava", cache).path, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text()) | {"vision_feature_select_strategy": strategy}
+    del config["image_seq_length"]
+    (other / "config.json").write_text(json.dumps(config))
+    for engine in ({"engine": "tercet"}, {"engine": "virtual", "gpu": "h100"}):
+        encoder = build(cache, ("encode",), model_dir=str(other), **engine).encoder
+        assert encoder is not None and encoder.tokens(encoder.blank()) == tokens
+    (other / "config.json").write_text(json.dumps(config | {"image_seq_length": 576}))
+    with pytest.raises(UsageError, match=f"gives a picture 576 tokens.* makes {tokens} rows.*set image_seq_length to"):
+        build(cache, ("encode",), model_dir=str(other))
+
+
 def test_kv_is_of_other_pictures_when_they_are_prepared_otherwise(cache: Path, tmp_path: Path) -> None:
     """The same weights, another preprocessor: neither embeddings nor KV may be exchanged."""
     folder = random_model_folder("tiny-llava", cache).path
