@@ -90,8 +90,8 @@ async def test_a_watch_tells_wall_and_processor_time_and_how_late_its_loop_was()
         began = perf_counter()
         while perf_counter() - began < 3 * TICK_S:
             pass
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        for _ in range(9):
+            await asyncio.sleep(0)  # its timer is due, and it comes to its turn
         vitals = watch.vitals()
     took = perf_counter() - before
     assert 3 * TICK_S <= vitals.wall_s <= took and 0 < vitals.cpu_s <= 2 * took
