@@ -24,6 +24,8 @@ DECIDED = {
     "latency": "it answers sooner",
     "simplicity": "nothing tells it from the others but that it is the simplest",
 }
+OF_THOSE = {"headroom": "bear about the highest load", "latency": "answer about the soonest"}
+"""What those have in common that were left when others had been left out by it."""
 HOUR_S = 3600.0
 
 
@@ -124,7 +126,9 @@ def conclusion(plan: Plan) -> Iterator[str]:
         others = ", ".join(each.label for each in ranking.ties)
         what = "goodput" if question.slo is not None else "latency"
         yield f"Tie at {at}: {best.architecture.label} is within {question.tie_margin:.0%} in {what} of {others}."
-        yield f"Recommended: {best.architecture.label}, since {DECIDED[ranking.decided]}."
+        after = " and ".join(OF_THOSE[name] for name in ranking.after)
+        which = f"of those that {after} " if after else ""
+        yield f"Recommended: {best.architecture.label}, since {which}{DECIDED[ranking.decided]}."
     else:
         yield f"Recommended: {best.architecture.label}, since {DECIDED[ranking.decided]}."
     behind = [each for each in ranking.standings[1:] if each.architecture not in ranking.ties]

@@ -88,11 +88,13 @@ def _within(value: float) -> float:
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """Standings, best first. `ties` are the others that the asked load does not tell from the first; `decided` says by
-    what the first was chosen: goodput, latency, headroom, or simplicity when nothing else tells them apart."""
+    what the first was chosen: goodput, latency, headroom, or simplicity when nothing else tells them apart; `after` by
+    what some of them were left out before that."""
 
     standings: tuple[Standing, ...]
     ties: tuple[Architecture, ...]
     decided: str
+    after: tuple[str, ...] = ()
 
     @property
     def best(self) -> Standing:
@@ -111,12 +113,13 @@ def rank(question: Question, standings: Sequence[Standing]) -> Ranking:
     ordered = _sorted(question, standings)
     leaders = [each for each in ordered if objective_gap(question, ordered[0], each).sign == 0]
     decided = objective
+    after: tuple[str, ...] = ()
     if len(leaders) > 1:
-        best, decided = _among(leaders, question.tie_margin)
+        best, decided, after = _among(leaders, question.tie_margin)
         ordered.remove(best)
         ordered.insert(0, best)
     ties = tuple(each.architecture for each in leaders if each is not ordered[0])
-    return Ranking(tuple(ordered), ties, decided)
+    return Ranking(tuple(ordered), ties, decided, after)
 
 
 def _sorted(question: Question, standings: Sequence[Standing]) -> list[Standing]:
@@ -132,18 +135,20 @@ def _by_value(question: Question, first: Standing, second: Standing) -> int:
     return -1 if ratio > 1 else int(ratio < 1)
 
 
-def _among(leaders: Sequence[Standing], margin: float) -> tuple[Standing, str]:
-    """Choose one of those that tie, and say by what."""
+def _among(leaders: Sequence[Standing], margin: float) -> tuple[Standing, str, tuple[str, ...]]:
+    """Choose one of those that tie, and say by what, and by what others were left out before."""
     left = list(leaders)
+    after: list[str] = []
     for name, value in (("headroom", _headroom), ("latency", _quickness)):
         most = max(value(each) for each in left)
         near = [each for each in left if value(each) * (1 + margin) >= most]
         if len(near) < len(left):
-            left, decided = near, name
+            left = near
             if len(left) == 1:
-                return left[0], decided
+                return left[0], name, tuple(after)
+            after.append(name)
     simplest = min(left, key=lambda each: (_stages(each.architecture), each.architecture.tp, -_quickness(each)))
-    return simplest, "simplicity"
+    return simplest, "simplicity", tuple(after)
 
 
 def _headroom(standing: Standing) -> float:

@@ -53,6 +53,14 @@ def test_what_ties_is_told_apart_by_the_next_thing(a: dict[str, float], pd: dict
     assert ranking.ties == ((PD,) if decided == "simplicity" else (A,))
 
 
+def test_it_is_said_of_which_the_first_answers_soonest() -> None:
+    slow = standing(EPD, 4.0, 4.0, bears=12.0, e2e=150.0)
+    quick_but_full = standing(A, 4.0, 4.0, bears=5.0, e2e=50.0)
+    ranking = rank(ASKED, [slow, quick_but_full, standing(PD, 4.0, 4.0, bears=12.0)])
+    assert (ranking.best.architecture, ranking.decided, ranking.after) == (PD, "latency", ("headroom",))
+    assert rank(ASKED, [slow, quick_but_full]).after == ()
+
+
 def test_without_limits_the_sooner_answer_wins() -> None:
     asked = question(slo=None)
     ranking = rank(asked, [standing(PD, 4.0, e2e=200.0), standing(A, 1.0, e2e=100.0)])
