@@ -7,13 +7,16 @@ from dataclasses import replace
 
 import pytest
 
+from tercet.core.stage import Mode
+from tercet.plan.architecture import Architecture
 from tercet.plan.means import means_of
 from tercet.plan.question import Question
 from tercet.plan.search import SEEDS
+from tercet.plan.trial import Trial, run_trials
 from tercet.traffic.arrivals import Arrivals
 from tercet.traffic.conversation import TokenRange
 from tercet.traffic.scripts import Dataset, Script, ScriptTurn
-from tercet.traffic.spec import TrafficSpec, conversations
+from tercet.traffic.spec import LoadKind, TrafficSpec, conversations
 from tests.unit.plan.questions import question
 
 
@@ -67,3 +70,14 @@ def test_pictures_of_a_recorded_traffic_count() -> None:
     assert asked.pictures and asked.traffic.most_pictures == 2, "so that encoders apart are tried"
     plain = replace(asked, traffic=replace(asked.traffic, dataset=Dataset("jsonl", data.scripts[1:])))
     assert not plain.pictures and question("images").pictures
+
+
+def test_what_is_offered_is_the_rate_or_as_fast_as_answers_come() -> None:
+    """A rate goes on after the run; so many at a time send as they are answered, and without limits all count."""
+    alone = Architecture(Mode.AGGREGATED, whole=1)
+    limited, free = question("256/8", 5.0, gpus=1), question("256/8", 5.0, gpus=1, slo=None)
+    closed = replace(limited, kind=LoadKind.CONCURRENCY)
+    rate, at_once, all_count = run_trials([(asked, Trial(alone, 5.0)) for asked in (limited, closed, free)])
+    assert (rate.offered, rate.good) == (5.0, 1.0) and rate.served != 5.0
+    assert at_once.offered == at_once.served > 2 * rate.served
+    assert all_count.offered == all_count.served == rate.served

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
 
@@ -24,6 +25,7 @@ from tercet.routing.modes import route
 from tercet.routing.policy import Policy
 from tercet.routing.refusal import Refusal
 from tercet.sim.fleet import EngineCaps, FleetSpec, fleet_of
+from tercet.sim.network import Places
 from tercet.sim.simulate import WorkerLoss, simulate
 from tercet.traffic.pictures import Pictures
 from tercet.traffic.spec import TrafficSpec
@@ -324,3 +326,25 @@ def test_what_happens_after_the_last_answer_makes_nobody_less_busy() -> None:
     assert after.duration_s == quiet.duration_s
     assert set(after.stages) == set(quiet.stages)
     assert sum(stage.busy_fraction for stage in quiet.stages) == pytest.approx(1.0), "one at a time, without a pause"
+
+
+def test_a_decode_ranks_handoffs_are_bounded_first_come_first_served() -> None:
+    places = Places(2)
+    entered: list[object] = []
+    for number in range(5):
+        places.enter("D0", partial(entered.append, number))
+    places.enter("D1", partial(entered.append, "other"))
+    assert entered == [0, 1, "other"]
+    places.leave("D0")
+    assert entered == [0, 1, "other", 2]
+    for _ in range(4):
+        places.leave("D0")
+    assert entered == [0, 1, "other", 2, 3, 4]
+    places.enter("D0", partial(entered.append, "last"))
+    assert entered[-1] == "last"
+
+
+def test_a_histogram_counts_each_value_once() -> None:
+    spread = simulate(fleet_of("1A", BLIND), one_by_one()).figures.ttft_ms.spread()
+    assert spread is not None and spread.count == 4
+    assert (spread.mean, spread.max) == pytest.approx((26, 26)) and spread.p50 == pytest.approx(26, rel=0.005)
