@@ -25,7 +25,7 @@ from tercet.results.summary import summarise
 from tercet.text.tokenizer import Tokenizer, load_tokenizer
 from tercet.traffic.conversation import TokenRange
 from tercet.traffic.prompts import PromptForm, Prompts
-from tercet.traffic.spec import LoadKind, TrafficSpec
+from tercet.traffic.spec import LoadKind, TrafficSpec, shorter
 
 SERVER = "server"
 """What results call a server that doesn't tell its mode."""
@@ -216,7 +216,7 @@ def require_room(model: ServedModel, traffic: TrafficSpec) -> None:
     if model.max_model_len is not None and traffic.longest > model.max_model_len:
         raise UsageError(
             f"conversations grow to {traffic.longest} tokens, {model.id} takes {model.max_model_len}: "
-            "lower --turns, --scale or the workload"
+            f"{shorter(traffic)}"
         )
 
 

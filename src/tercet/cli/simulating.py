@@ -30,7 +30,7 @@ from tercet.sim.fleet import EngineCaps, FleetSpec, fleet_from_topology
 from tercet.sim.result import SimCounters, SimulationResult
 from tercet.sim.simulate import PROGRESS_EVERY, WorkerLoss
 from tercet.sim.sweep import Case, sweep
-from tercet.traffic.spec import LoadKind, TrafficSpec
+from tercet.traffic.spec import LoadKind, TrafficSpec, shorter
 
 NOT_A_CLIENT = ClientHealth(0.0, 0.0, 0.0, 0.0, 0.0, saturated=False)
 """A simulated client is never late."""
@@ -194,8 +194,8 @@ def _require_room(fleet: FleetSpec, traffic: TrafficSpec) -> None:
     )
     if traffic.longest > room:
         raise UsageError(
-            f"conversations grow to {traffic.longest} tokens, an engine takes {room}: lower --turns, --scale or the "
-            "workload, or raise max_model_len or kv_blocks in the topology file"
+            f"conversations grow to {traffic.longest} tokens, an engine takes {room}: {shorter(traffic)}, or raise "
+            "max_model_len or kv_blocks in the topology file"
         )
 
 

@@ -153,6 +153,13 @@ class TrafficSpec:
         return self.turns * (self.workload.input_tokens + self.workload.output_tokens)
 
 
+def shorter(traffic: TrafficSpec) -> str:
+    """Say how conversations that grow too long become shorter."""
+    if traffic.dataset is not None:
+        return "leave the longest conversations out of the data set"
+    return "lower --turns, --scale or the workload"
+
+
 Talk = Conversation | Reading
 """Either kind of conversation."""
 

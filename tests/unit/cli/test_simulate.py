@@ -77,6 +77,13 @@ def test_wrong_use_is_told(flags: tuple[str, ...], said: str, tmp_path: Path) ->
         build_app(command)(command)
 
 
+def test_who_replays_a_file_is_not_told_to_lower_turns(tmp_path: Path) -> None:
+    (tmp_path / "trace.jsonl").write_text('{"input_length": 400000, "output_length": 9}')
+    command = ["simulate", "1P1D", "--dataset", str(tmp_path / "trace.jsonl"), "-o", str(tmp_path)]
+    with pytest.raises(UsageError, match=r"grow to 400009 tokens.*leave the longest conversations out of the data set"):
+        build_app(command)(command)
+
+
 def test_a_measured_machine_is_of_no_other_size(tmp_path: Path) -> None:
     oracle = MeasuredOracle(10.0, 1.0, 0.001, 0.5, 0.0001, 30.0, 23040, 11000)
     write_calibration(Calibration(StackConstants(1.0, 1.0, 1.0, source="a test"), oracle), tmp_path / "s.yaml")
