@@ -10,7 +10,7 @@ STOP: Schema = {"anyOf": [string(), array(string(minLength=1), maxItems=16), {"t
 _LIMIT = nullable(integer(1, 1 << 31))
 
 _SAMPLING: dict[str, Schema] = {
-    "model": {"type": "string", "description": "May be left out where one model is served."},
+    "model": {**nullable(string()), "description": "May be left out where one model is served."},
     "stream": nullable(boolean()),
     "stream_options": nullable(
         obj(include_usage=nullable(boolean()), continuous_usage_stats=nullable(boolean())),
