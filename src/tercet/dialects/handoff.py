@@ -143,8 +143,9 @@ def split_ticket(body: bytes) -> tuple[dict[str, Any], Ticket | None]:
 
 
 def _cut(body: bytes) -> tuple[dict[str, Any], Ticket] | None:
-    """Return the same where the ticket is easily found: by its name and its braces. That these were not parts of some
-    text shows when the rest is read, with a mark in the ticket's place."""
+    """Return the same where the ticket is easily found: by its name and its braces. That the name was not part of some
+    text shows when the rest is read, with a mark in the ticket's place; a brace in a text of the ticket would have it
+    end too late, or too early."""
     start = body.find(b"{", body.find(_TICKET_KEY) + len(_TICKET_KEY))
     end, opened, closed = start, 0, 0
     while start > 0 and (before := end) >= 0 and (end := body.find(b"}", end) + 1):
@@ -155,6 +156,9 @@ def _cut(body: bytes) -> tuple[dict[str, Any], Ticket] | None:
             except ValueError:
                 return None
             raw = body[start:end]
+            texts = b"".join(raw.split(b'"')[1::2])
+            if b"\\" in raw or b"{" in texts or b"}" in texts:
+                return None
             if not isinstance(answer, dict) or answer.pop(TICKET_FIELD, None) != _MARKED or not raw[1:64].strip(_EMPTY):
                 return None
             return answer, Ticket(raw)

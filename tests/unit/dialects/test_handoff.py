@@ -34,6 +34,13 @@ def test_the_ticket_is_taken_out_wherever_it_stands(data: dict[str, Any], style:
     assert answer == {key: value for key, value in data.items() if key != KEY}
 
 
+@pytest.mark.parametrize("params", [{"{": 1}, {"a": "{"}, {"a": '\\"{', "b": {"c": 2}}, {"a": "}", "b": [{}]}])
+@pytest.mark.parametrize("rest", [{}, {"a": {"}": 1}}, {"a": "}"}, {"a": "}}", "b": {"{": "}"}}])
+def test_braces_in_texts_end_no_ticket(params: dict[str, Any], rest: dict[str, Any]) -> None:
+    answer, ticket = split_ticket(json.dumps({"id": "x", KEY: params, **rest}).encode())
+    assert ticket is not None and json.loads(ticket.raw) == params and answer == {"id": "x", **rest}
+
+
 @pytest.mark.parametrize(
     "data",
     [
