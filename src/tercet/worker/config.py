@@ -17,6 +17,9 @@ from tercet.transfer.registry import check as check_transport
 EMBEDDING_CACHE_BYTES = 64 * 1024 * 1024
 """Default size of an embedding pool: 800 pictures of the bundled vision model in bf16."""
 
+MAX_BODY_BYTES = 72 * 1024 * 1024
+"""What a router lets through by default, 64 MiB, with tickets of pictures and KV beside it."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
@@ -46,7 +49,7 @@ class WorkerConfig:
     lease_s: float = 30.0
     embedding_cache_bytes: int = EMBEDDING_CACHE_BYTES
     topology_id: str = "default"
-    max_body_bytes: int = 32 * 1024 * 1024
+    max_body_bytes: int = MAX_BODY_BYTES
     api_keys: tuple[str, ...] = ()
     require_secret: bool = False
     allow_local_media: bool = False

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tercet.core.errors import UsageError
 from tercet.core.stage import Stage
 from tercet.engine.models.store import random_model_folder
+from tercet.router.config import RouterConfig
 from tercet.worker.config import WorkerConfig
 from tercet.worker.front import load_pictures, max_model_len
 from tests.unit.test_floors import run_python
@@ -58,6 +60,11 @@ def test_the_language_models_positions_bound_a_sequence() -> None:
 def test_settings_that_cannot_work(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         WorkerConfig(**settings)
+
+
+def test_what_a_router_lets_through_a_worker_takes_with_a_ticket_beside_it() -> None:
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(RouterConfig)}
+    assert WorkerConfig().max_body_bytes >= defaults["max_body_bytes"] + (1 << 20)
 
 
 @pytest.mark.parametrize("setting", ["max_images", "max_image_bytes", "max_image_pixels"])
