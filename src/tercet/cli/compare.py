@@ -18,6 +18,7 @@ from tercet.traffic.arrivals import Arrivals
 
 DEFAULT_MODES = "replicated,pd,ppd"
 DEFAULT_WORKLOAD = "W1"
+DEFAULT_SCALE = 0.125
 DEFAULT_TURNS = 2
 DEFAULT_REQUESTS = 16
 ALL_WORKLOADS = "W1,W2,W3,W4"
@@ -118,7 +119,7 @@ def compare(
         float | None,
         typer.Option(metavar="SECONDS", help="Start conversations for so long at each load, not --num-requests."),
     ] = None,
-    scale: flags.Scale = 0.125,
+    scale: flags.Scale = DEFAULT_SCALE,
     seed: flags.Seed = 0,
     blocks: Annotated[
         int,
@@ -229,12 +230,13 @@ def compare(
     from tercet.results.slo import slo_from_flags
     from tercet.traffic.spec import TrafficSpec
 
+    limits = slo_from_flags(slo or ())
     if merge:
-        raise typer.Exit(comparing.merge(files or [], output, allow_unequal, split(primary), tie_margin))
+        raise typer.Exit(comparing.merge(files or [], output, allow_unequal, split(primary), tie_margin, limits))
     if files:
         raise UsageError(f"{files[0]!r} is no flag: results files are for --merge")
-    if dataset is not None and (workload or images or image_size or image_pool is not None):
-        raise UsageError("--dataset takes the place of --workload and its pictures: give one of them")
+    if dataset is not None and (workload or scale != DEFAULT_SCALE or images or image_size or image_pool is not None):
+        raise UsageError("--dataset takes the place of --workload, its --scale and its pictures: give one of them")
     workload = workload or DEFAULT_WORKLOAD
     shapes = [
         flags.shaped(name, scale, images=images, image_size=image_size, image_pool=image_pool)
@@ -305,7 +307,7 @@ def compare(
         allow_unequal=allow_unequal,
         probe=probe,
         show_responses=show_responses,
-        slo=slo_from_flags(slo or ()),
+        slo=limits,
     )
     if code := comparing.run(spec, output, cache_dir, resume):
         raise typer.Exit(code)

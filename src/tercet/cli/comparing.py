@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tercet.compare.journal import Journal
     from tercet.compare.spec import CompareSpec
     from tercet.core.topology import Topology
+    from tercet.results.slo import Slo
     from tercet.traffic.spec import LoadKind
 
 DEFAULT_QPS = "0.5"
@@ -66,15 +67,25 @@ def run(spec: CompareSpec, output: Path, cache_dir: Path | None, resume: str) ->
     return finish(outcome, results, output, show=print_comparison)
 
 
-def merge(files: Sequence[str], output: Path, allow_unequal: bool, primary: Sequence[str], tie_margin: float) -> int:
-    """Join results files, publish the whole, return the exit code. Raises UsageError when they can't be compared."""
+def merge(
+    files: Sequence[str],
+    output: Path,
+    allow_unequal: bool,
+    primary: Sequence[str],
+    tie_margin: float,
+    slo: Slo | None = None,
+) -> int:
+    """Join results files, publish the whole, return the exit code. Raises UsageError when they can't be compared.
+
+    `slo` is what goodput asks for, whatever was given when they were measured.
+    """
     from tercet.cli.measuring import command_line, nothing_else, publish
     from tercet.compare.merge import find_latest, load, merged
     from tercet.compare.tables import print_comparison
 
     paths = find_latest(output) if list(files) == [AUTO] else [Path(name) for name in files]
     results = merged(
-        load(paths),
+        [part.judged_by(slo) for part in load(paths)],
         allow_unequal=allow_unequal,
         primary=primary,
         tie_margin=tie_margin,

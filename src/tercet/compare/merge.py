@@ -16,6 +16,7 @@ from tercet.results.document import ArchitectureRecord, Method, Results, Source,
 from tercet.results.file import read
 from tercet.results.names import told_apart
 from tercet.results.record import RunRecord
+from tercet.results.slo import Slo
 
 AT_LEAST = 2
 
@@ -37,6 +38,11 @@ class Part:
     def runs(self) -> Iterator[RunRecord]:
         """Their runs."""
         return (run for run in self.results.runs if run.architecture in self.labels)
+
+    def judged_by(self, slo: Slo | None) -> Part:
+        """Return it with these limits in place of those that it was measured with; None keeps them."""
+        traffics = tuple(traffic.with_slo(slo) for traffic in self.results.traffics)
+        return replace(self, results=replace(self.results, traffics=traffics))
 
 
 def load(paths: Sequence[Path]) -> list[Part]:

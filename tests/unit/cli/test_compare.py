@@ -124,7 +124,7 @@ def test_a_data_set_is_compared_as_it_was_recorded(monkeypatch: pytest.MonkeyPat
     assert (spec.loads, spec.traffics[0].arrivals, spec.traffics[0].num_requests) == ((4.0, 8.0), "poisson", 2)
     spec = asked(monkeypatch, "--dataset", str(path), "--concurrency", "2")
     assert (spec.load_kind, spec.loads) == ("concurrency", (2.0,))
-    for flags in (["--workload", "W2"], ["--images", "2"], ["--preset", "demo"]):
+    for flags in (["--workload", "W2"], ["--scale", "0.5"], ["--images", "2"], ["--preset", "demo"]):
         assert "--dataset takes the place of --workload" in refused("compare", "--dataset", str(path), *flags)
     assert "--trace-speed 0" in refused("compare", "--dataset", str(path), "--trace-speed", "0")
 

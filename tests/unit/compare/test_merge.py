@@ -13,6 +13,7 @@ from tercet.compare.merge import Part, find_latest, load, merged
 from tercet.core.errors import UsageError
 from tercet.results.document import Results, TrafficRecord
 from tercet.results.file import read, to_json, validate, write
+from tercet.results.slo import Slo
 
 from ..results.samples import architecture, request, results, run
 
@@ -57,6 +58,19 @@ def test_files_are_joined_and_judged_anew() -> None:
     assert whole.answers is not None
     assert (whole.answers.compared, whole.answers.equal) == (6, 6)
     assert "Merged from 0.json, 1.json" in whole.notes[0]
+
+
+def test_what_was_measured_without_limits_is_judged_by_them_later() -> None:
+    slow, quick = measured("pd", 0.4), measured("ppd", 0.1)
+    slow = replace(slow, traffics=(TRAFFIC.with_slo(Slo(ttft_ms=5)),))
+    both = [part.judged_by(Slo(ttft_ms=200)) for part in parts(slow, quick)]
+    values: dict[str, Any] = {"allow_unequal": False, "tie_margin": 0.03, "command": (), "created_at": slow.created_at}
+    whole = merged(both, primary=("goodput",), **values)
+    assert next(verdict for verdict in whole.verdicts if verdict.metric == "goodput").winner == "ppd"
+    with pytest.raises(UsageError, match="differ in the options of W1"):
+        joined(slow, quick)
+    with pytest.raises(UsageError, match="--primary goodput needs to know"):
+        joined(measured("pd", 0.4), quick, primary=("goodput",))
 
 
 def changed_traffic(**changes: Any) -> Callable[[Results], Results]:
