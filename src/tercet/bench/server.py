@@ -48,7 +48,8 @@ class TargetServer:
     async def model(self, name: str) -> ServedModel:
         """Return the model called `name`, or the first that the server lists. Raises TercetError when there is none."""
         status, data = await self._call("GET", "/v1/models")
-        cards = data.get("data") if isinstance(data, dict) else None
+        listed = data.get("data") if isinstance(data, dict) else None
+        cards = [card for card in listed if isinstance(card, dict) and "id" in card] if isinstance(listed, list) else []
         if status != 200 or not cards:
             if name and status not in (401, 403):
                 return ServedModel(name)
@@ -56,12 +57,12 @@ class TargetServer:
                 f"GET {self._url}/v1/models answered {status}: is this an OpenAI-compatible server? "
                 "(--api-key gives a key, --model a name it needs not list)"
             )
-        found = [card for card in cards if card.get("id") == name] if name else cards
+        found = [card for card in cards if card["id"] == name] if name else cards
         if not found:
-            listed = ", ".join(str(card.get("id")) for card in cards)
-            raise UsageError(f"--model {name!r} is not served at {self._url}: it lists {listed}")
+            names = ", ".join(str(card["id"]) for card in cards)
+            raise UsageError(f"--model {name!r} is not served at {self._url}: it lists {names}")
         card = found[0]
-        return ServedModel(str(card["id"]), card.get("vocab_size"), card.get("max_model_len"))
+        return ServedModel(str(card["id"]), _size(card.get("vocab_size")), _size(card.get("max_model_len")))
 
     async def mode(self) -> str | None:
         """Return the mode that a Tercet router says it is in; None from any other server."""
@@ -158,6 +159,11 @@ class TargetServer:
             return response.status, json.loads(raw) if raw else None
         except ValueError:
             return response.status, raw.decode(errors="replace")
+
+
+def _size(value: object) -> int | None:
+    """Return a size that a server says, None for what is none."""
+    return value if type(value) is int and value > 0 else None
 
 
 def _unfit(result: RequestResult, prompts: Prompts, turns: int) -> str | None:

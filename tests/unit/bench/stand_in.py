@@ -31,6 +31,8 @@ class StandIn:
     stuck_after: int | None = None
     key: str = ""
     max_model_len: int = 4096
+    models: object = None
+    """What /v1/models answers, instead of two."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
     resets: int = 0
@@ -40,7 +42,8 @@ class StandIn:
             raise RequestError(401, "who are you?")
         if request.path == "/v1/models":
             card = {"id": "m", "max_model_len": self.max_model_len}
-            await responder.send(200, json.dumps({"data": [{"id": "other"}, card][::-1]}).encode())
+            listed = {"data": [card, {"id": "other"}]} if self.models is None else self.models
+            await responder.send(200, json.dumps(listed).encode())
         elif request.path == "/reset_prefix_cache":
             self.resets += 1
             self.seen.clear()

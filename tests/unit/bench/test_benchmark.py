@@ -201,6 +201,20 @@ async def test_keys_and_models_are_asked_for() -> None:
     assert results.model == "other" and "secret" not in json.dumps(to_json(results))
 
 
+@pytest.mark.parametrize("listed", [[], {"data": ["m"]}, {"data": {"id": "m"}}, {"data": [{"name": "m"}]}], ids=str)
+async def test_a_list_of_models_that_is_none_is_said_to_be_none(listed: object) -> None:
+    async with serving(StandIn(models=listed)) as url:
+        with pytest.raises(TercetError, match="is this an OpenAI-compatible server"):
+            await done(plan(url))
+        results = (await done(plan(url, loads=(100.0,), model="m"))).results()
+    assert results.model == "m" and results.runs[0].finished
+
+
+async def test_sizes_that_are_no_numbers_are_not_known() -> None:
+    async with serving(StandIn(models={"data": [{"id": "m", "vocab_size": "many", "max_model_len": "64"}]})) as url:
+        assert (await done(plan(url, loads=(100.0,)))).runs[0].finished
+
+
 async def test_what_cannot_be_measured_is_said_plainly() -> None:
     with pytest.raises(TercetError, match="cannot connect"):
         await done(plan("http://127.0.0.1:9"))
