@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from tercet import __version__
 from tercet.core.api_keys import KeyRing
@@ -102,7 +102,7 @@ class Endpoints:
             await _send(responder, 200 if all(done) else 409, {"reset": all(done)})
         elif route == ("POST", "/kv/release"):
             ticket_id = parse_body(request.body).get("ticket_id")
-            if not isinstance(ticket_id, str):
+            if not _is_id(ticket_id):
                 raise RequestError(400, 'name the ticket to release: {"ticket_id": ...}', param="ticket_id")
             for engine in self._engines:
                 engine.release(ticket_id)
@@ -111,7 +111,7 @@ class Endpoints:
             await self._encode(request, responder)
         elif route == ("POST", "/ec/release"):
             ids = parse_body(request.body).get("ticket_ids")
-            if not isinstance(ids, list) or not all(isinstance(ticket_id, str) for ticket_id in ids):
+            if not isinstance(ids, list) or not all(map(_is_id, ids)):
                 raise RequestError(400, 'name the tickets to release: {"ticket_ids": [...]}', param="ticket_ids")
             for engine in self._engines:
                 for ticket_id in ids:
@@ -295,6 +295,11 @@ class Endpoints:
             "engine": self._config.engine,
             "dtype": self._config.dtype,
         }
+
+
+def _is_id(ticket_id: object) -> TypeGuard[str]:
+    """True for what can be a ticket's name: one that is no Unicode can't even be sent to an engine."""
+    return isinstance(ticket_id, str) and ticket_id.isascii()
 
 
 async def _send(responder: Responder, status: int, data: dict[str, object]) -> None:

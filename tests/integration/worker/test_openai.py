@@ -163,6 +163,8 @@ def test_logprobs(whole: Worker) -> None:
         ("/v1/nothing", {}, 404, None),
         ("/v1/models", {}, 405, None),
         ("/kv/release", {}, 400, "ticket_id"),
+        ("/kv/release", {"ticket_id": "\ud800"}, 400, "ticket_id"),
+        ("/ec/release", {"ticket_ids": ["t", "\ud800"]}, 400, "ticket_ids"),
     ],
 )
 def test_what_is_refused(
