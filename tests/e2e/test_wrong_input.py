@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tercet.worker.config import MAX_BODY_BYTES
 from tests.e2e.conftest import Serve, call
 
 
@@ -38,7 +39,7 @@ def test_prompt_too_long_says_both_lengths(base: str, split_shm: Serve) -> None:
 
 
 def test_body_too_large(base: str) -> None:
-    check(call(f"{base}/v1/completions", b" " * (64 * 1024 * 1024 + 1)), 413)
+    check(call(f"{base}/v1/completions", b" " * (MAX_BODY_BYTES + 1)), 413)
 
 
 def test_wrong_type_names_the_field(base: str, split_shm: Serve) -> None:
