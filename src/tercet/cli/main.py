@@ -14,6 +14,7 @@ import typer
 
 from tercet import __version__
 from tercet.core.errors import TercetError
+from tercet.core.open_files import allow_open_files
 
 HELP = """Serve language and vision-language models as encode, prefill and decode stages, measure which split pays,
 route each request the best way.
@@ -97,6 +98,7 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 it failed, 2 wrong use, 130 interrupted."""
+    allow_open_files()
     try:
         build_app(sys.argv[1:])(prog_name="tercet")
     except TercetError as error:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from time import perf_counter_ns
 
+from tercet.core.open_files import OWN_LACK
 from tercet.http.address import Address
 from tercet.http.deadlines import Deadlines
 from tercet.http.errors import ClientError
@@ -176,8 +177,11 @@ class Client:
                 reason="connect_timeout",
             ) from None
         except (OSError, UnicodeError) as error:  # a name that DNS can't hold
+            ours = isinstance(error, OSError) and error.errno in OWN_LACK
             raise ClientError(
-                f"cannot connect to {host}:{port}: {error}", before_first_byte=True, reason="connect"
+                f"cannot connect to {host}:{port}: {error}",
+                before_first_byte=True,
+                reason="too_many_connections" if ours else "connect",
             ) from error
         finally:
             self._connecting[key] -= 1

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _MAX_PIPELINED = 8
+_MAX_REFUSED = 64
+"""So many are told that there are too many at once: each of them is a file for as long as that takes."""
 _LINGER_NS = 2_000_000_000
 
 
@@ -92,7 +94,10 @@ class ServerConnection(asyncio.Protocol):
             self._reader.client = peer[0]
         self._host.connections.add(self)
         self._set_deadline(self._host.limits.header_timeout_s)
-        if len(self._host.connections.members) > self._host.limits.max_connections:
+        excess = len(self._host.connections.members) - self._host.limits.max_connections
+        if excess > _MAX_REFUSED:
+            self.transport.abort()
+        elif excess > 0:
             self._refuse(RequestError(503, "too many connections: try again later", code="too_many_connections"))
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from time import monotonic
 
+from tercet.core.open_files import room_for_connections
 from tercet.http.connection import Handler, ServerConnection
 from tercet.http.deadlines import Deadlines
 from tercet.http.known_heads import KnownHeads
@@ -22,7 +23,8 @@ class Server:
     A RequestError that the handler raises before it started its answer becomes an OpenAI error object, any other
     exception a 500 and a log entry; after the start, either cuts the connection. When the client leaves, the
     handler's task is cancelled. With `reuse_port` other processes of this user may listen on the port, too: the kernel
-    gives each new connection to one of them.
+    gives each new connection to one of them. There are at most `max_connections`, and no more than the files that this
+    process may open suffice for if each needs `files_each`; further ones are answered 503.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Server:
         max_header_bytes: int = 64 * 1024,
         max_body_bytes: int = 64 * 1024 * 1024,
         max_connections: int = 8192,
+        files_each: int = 1,
         header_timeout_s: float = 15.0,
         body_timeout_s: float = 120.0,
         keep_alive_s: float = 75.0,
@@ -45,7 +48,7 @@ class Server:
         self.limits = ServerLimits(
             max_header_bytes=max_header_bytes,
             max_body_bytes=max_body_bytes,
-            max_connections=max_connections,
+            max_connections=min(max_connections, room_for_connections(files_each)),
             header_timeout_s=header_timeout_s,
             body_timeout_s=body_timeout_s,
             keep_alive_s=keep_alive_s,

@@ -20,7 +20,7 @@ from tercet.core.api_keys import ApiKey
 from tercet.core.errors import RequestError, TercetError, UsageError
 from tercet.dialects.request import CHAT_PATH, COMPLETIONS_PATH
 from tercet.http.client import Client
-from tercet.http.server import Request, Responder, Server
+from tercet.http.server import Request, Responder, Server, ServerLimits
 from tercet.router.admin import Admin
 from tercet.router.call import Suspect
 from tercet.router.checks import OPEN_PATHS, Door
@@ -58,6 +58,9 @@ PROBED = frozenset({"/health", "/ready"})
 TRACES_GRACE_S = 2.0
 BYTES_PER_TOKEN = 4
 """By which a request is charged whose answer isn't read."""
+
+FILES_EACH = 3
+"""What a client's connection may need: itself, and one to each of two workers."""
 
 GC_THRESHOLD = 20_000
 """So many more objects made than freed, and the collector looks at the young ones: a few MB."""
@@ -105,6 +108,7 @@ class Router:
             port=config.port,
             max_body_bytes=config.max_body_bytes,
             tls=config.server_tls(),
+            files_each=FILES_EACH,
             reuse_port=config.processes > 1,
         )
         self._asks_certificate = config.tls_client_ca is not None
@@ -157,6 +161,9 @@ class Router:
             await self._server.start()
         except OSError as error:
             raise no_port(self.parts.config, error) from error
+        room = self._server.limits.max_connections
+        if room < ServerLimits().max_connections:
+            log.warning("at most %d clients at a time: this process may have too few files open (ulimit -Hn)", room)
         self._watch()
 
     def _watch(self) -> None:

@@ -22,6 +22,7 @@ from tercet.dialects.request import COMPLETIONS_PATH, ClientRequest, dump
 from tercet.http.client import ClientError
 from tercet.router.parts import Parts
 from tercet.router.probe_picture import probe_picture
+from tercet.router.sender import TOO_MANY
 from tercet.routing.breaker import Key
 from tercet.routing.events import CacheSized, ModelsListed, PairHealth, RankHealth, RankRestarted, WorkerAdded
 from tercet.routing.policy import unequal_ranks
@@ -122,7 +123,7 @@ class Prober:
             try:
                 status, body = await self._get(url, self._parts.dialect.ready_path, config.health_timeout_s)
             except ClientError as error:
-                unanswered += 1
+                unanswered += error.reason != TOO_MANY  # our own bound says nothing of the worker
                 # A refused connection needs no second opinion: nobody listens there.
                 if error.reason == "connect" or unanswered >= config.health_failures:
                     self._down(url, str(error), dead)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import resource
 import socket
 import struct
 import tracemalloc
@@ -443,6 +445,21 @@ async def test_bounds_of_the_client() -> None:
         with pytest.raises(ClientError) as caught:
             await (await http.request("POST", url(server), body=b"x" * 1000)).read(max_bytes=500)
         assert caught.value.reason == "too_large"
+
+
+async def test_that_no_file_is_left_is_not_the_servers_fault() -> None:
+    async with serving(echo) as server, client() as http:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = os.dup(0)
+        os.close(lowest)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+            with pytest.raises(ClientError, match="open files") as caught:
+                await http.request("GET", url(server))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert caught.value.reason == "too_many_connections"
+        assert await (await http.request("GET", url(server))).read()
 
 
 async def test_long_urls_are_not_kept() -> None:
