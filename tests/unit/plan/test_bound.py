@@ -54,6 +54,14 @@ def test_a_limit_that_one_request_misses_leaves_nothing() -> None:
     assert upper_bound(question(slo=None), PAIR) > 0
 
 
+@pytest.mark.parametrize("architecture", [PAIR, WHOLE], ids=lambda each: each.label)
+def test_the_least_first_token_is_a_scaled_prompt_and_what_a_request_costs(architecture: Architecture) -> None:
+    asked = question("W2")
+    least = asked.stack.scale * asked.devices[1].oracle.prefill(1, 4096, 0) + asked.stack.per_request_ms
+    assert upper_bound(replace(asked, slo=Slo(ttft_ms=least + 0.1)), architecture) > 0
+    assert upper_bound(replace(asked, slo=Slo(ttft_ms=least - 0.1)), architecture) == 0
+
+
 def test_a_hybrid_bears_what_its_parts_do() -> None:
     asked = question("W2")
     parts = upper_bound(asked, PAIR) + upper_bound(asked, WHOLE) / 2

@@ -247,6 +247,13 @@ def test_a_closed_loop_comes_in_waves() -> None:
     assert len(starts) == 10
 
 
+def test_a_closed_loops_seats_open_during_its_ramp() -> None:
+    result = simulate(fleet_of("1A", BLIND), TrafficSpec(SHORT, 1.0, 60, concurrency=4, ramp_s=8.0))
+    starts = [record.sent_s for record in result.requests]
+    under_way = [sum(r.sent_s <= at < r.done_s for r in result.requests) for at in (1.9, 3.9, 5.9, 7.9)]
+    assert under_way == [1, 2, 3, 4] and {0.0, 2.0, 4.0, 6.0} <= set(starts)
+
+
 def test_a_warm_up_is_not_measured_and_leaves_its_caches() -> None:
     workload = Workload("w", 320, 8, prefix_tokens=160)
     cold = simulate(fleet_of("1A", BLIND), one_by_one(workload))
