@@ -74,6 +74,9 @@ def compare(
             metavar="LABEL=N[,...]", help="How many devices are behind a server; a Tercet router's are counted."
         ),
     ] = "",
+    api_key: Annotated[
+        str, typer.Option(help="Sent as a bearer token to servers named by URL; results files don't keep it.")
+    ] = "",
     workload: Annotated[
         str,
         typer.Option(
@@ -308,6 +311,7 @@ def compare(
         probe=probe,
         show_responses=show_responses,
         slo=limits,
+        api_key=api_key,
     )
     if code := comparing.run(spec, output, cache_dir, resume):
         raise typer.Exit(code)

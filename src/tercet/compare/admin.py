@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
+from tercet.bench.sender import Headers
 from tercet.core.errors import TercetError, UsageError
 from tercet.http.client import Client, ClientError
 
@@ -21,16 +22,16 @@ CAPITAL_QUESTION = "Complete the sentence: The capital of France is"
 begins with "The" by a margin of 0.1, which another CPU's bf16 turns round."""
 
 
-async def switch_mode(client: Client, url: str, mode: str) -> None:
+async def switch_mode(client: Client, url: str, mode: str, headers: Headers = ()) -> None:
     """Switch a router's mode. Raises TercetError with its reason when it refuses."""
-    status, data = await _call(client, "POST", f"{url}/mode/{mode}")
+    status, data = await _call(client, "POST", f"{url}/mode/{mode}", headers=headers)
     if status != 200:
         raise TercetError(f"{url} refused mode {mode} with {status}: {_message(data)}")
 
 
-async def router_workers(client: Client, url: str) -> dict[str, int]:
+async def router_workers(client: Client, url: str, headers: Headers = ()) -> dict[str, int]:
     """Return the URLs of the workers behind a Tercet router and how many ranks each has; empty for any other server."""
-    status, data = await _call(client, "GET", f"{url}/status")
+    status, data = await _call(client, "GET", f"{url}/status", headers=headers)
     if status != 200 or not isinstance(data, dict):
         return {}
     return {str(worker["url"]): len(worker["ranks"]) for worker in data.get("workers", ())}
@@ -74,11 +75,14 @@ async def _call(
     url: str,
     body: Mapping[str, Any] | None = None,
     *,
+    headers: Headers = (),
     timeout_s: float = ADMIN_TIMEOUT_S,
 ) -> tuple[int, Any]:
     payload = b"" if body is None else json.dumps(body).encode()
     try:
-        response = await client.request(method, url, headers=JSON, body=payload, first_byte_timeout_s=timeout_s)
+        response = await client.request(
+            method, url, headers=(*JSON, *headers), body=payload, first_byte_timeout_s=timeout_s
+        )
         raw = await response.read()
     except ValueError as error:
         raise UsageError(f"{url}: {error}; write for instance http://127.0.0.1:8000") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from tercet.bench.sender import Headers
 from tercet.bench.server import TargetServer
 from tercet.compare import admin
 from tercet.compare.architecture import UNKNOWN_MODE, Architecture
@@ -31,7 +32,7 @@ FOREIGN_RANK_BYTES = 3_500_000_000
 class Endpoint:
     """Where an architecture answers. `ours`: started here, so that its caches may be emptied.
 
-    `worker_urls` are its workers' by name, empty for a server that doesn't say.
+    `worker_urls` are its workers' by name, empty for a server that doesn't say. `headers` go with every request.
     """
 
     url: str
@@ -39,14 +40,24 @@ class Endpoint:
     worker_urls: Mapping[str, str]
     devices: int
     ours: bool
+    headers: Headers = ()
 
 
 class Fleet:
-    """Owns the deployments. `note` gets what a reader of the results must know: a part that crashed."""
+    """Owns the deployments. `note` gets what a reader of the results must know: a part that crashed. `headers` are
+    what servers that run elsewhere want with every request (an API key)."""
 
     def __init__(
-        self, *, keep: str, deploy: Deploy, client: Client, narrator: Narrator, note: Callable[[str], None]
+        self,
+        *,
+        keep: str,
+        deploy: Deploy,
+        client: Client,
+        narrator: Narrator,
+        note: Callable[[str], None],
+        headers: Headers = (),
     ) -> None:
+        self._headers = headers
         self._keep = keep
         self._deploy = deploy
         self._client = client
@@ -88,10 +99,10 @@ class Fleet:
         url = architecture.url
         assert url is not None
         if architecture.mode is not None:
-            await admin.switch_mode(self._client, url, str(architecture.mode))
+            await admin.switch_mode(self._client, url, str(architecture.mode), self._headers)
         if architecture.label not in self._remote:
-            mode = architecture.mode or await TargetServer(self._client, url).mode()
-            workers = await admin.router_workers(self._client, url)
+            mode = architecture.mode or await TargetServer(self._client, url, headers=self._headers).mode()
+            workers = await admin.router_workers(self._client, url, self._headers)
             devices = architecture.url_devices or sum(workers.values()) or None
             if devices is None:
                 raise UsageError(
@@ -101,7 +112,8 @@ class Fleet:
             # Behind a router elsewhere they may be out of reach: those are not asked again.
             counting = {worker for worker, _, _ in (await read_busy(self._client, urls)).seconds}
             urls = {name: worker for name, worker in urls.items() if name in counting}
-            self._remote[architecture.label] = Endpoint(url, str(mode or UNKNOWN_MODE), urls, devices, ours=False)
+            mode = str(mode or UNKNOWN_MODE)
+            self._remote[architecture.label] = Endpoint(url, mode, urls, devices, ours=False, headers=self._headers)
         return self._remote[architecture.label]
 
     async def _start(self, topology: Topology, name: Hashable) -> Deployment:

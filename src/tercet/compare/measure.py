@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from tercet.bench.result import RequestResult
 from tercet.bench.run import run_record, shown
+from tercet.bench.sender import Headers
 from tercet.compare.busy import busy_between, read_busy
 from tercet.compare.neighbours import Neighbours
 from tercet.compare.seams import Drive
@@ -40,6 +41,7 @@ class Run:
     cache_salt: str | None
     worker_urls: Mapping[str, str]
     ours: bool
+    headers: Headers = ()
     show_responses: int = 0
 
 
@@ -77,6 +79,7 @@ async def measure(
                 model=run.model,
                 cache_salt=run.cache_salt,
                 on_record=on_record,
+                headers=run.headers,
                 concurrency=traffic.concurrency or None,
                 ramp_s=traffic.ramp_s,
                 until_s=traffic.duration_s,

@@ -74,7 +74,14 @@ class Comparison:
         self._narrator = narrator
         self._command = tuple(command)
         self._client = Client()
-        self._fleet = Fleet(keep=spec.keep, deploy=deploy, client=self._client, narrator=narrator, note=journal.note)
+        self._fleet = Fleet(
+            keep=spec.keep,
+            deploy=deploy,
+            client=self._client,
+            narrator=narrator,
+            note=journal.note,
+            headers=(("Authorization", f"Bearer {spec.api_key}"),) if spec.api_key else (),
+        )
         self._model = ServedModel(spec.model or "")
         self._prompts: Prompts | None = None
         self._records = {each.label: _expected_record(each) for each in spec.architectures}
@@ -156,6 +163,7 @@ class Comparison:
             cache_salt=_plain(f"{step.salt}-{architecture.label}{self._apart(endpoint)}"),
             worker_urls=endpoint.worker_urls,
             ours=endpoint.ours,
+            headers=endpoint.headers,
             show_responses=0 if step.block else self.spec.show_responses,
         )
         text = f"[{step.order + 1}/{total}] {architecture.label}, {where}, block {step.block + 1}/{self.spec.blocks}"
@@ -164,7 +172,8 @@ class Comparison:
 
     async def _prepare(self, architecture: Architecture, endpoint: Endpoint) -> None:
         """Warm an architecture up down every path, and ask it what is asked once. Raises TercetError on failure."""
-        server = TargetServer(self._client, endpoint.url, salt=f"{self.journal.header['nonce']}-{architecture.label}")
+        salt = f"{self.journal.header['nonce']}-{architecture.label}"
+        server = TargetServer(self._client, endpoint.url, headers=endpoint.headers, salt=salt)
         model = await server.model("")
         if self._model.id and architecture.url is not None and model.id != self._model.id:
             self.journal.note(f"{architecture.label} serves {model.id}, others {self._model.id}.")
@@ -208,6 +217,7 @@ class Comparison:
                 model=self._model.id,
                 cache_salt=_plain(salt),
                 on_record=on_record,
+                headers=endpoint.headers,
             )
         if failures := [record.error for record in records if not record.ok]:
             raise TercetError(f"{architecture.label} can't serve this workload: {failures[0]}")
@@ -221,7 +231,7 @@ class Comparison:
         ) as advance:
 
             def sender(tally: Tally) -> Sender:
-                return Sender(self._client, endpoint.url, tally=tally)
+                return Sender(self._client, endpoint.url, headers=endpoint.headers, tally=tally)
 
             try:
                 found = await interference.probe(

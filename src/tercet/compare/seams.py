@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from tercet.bench.load import OnResult
+from tercet.bench.sender import Headers
 from tercet.core.topology import Topology
 from tercet.launch.progress import OnProgress
 from tercet.results.record import ClientHealth, RequestRecord
@@ -52,6 +53,7 @@ class Drive(Protocol):
         model: str,
         cache_salt: str | None,
         on_record: OnRecord,
+        headers: Headers = (),
         concurrency: int | None = None,
         ramp_s: float = 0.0,
         until_s: float | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tercet.compare.architecture import Architecture
 from tercet.compare.metrics import DEFAULT_PRIMARY, primary_metrics
@@ -25,7 +25,8 @@ class CompareSpec:
 
     `scale` is for the record: the workloads of `traffics` are scaled already. `keep` "warm" keeps every topology
     running beside the others, "turn" one at a time. `probe`: measure how prefill disturbs decode, too. Of
-    the first block, so many answers are shown as `show_responses` says. `slo` is what goodput asks for.
+    the first block, so many answers are shown as `show_responses` says. `slo` is what goodput asks for. `api_key` is
+    sent to the servers that are named by URL.
     """
 
     architectures: tuple[Architecture, ...]
@@ -41,6 +42,7 @@ class CompareSpec:
     probe: bool = True
     show_responses: int = 0
     slo: Slo | None = None
+    api_key: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what can't be compared. Raises UsageError."""
@@ -57,6 +59,8 @@ class CompareSpec:
             raise UsageError(f"--tie-margin {self.tie_margin:g} is out of range: 0.03 calls up to three percent a tie")
         if self.keep not in (TURN, WARM):
             raise UsageError(f"--keep {self.keep!r} is unknown: choose {TURN} or {WARM}")
+        if self.api_key and not any(each.url for each in self.architectures):
+            raise UsageError("--api-key is for servers that --arch names by URL: those that are started here need none")
         primary_metrics(self.primary, self.traffics[0].turns, self.slo)
         for each in self.architectures:
             self._check(each)

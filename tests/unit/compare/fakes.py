@@ -11,6 +11,7 @@ from typing import Any
 
 from tercet.bench.drive import drive
 from tercet.bench.load import OnResult
+from tercet.bench.sender import Headers
 from tercet.compare.seams import OnRecord
 from tercet.core.errors import RequestError
 from tercet.core.topology import Topology
@@ -33,6 +34,7 @@ class Behaviour:
     stuck_mode: str | None = None
     stuck_after: int = 0
     max_model_len: int = 4096
+    api_key: str = ""
 
 
 async def punctual_drive(
@@ -42,6 +44,7 @@ async def punctual_drive(
     model: str,
     cache_salt: str | None,
     on_record: OnRecord,
+    headers: Headers = (),
     concurrency: int | None = None,
     ramp_s: float = 0.0,
     until_s: float | None = None,
@@ -54,6 +57,7 @@ async def punctual_drive(
         model=model,
         cache_salt=cache_salt,
         on_record=on_record,
+        headers=headers,
         concurrency=concurrency,
         ramp_s=ramp_s,
         until_s=until_s,
@@ -95,6 +99,9 @@ class FakeDeployment:
         await self._server.close(0.0)
 
     async def _handle(self, request: Request, responder: Responder) -> None:
+        key = self.behaviour.api_key
+        if key and request.path != "/metrics" and request.headers.get("authorization") != f"Bearer {key}":
+            raise RequestError(401, "an API key is needed")
         if request.path == "/v1/models":
             card = {"id": "fake", "object": "model", "vocab_size": 1000, "max_model_len": self.behaviour.max_model_len}
             await responder.send(200, json.dumps({"object": "list", "data": [card]}).encode())

@@ -309,6 +309,19 @@ async def test_running_servers_are_compared_without_touching_their_caches(tmp_pa
     assert all(run.foreign_cores is None for run in results.runs)
 
 
+async def test_a_server_that_wants_a_key_gets_it_with_every_request(tmp_path: Path) -> None:
+    async with servers("1P1D", behaviour=Behaviour(api_key="k-123")) as (server,):
+        wanted = spec(architectures=(Architecture("now", Mode.PPD, url=server.url),), blocks=1, probe=True)
+        with pytest.raises(TercetError, match="401"):
+            await Lab(wanted, folder=made(tmp_path / "1")).comparison.run()
+        lab = Lab(replace(wanted, api_key="k-123"), folder=made(tmp_path / "2"))
+        await lab.comparison.run()
+        results = lab.comparison.results()
+    assert [len(run.finished) for run in results.runs] == [4] and server.mode == "ppd"
+    assert [found.architecture for found in results.interference] == ["now"]
+    assert not any(b"k-123" in path.read_bytes() for path in tmp_path.rglob("*.*"))
+
+
 async def test_servers_with_unequal_or_unknown_devices_are_refused(tmp_path: Path) -> None:
     async with servers("1P1D", "2P2D") as (one, two):
         urls = (Architecture("old", None, url=one.url), Architecture("new", None, url=two.url))
