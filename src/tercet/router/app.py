@@ -20,7 +20,7 @@ from tercet.core.api_keys import ApiKey
 from tercet.core.errors import RequestError, TercetError, UsageError
 from tercet.dialects.request import CHAT_PATH, COMPLETIONS_PATH
 from tercet.http.client import Client
-from tercet.http.server import Request, Responder, Server, ServerLimits
+from tercet.http.server import Request, Responder, Server
 from tercet.router.admin import Admin
 from tercet.router.call import Suspect
 from tercet.router.checks import OPEN_PATHS, Door
@@ -61,6 +61,8 @@ BYTES_PER_TOKEN = 4
 
 FILES_EACH = 3
 """What a client's connection may need: itself, and one to each of two workers."""
+FEW_CLIENTS = 1024
+"""Room for fewer at a time is worth a warning."""
 
 GC_THRESHOLD = 20_000
 """So many more objects made than freed, and the collector looks at the young ones: a few MB."""
@@ -162,7 +164,7 @@ class Router:
         except OSError as error:
             raise no_port(self.parts.config, error) from error
         room = self._server.limits.max_connections
-        if room < ServerLimits().max_connections:
+        if room < FEW_CLIENTS:
             log.warning("at most %d clients at a time: this process may have too few files open (ulimit -Hn)", room)
         self._watch()
 
