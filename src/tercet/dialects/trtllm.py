@@ -156,9 +156,9 @@ class TrtllmExchange:
 
 
 def several(request: ClientRequest) -> bool:
-    """True when more than one answer is wanted, or more than one tried."""
-    best_of = request.body.get("best_of")
-    return request.choices > 1 or (isinstance(best_of, int) and best_of > 1)
+    """True unless one answer is wanted, and one tried. What is no number at all is for the generation worker to
+    refuse; its JSON takes 2.0 for a number, too."""
+    return not request.one_choice or request.body.get("best_of") not in (None, 1)
 
 
 def _headers(request: ClientRequest) -> Headers:

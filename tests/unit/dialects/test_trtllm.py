@@ -116,7 +116,7 @@ def test_a_context_that_ended_skips_the_generation(path: str, stream: bool, fini
     assert step.content_type == ("text/event-stream" if stream else "application/json")
 
 
-@pytest.mark.parametrize("extra", [{"n": 2}, {"best_of": 3}])
+@pytest.mark.parametrize("extra", [{"n": 2}, {"best_of": 3}, {"n": 2.0}, {"best_of": 3.0}])
 def test_several_choices_are_the_generations_alone(extra: dict[str, Any]) -> None:
     client = request(**extra)
     leg = only_leg(DIALECT.begin(client, SPLIT))
