@@ -83,7 +83,7 @@ def merge(
     from tercet.compare.merge import find_latest, load, merged
     from tercet.compare.tables import print_comparison
 
-    paths = find_latest(output) if list(files) == [AUTO] else [Path(name) for name in files]
+    paths = find_latest(output, slo) if list(files) == [AUTO] else [Path(name) for name in files]
     results = merged(
         [part.judged_by(slo) for part in load(paths)],
         allow_unequal=allow_unequal,

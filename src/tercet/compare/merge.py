@@ -57,15 +57,17 @@ def load(paths: Sequence[Path]) -> list[Part]:
     ]
 
 
-def find_latest(folder: Path) -> list[Path]:
-    """Return the newest whole file of each architecture in `folder` that can be compared with the newest of all."""
-    files = sorted(folder.glob("tercet-compare-*.json"), reverse=True)
+def find_latest(folder: Path, slo: Slo | None = None) -> list[Path]:
+    """Return the newest whole file of each architecture in `folder` that can be compared with the newest of all, when
+    each is judged by `slo`."""
+    files = sorted(folder.glob("tercet-compare-*.json"), key=_age, reverse=True)
     chosen: list[Path] = []
     parts: list[Part] = []
     for path in files:
         part = load_one(path)
         if part is None or part.results.sources or part.results.interrupted:
             continue
+        part = part.judged_by(slo)
         if any(set(part.labels) & set(other.labels) for other in parts) or (parts and obstacle([*parts, part])):
             continue
         chosen.append(path)
@@ -75,6 +77,12 @@ def find_latest(folder: Path) -> list[Path]:
             f"{folder} holds no two files of different architectures that can be compared: name some, to hear why"
         )
     return chosen
+
+
+def _age(path: Path) -> tuple[str, int, str]:
+    """Return by what files of a folder are in the order of their writing: the later ones of a second have a number."""
+    second, _, number = path.stem.partition("Z")
+    return second, len(number), number
 
 
 def load_one(path: Path) -> Part | None:

@@ -164,6 +164,21 @@ def test_files_are_read_by_name_or_the_latest_of_each_architecture(tmp_path: Pat
     assert read(chosen[0]).architectures[0].label == "ppd"
 
 
+def test_the_latest_of_one_second_is_the_one_that_was_written_last(tmp_path: Path) -> None:
+    *_, last = [write(measured("pd", 0.4), tmp_path) for _ in range(11)]
+    other = write(measured("ppd", 0.1), tmp_path)
+    assert other.stem.endswith("Z-12") and find_latest(tmp_path) == [other, last]
+
+
+def test_the_latest_may_have_been_measured_under_other_limits_than_are_asked_for_now(tmp_path: Path) -> None:
+    limited = (TRAFFIC.with_slo(Slo(ttft_ms=500.0)),)
+    write(measured("pd", 0.4), tmp_path)
+    write(measured("ppd", 0.1, traffics=limited), tmp_path)
+    with pytest.raises(UsageError, match="no two files"):
+        find_latest(tmp_path)
+    assert len(find_latest(tmp_path, Slo(ttft_ms=300.0))) == 2
+
+
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     paths = []
     for day, label, ttft in (("monday", "pd", 0.4), ("tuesday", "ppd", 0.1)):
