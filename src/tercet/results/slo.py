@@ -43,5 +43,7 @@ def slo_from_flags(flags: Sequence[str]) -> Slo | None:
             limit = 0.0
         if name not in NAMES or not 0 < limit < float("inf"):
             raise UsageError(f"--slo {flag!r}: write ttft, tpot or e2e and milliseconds above 0, such as ttft:500")
+        if f"{name}_ms" in limits:
+            raise UsageError(f"--slo gives {name} two limits: give each one alone")
         limits[f"{name}_ms"] = limit
     return Slo(**limits) if limits else None

@@ -91,6 +91,8 @@ def test_slos_are_read_and_judged() -> None:
     for wrong in ("ttft", "ttft:x", "ttft:-1", "speed:3"):
         with pytest.raises(UsageError, match="--slo"):
             slo_from_flags((wrong,))
+    with pytest.raises(UsageError, match="--slo gives ttft two limits"):
+        slo_from_flags(("ttft:500", "tpot:30", "ttft:300"))
 
 
 def test_exports_have_the_other_tools_names(tmp_path: Path) -> None:
