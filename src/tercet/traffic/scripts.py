@@ -27,13 +27,16 @@ DEFAULT_OUTPUT = 128
 class ScriptTurn:
     """One turn: what is said (None: so many tokens, to be made up), and how many tokens are asked for.
 
-    `messages` are whole chat messages to send instead of `text`, as JSON.
+    `messages` are whole chat messages to send instead of `text`, as JSON; in them are so many `characters` of text, and
+    so many `images`. These are counted once: a plan asks for them thousands of times, and pictures make them long.
     """
 
     output_tokens: int
     text: str | None = None
     messages: str | None = None
     input_tokens: int = 0
+    characters: int = 0
+    images: int = 0
 
     @property
     def new_tokens(self) -> int:
@@ -41,20 +44,7 @@ class ScriptTurn:
 
         Of whole messages what is said counts, not the JSON around it, and no picture's bytes.
         """
-        characters = len(self.text or "") + sum(len(str(part.get("text") or "")) for part in self._parts())
-        return self.input_tokens or max(1, characters // CHARACTERS_A_TOKEN)
-
-    @property
-    def images(self) -> int:
-        """Return how many pictures it brings."""
-        return sum(part.get("type") == "image_url" for part in self._parts())
-
-    def _parts(self) -> Iterator[Mapping[str, Any]]:
-        """Yield what the messages hold: texts and pictures."""
-        for message in json.loads(self.messages or "[]"):
-            content = message.get("content")
-            parts = content if isinstance(content, list) else [{"text": content}]
-            yield from (part for part in parts if isinstance(part, dict))
+        return self.input_tokens or max(1, (len(self.text or "") + self.characters) // CHARACTERS_A_TOKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +197,10 @@ def _script(entry: Mapping[str, Any]) -> Script:
         said = entry["messages"]
         if not isinstance(said, list) or not said or not all(isinstance(message, dict) for message in said):
             raise ValueError('its "messages" are no list of messages, such as [{"role": "user", "content": "..."}]')
-        return Script((ScriptTurn(output, messages=json.dumps(said)),), at_s)
+        parts = list(_parts(said))
+        characters = sum(len(str(part.get("text") or "")) for part in parts)
+        images = sum(part.get("type") == "image_url" for part in parts)
+        return Script((ScriptTurn(output, messages=json.dumps(said), characters=characters, images=images),), at_s)
     if isinstance(prompt := entry.get("prompt", entry.get("text_input")), str):
         return Script((ScriptTurn(output, prompt),), at_s)
     length = entry.get("input_length", entry.get("input_tokens"))
@@ -216,3 +209,11 @@ def _script(entry: Mapping[str, Any]) -> Script:
     if int(length) < 1:
         raise ValueError(f"an input of {length} tokens")
     return Script((ScriptTurn(output, input_tokens=int(length)),), at_s, tuple(map(int, entry.get("hash_ids") or ())))
+
+
+def _parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield what messages hold: texts and pictures."""
+    for message in messages:
+        content = message.get("content")
+        parts = content if isinstance(content, list) else [{"text": content}]
+        yield from (part for part in parts if isinstance(part, dict))

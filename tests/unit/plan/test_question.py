@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from tercet.plan.search import SEEDS
 from tercet.plan.trial import Trial, run_trials
 from tercet.traffic.arrivals import Arrivals
 from tercet.traffic.conversation import TokenRange
-from tercet.traffic.scripts import Dataset, Script, ScriptTurn
+from tercet.traffic.scripts import Dataset, Script, ScriptTurn, read_dataset
 from tercet.traffic.spec import LoadKind, TrafficSpec, conversations
 from tests.unit.plan.questions import question
 
@@ -59,10 +60,12 @@ def test_seeds_replay_other_parts_of_a_trace_where_there_are_some() -> None:
     assert len(starts(traced(60).traffic_at(8.0, 150, 2))) == 60, "all of a short one"
 
 
-def test_pictures_of_a_recorded_traffic_count() -> None:
+def test_pictures_of_a_recorded_traffic_count(tmp_path: Path) -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 4000}}
-    seen = json.dumps([{"role": "user", "content": [picture, {"type": "text", "text": "a" * 40}, picture]}])
-    data = Dataset("jsonl", tuple(Script((turn,)) for turn in (ScriptTurn(8, messages=seen), ScriptTurn(8, text="b"))))
+    seen = [{"role": "user", "content": [picture, {"type": "text", "text": "a" * 40}, picture]}]
+    path = tmp_path / "d.jsonl"
+    path.write_text("\n".join(map(json.dumps, ({"messages": seen, "max_tokens": 8}, {"prompt": "b"}))))
+    data = read_dataset(path)
     asked = question()
     asked = replace(asked, traffic=replace(asked.traffic, dataset=data))
     means = means_of(asked.traffic)
