@@ -121,7 +121,7 @@ class Answer:
     def _take(self, data: str | bytes, now_ns: int) -> None:
         try:
             event = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             self.fail("invalid_answer", f"not JSON: {data[:80]!r}")
             return
         if not isinstance(event, dict):
@@ -206,7 +206,7 @@ def _spans(text: str) -> dict[str, float]:
         for span in json.loads(text)["spans"]:
             name = f"{span['worker'] or 'router'}.{span['phase']}"
             found[name] = found.get(name, 0.0) + span["end_ms"] - span["start_ms"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return {}  # another server's comment
     return found
 
@@ -223,7 +223,7 @@ def _tokens_told(choice: Mapping[str, Any]) -> int | None:
 def _message(body: bytes) -> str:
     try:
         data = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return body[:200].decode("utf-8", "replace")
     return (
         _error_text(data["error"])

@@ -28,6 +28,9 @@ _KINDS = {
 """What a failure of the client is in a results file."""
 
 
+_DIGITS = 10
+"""Counts have fewer."""
+
 _AT_ONCE = 16
 """Pieces that are parsed together: their times are those of the socket, and the loop is free in between."""
 
@@ -143,4 +146,5 @@ def _result(
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdigit() else None
+    """Return a count that a header says, None for what is none: "²" is a digit, and no number."""
+    return int(text) if text is not None and text.isdecimal() and len(text) < _DIGITS else None

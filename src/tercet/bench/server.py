@@ -157,7 +157,7 @@ class TargetServer:
             raise TercetError(f"{method} {self._url}{path}: {error}") from error
         try:
             return response.status, json.loads(raw) if raw else None
-        except ValueError:
+        except (ValueError, RecursionError):
             return response.status, raw.decode(errors="replace")
 
 

@@ -163,6 +163,18 @@ def test_what_no_server_should_say_fails_the_request_and_not_the_run(event: obje
     assert whole.failure == "invalid_answer"
 
 
+def test_what_is_nested_too_deep_is_no_answer() -> None:
+    deep = "[" * 200_000
+    for status, kind in ((200, "invalid_answer"), (400, "http_4xx")):
+        answer = Answer(status, "application/json")
+        answer.feed(deep.encode(), 1)
+        answer.finish(2, None)
+        assert answer.failure == kind
+    stream = Answer(200, SSE)
+    stream.feed(f": timeline {deep}\n\ndata: {deep}\n\n".encode(), 1)
+    assert stream.failure == "invalid_answer" and stream.timeline == {}
+
+
 def test_an_error_body_is_cut_wherever_a_character_lies() -> None:
     for blanks in range(4):
         answer = Answer(422, "application/json")

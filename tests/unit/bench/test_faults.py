@@ -54,6 +54,15 @@ async def test_a_server_that_drops_every_tenth_request_has_exactly_ninety_per_ce
     assert Counter(record.failure for record in records) == {None: 180, "closed": 20}
 
 
+async def test_counts_that_are_none_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = b"X-Tercet-Cached-Tokens: \xb2\r\nX-Tercet-External-Tokens: " + b"9" * 5000 + b"\r\n\r\n"
+    well, stays = FAULTS["well"]
+    monkeypatch.setitem(FAULTS, "odd head", (well.replace(b"\r\n\r\n", b"\r\n" + said, 1), stays))
+    async with faulty(lambda n: "odd head") as (url, _):
+        (record,) = await measure(url, 1)
+    assert record.ok and (record.cached_tokens, record.external_tokens) == (None, None)
+
+
 async def test_nobody_there_is_refused() -> None:
     async with faulty(lambda n: "well") as (url, _):
         pass
