@@ -15,7 +15,10 @@ NOT_PAIRED = (
     "them. `tercet compare --merge` judges those that can be compared."
 )
 
-OF_REQUESTS = ("input_range", "output_range", "prefix_tokens", "prefix_groups", "images", "image_size", "image_pool")
+OF_REQUESTS = (
+    *("input_range", "output_range", "prefix_tokens", "prefix_groups", "images", "image_size", "image_pool"),
+    "dataset_fingerprint",
+)
 """Options of a traffic that say what a request is; how many there are and how long they come is another matter."""
 
 

@@ -183,11 +183,12 @@ def test_who_keeps_a_name_keeps_it_in_the_words_of_a_crossover() -> None:
     assert joined.curves[0].sentence == "ppd better up to 1, pd (monday) better from 4, undecided between"
 
 
-def test_workloads_of_other_pictures_are_other_workloads() -> None:
+@pytest.mark.parametrize("option", ["images", "dataset_fingerprint"])
+def test_workloads_of_other_pictures_or_another_data_set_are_other_workloads(option: str) -> None:
     files: list[tuple[str, Results]] = []
-    for name, mode, images in (("one", "pd", "1-1"), ("eight", "ppd", "8-8")):
+    for name, mode, said in (("one", "pd", "1-1"), ("eight", "ppd", "8-8")):
         results = comparison((mode,), workloads=("images",), loads=(1, 4), blocks=3)
-        traffic = replace(results.traffics[0], options={"images": images, "slo": f"ttft:{len(files) + 1}"})
+        traffic = replace(results.traffics[0], options={option: said, "slo": f"ttft:{len(files) + 1}"})
         files.append((name, replace(results, traffics=(traffic,))))
     joined, _ = together(files)
     assert {traffic.workload for traffic in joined.traffics} == {"images (one)", "images (eight)"}
