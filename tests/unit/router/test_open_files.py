@@ -23,7 +23,7 @@ ROOM = (LIMIT - 128) // FILES_EACH
 
 async def test_too_many_clients_are_refused_and_no_worker_is_taken_for_dead() -> None:
     worker, port, client = await FakeWorker("A", Tickets()).start(), free_port(), Client()
-    worker.token_s = 0.02
+    worker.token_s = 0.05  # all are connected long before the first of them is answered
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tercet", "router", "--worker", worker.url, "--port", str(port)),
         stderr=asyncio.subprocess.PIPE,
@@ -91,3 +91,14 @@ async def test_a_bound_of_our_own_says_nothing_of_a_workers_health(monkeypatch: 
         await until(lambda: asked[worker.url + "/ready"] > before + 5)
         assert not answer.done() and setup.router.parts.fleet.ready(worker.url)
         assert (await answer).events[-1] == "[DONE]"
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])
+async def test_a_bound_of_our_own_is_told_as_such_on_every_path(path: str) -> None:
+    async with routing("A") as setup:
+        (worker,), client = setup.workers, setup.router.parts.client
+        client.disconnect(worker.url)
+        await until(lambda: not any(client._count.values()))
+        client._max_per_host = 0
+        got = await setup.post(path, {"model": "m", "prompt": "a", "input": "a", "max_tokens": 1})
+        assert (got.status, got.error["code"]) == (503, "too_many_connections")
