@@ -33,6 +33,7 @@ from tercet.results.document import ArchitectureRecord, Results
 from tercet.results.environment import installed_versions, this_machine
 from tercet.results.record import RequestRecord, RunRecord
 from tercet.traffic.conversation import TokenRange
+from tercet.traffic.pictures import Pictures
 from tercet.traffic.prompts import PromptForm, Prompts
 from tercet.traffic.spec import TrafficSpec, conversations
 
@@ -197,9 +198,10 @@ class Comparison:
         """Send short conversations of the shortest workload down every path."""
         spec = min(self.spec.traffics, key=lambda traffic: traffic.workload.input_tokens)
         workload = spec.workload
-        shape = replace(
-            workload, output_tokens=min(workload.output_tokens, WARM_UP_OUTPUT), output_low=0, name="warm-up"
-        )
+        # Not a data set's own pictures, which are to be new to the runs.
+        pictures = workload.pictures or (Pictures() if spec.most_pictures else None)
+        output = min(workload.output_tokens, WARM_UP_OUTPUT)
+        shape = replace(workload, output_tokens=output, output_low=0, pictures=pictures, name="warm-up")
         turns = min(spec.turns, 2)
         count = max(1, len(endpoint.worker_urls)) * turns
         warm_up = TrafficSpec(shape, qps=1000.0, num_requests=count, turns=turns, seed=spec.seed)

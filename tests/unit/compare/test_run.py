@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -374,6 +375,22 @@ async def test_real_texts_go_as_chats_and_the_journal_names_their_file(tmp_path:
     assert plan_of(wanted)["traffics"][0]["dataset"] == data.fingerprint
     other = replace(data, scripts=data.scripts[::-1])
     assert plan_of(replace(wanted, traffics=(replace(TRAFFIC, dataset=other),))) != plan_of(wanted)
+
+
+async def test_of_recorded_pictures_the_first_is_not_the_first_that_anybody_sends(tmp_path: Path) -> None:
+    """What encodes and who hands embeddings on is warmed up, too."""
+    warm: list[int] = []
+
+    async def watched(url: str, conversations: Iterable[Talk], **rest: Any) -> ClientHealth:
+        talks = tuple(conversations)
+        warm.extend(talk.images(0) for talk in talks if "-warm-" in talk.id)
+        return await punctual_drive(url, talks, **rest)
+
+    seen = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}]
+    data = Dataset("jsonl", (Script((ScriptTurn(4, messages=json.dumps(seen), images=1),)),))
+    traffic = replace(TRAFFIC, dataset=data, turns=1)
+    await Lab(spec(Mode.PD, Mode.PPD, traffics=(traffic,)), folder=tmp_path, drive=watched).comparison.run()
+    assert len(warm) >= 2 and set(warm) == {1}
 
 
 async def test_what_goodput_asks_for_is_kept_and_judged(tmp_path: Path) -> None:
