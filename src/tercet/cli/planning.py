@@ -35,7 +35,7 @@ from tercet.results.file import require_writable
 from tercet.results.slo import slo_from_flags
 from tercet.sim.fleet import EngineCaps
 from tercet.traffic.arrivals import Arrivals
-from tercet.traffic.spec import LoadKind, TrafficSpec
+from tercet.traffic.spec import LoadKind, TrafficSpec, shorter
 from tercet.traffic.workload import Workload
 
 DEFAULT_MODEL, DEFAULT_GPUS = "llama-3.1-8b", 8
@@ -249,8 +249,8 @@ def _roomy(machines: dict[int, Machine], traffic: TrafficSpec) -> dict[int, Mach
     left = {tp: machine for tp, machine in machines.items() if room[tp] >= traffic.longest}
     if not left:
         raise UsageError(
-            f"conversations grow to {traffic.longest} tokens, and a rank has room for {max(room.values())}: lower "
-            "--turns or --scale, or take larger GPUs or a higher --tp"
+            f"conversations grow to {traffic.longest} tokens, and a rank has room for {max(room.values())}: "
+            f"{shorter(traffic)}, or take larger GPUs or a higher --tp"
         )
     return left
 

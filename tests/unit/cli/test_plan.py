@@ -37,6 +37,8 @@ def test_a_plan_ranks_recommends_and_writes(tmp_path: Path, capsys: pytest.Captu
     shown = capsys.readouterr().out
     for wanted in (f"Recommended: {names[0]}", "goodput/s", "bears", "What would change the choice", "not measured"):
         assert wanted in shown, wanted
+    assert len({len(curve) for curve in document["curves"].values()}) > 1
+    assert " is best of those simulated there\n" in shown, "at the highest load, which not all can bear"
     # 2 GPUs at 3.6 an hour are 0.002 a second.
     runs = document["standings"][0]["runs"]
     goodput = sum(run["goodput"] for run in runs) / len(runs)
@@ -116,6 +118,13 @@ def test_a_recorded_traffic_at_its_own_rate(tmp_path: Path) -> None:
     trace.write_text("\n".join(map(json.dumps, lines)))
     document = json.loads(run(tmp_path, "--trace", str(trace), "--gpus", "2", "--tp", "1", "--jobs", "1").read_text())
     assert document["load"] == pytest.approx(60 / 23.6, rel=1e-3)
+
+
+def test_of_a_trace_whose_conversations_no_gpu_holds_those_are_to_be_left_out(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text(json.dumps({"timestamp": 0, "input_length": 9_000_000, "output_length": 10}))
+    with pytest.raises(UsageError, match=r"has room for \d+: leave the longest conversations out of the"):
+        run(tmp_path, "--trace", str(trace))
 
 
 @pytest.mark.parametrize(
