@@ -24,7 +24,7 @@ from tercet.launch.door import check_door
 from tercet.launch.engines.registry import engine_commands
 from tercet.launch.keeper import Keeper
 from tercet.launch.model import shown_model, with_stages
-from tercet.launch.part import BACKOFF_S, Part, PartSpec
+from tercet.launch.part import BACKOFF_S, Part, PartSpec, start_all
 from tercet.launch.placement import Placement
 from tercet.launch.ports import PortReservation, ports_of
 from tercet.launch.probe import until_drained
@@ -160,7 +160,7 @@ class LocalDeployment:
         finally:
             os.close(log)
         self._workers = [self._part(spec, keeper) for spec in workers]
-        await _all_or_none([part.start() for part in self._workers])
+        await start_all(self._workers)
         self._router = self._part(router, keeper)
         await self._router.start()
         self._publish("ready")
@@ -191,7 +191,7 @@ class LocalDeployment:
             if worker.name in named
         ]
         if parts:
-            await _all_or_none([part.start() for part in parts])
+            await start_all(parts)
         left = {name: self.worker_urls[name] for name in change.removed}
         self._as_asked, self.topology, self._placement = wanted, placement.topology, placement
         self._workers += parts
@@ -373,19 +373,6 @@ class LocalDeployment:
     ) -> None:
         """Stop."""
         await self.stop()
-
-
-async def _all_or_none(starts: Sequence[Coroutine[None, None, None]]) -> None:
-    """Run them together; at the first failure cancel the others, wait for them, and raise that failure alone."""
-    tasks = [asyncio.ensure_future(start) for start in starts]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
 
 
 async def _clear(topology_id: str) -> None:

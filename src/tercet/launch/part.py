@@ -18,6 +18,7 @@ from tercet.launch.progress import LaunchError, OnProgress, Progress, State
 
 POLL_S = 0.1
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+GIVEN_UP_GRACE_S = 1.0
 STEADY_S = 60.0
 """A part that was ready for this long has recovered: its next crash starts the backoff anew."""
 
@@ -81,7 +82,7 @@ class Part:
         try:
             await self._until_ready(child, ended, f"{self.spec.url}{path}")
         except BaseException:
-            await self.end(grace_s=1.0)
+            await self.end(GIVEN_UP_GRACE_S)
             raise
         finally:
             ended.cancel()
@@ -153,3 +154,20 @@ class Part:
 
     def _tell(self, state: State, detail: str = "") -> None:
         self._on_progress(Progress(self.spec.name, state, detail))
+
+
+async def start_all(parts: Sequence[Part]) -> None:
+    """Start them together and return when all are ready. At the first failure raise that one alone: none is running
+    then, those neither that were ready."""
+    starts = [asyncio.ensure_future(part.start()) for part in parts]
+    try:
+        await asyncio.wait(starts, return_when=asyncio.FIRST_EXCEPTION)
+        for start in starts:
+            if start.done():
+                start.result()
+    except BaseException:
+        for start in starts:
+            start.cancel()
+        await asyncio.gather(*starts, return_exceptions=True)
+        await asyncio.gather(*(part.end(GIVEN_UP_GRACE_S) for part in parts))
+        raise

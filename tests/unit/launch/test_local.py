@@ -149,6 +149,25 @@ async def test_it_becomes_what_is_wanted_of_it_or_stays_as_it_was(tmp_path: Path
     assert not any(map(psutil.pid_exists, pids))
 
 
+async def test_of_workers_that_join_none_stays_where_one_does_not_start(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    ready, never = f"0.000{os.getpid()}", f"99.{os.getpid()}"
+    local = deployment(tmp_path, {"decode-1": ["--ready-after", ready], "decode-2": ["--ready-after", never]})
+    await local.start(told.append)
+    try:
+        joining = asyncio.create_task(local.become(changed("1P3D")))
+        await eventually(lambda: "ready" in states_of(told, "decode-1") and children_of(never))
+        for pid in children_of(never):
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(LaunchError, match="decode-2 ended while starting: killed by SIGKILL"):
+            await joining
+        assert not children_of(ready), "nobody watches over it, and its port is another's"
+        await local.become(changed("1P2D"))
+        assert len(local.worker_urls) == 3
+    finally:
+        await local.stop()
+
+
 async def test_ports_of_who_never_came_and_of_who_left_are_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
