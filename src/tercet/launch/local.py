@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -221,7 +222,8 @@ class LocalDeployment:
 
     def _refuse(self, why: str) -> None:
         self._on_progress(Progress("deployment", "warning", why))
-        self._tell_router(why)
+        with suppress(UsageError):  # no room for it: the log has it
+            self._tell_router(why)
 
     def _tell_router(self, refused: str = "") -> None:
         if self._reload is not None and self._run_dir is not None:
@@ -343,7 +345,8 @@ class LocalDeployment:
 
     async def _stop(self) -> None:
         if self._keeper is not None:
-            self._publish("stopping")
+            with suppress(UsageError):  # a full disk must not keep the end from being orderly
+                self._publish("stopping")
             self._on_progress(Progress("deployment", "stopping"))
         busy = [task for task in (self._starting, *self._watchers.values(), *self._following) if task is not None]
         for task in busy:

@@ -94,27 +94,43 @@ class RunDir:
             path.mkdir(mode=0o700)
             lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            write_private(path / STATE_FILE, json.dumps({"name": unique, "ports": list(held)}))
-            return cls(path, unique, lock)
+            claimed = cls(path, unique, lock)
+            try:
+                write_private(path / STATE_FILE, json.dumps({"name": unique, "ports": list(held)}))
+            except UsageError:
+                claimed._remove()
+                raise
+            return claimed
 
     def write(self, state: RunState) -> None:
-        """Publish the state."""
+        """Publish the state. Raises UsageError."""
         write_private(self.path / STATE_FILE, json.dumps(asdict(state), indent=1))
 
     def release(self) -> None:
         """Remove the folder and drop the lock."""
         if self._lock < 0:
             return
-        with _root_lock(self.path.parent):
-            shutil.rmtree(self.path, ignore_errors=True)
+        try:
+            with _root_lock(self.path.parent):
+                self._remove()
+        except UsageError:  # a root that was taken away under it, as a login's is with its end
+            self._remove()
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
 
 def running(root: Path) -> list[RunState]:
-    """Return the deployments that are alive, by name; what dead launchers left is removed."""
-    if not root.is_dir():
+    """Return the deployments that are alive, by name; what dead launchers left is removed. Raises UsageError."""
+    try:
+        root.stat()
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:  # another user's, where `su` left XDG_RUNTIME_DIR as it was
+        raise _unusable(root, error) from error
     with _root_lock(root):
         states = [_state(data) for data in _sweep_stale(root) if "pid" in data]
     return sorted(states, key=lambda state: state.name)
@@ -190,24 +206,40 @@ def _locked(path: Path) -> bool:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace the file, which others may not read, at once: a reader sees the old text or the new."""
+    """Replace the file, which others may not read, at once: a reader sees the old text or the new. Raises
+    UsageError."""
     temporary = path.with_name(f".{path.name}.new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(text)
-    temporary.replace(path)
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.replace(path)
+    except OSError as error:
+        raise UsageError(f"can't write {path}: {error.strerror}") from error
 
 
 @contextmanager
 def _root_lock(root: Path) -> Iterator[None]:
-    """Hold the root's lock, making the root (0700) when there is none. UsageError if others could write there."""
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = root.lstat()
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
-        raise UsageError(f"{root} must be a folder of yours with mode 0700: it says what `tercet stop` ends. Remove it")
-    fd = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Hold the root's lock, making the root (0700) when there is none. UsageError if others could write there, or this
+    user can't."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = root.lstat()
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
+            raise UsageError(
+                f"{root} must be a folder of yours with mode 0700: it says what `tercet stop` ends. Remove it"
+            )
+        fd = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise _unusable(root, error) from error
+
+
+def _unusable(root: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"{root}, which says what is running, can't be used: {error.strerror}; set XDG_RUNTIME_DIR to a folder of yours"
+    )

@@ -168,6 +168,18 @@ async def test_of_workers_that_join_none_stays_where_one_does_not_start(tmp_path
         await local.stop()
 
 
+async def test_it_ends_in_order_where_its_state_can_not_be_written(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    local = deployment(tmp_path)
+    await local.start(told.append)
+    pids = [int(await get(f"{url}/pid")) for url in (local.url, *local.worker_urls.values())]
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").write_text("in the way")
+    await local.stop()
+    assert not any(map(psutil.pid_exists, pids))
+    assert [each.state for each in told[-2:]] == ["stopping", "stopped"]
+
+
 async def test_ports_of_who_never_came_and_of_who_left_are_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

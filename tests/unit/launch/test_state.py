@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -136,3 +138,36 @@ def test_default_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_STATE_HOME")
     assert default_run_root() == Path(f"/tmp/tercet-{os.getuid()}")
     assert default_log_dir("one") == Path.home() / ".local/state/tercet/one"
+
+
+@pytest.mark.parametrize("root", ["/proc/nowhere/tercet", f"/tmp/{'a' * 300}/tercet"])
+def test_a_place_that_can_not_be_used_is_named(root: str) -> None:
+    with pytest.raises(UsageError, match=r"tercet, which says what is running, can't be used: .*; set XDG_RUNTIME_DIR"):
+        RunDir.claim(Path(root), "one")
+
+
+def test_who_may_not_look_where_it_is_said_what_runs_is_told_so() -> None:
+    with pytest.raises(UsageError, match="can't be used: File name too long; set XDG_RUNTIME_DIR to a folder of yours"):
+        running(Path(f"/tmp/{'a' * 300}/tercet"))
+    assert running(Path("/dev/null/tercet")) == []
+
+
+def test_a_full_disk_is_named_and_nothing_is_left_on_it(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(UsageError, match=r"can't write .*state.json: File too large"):
+            RunDir.claim(tmp_path / "run", "one")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert running(tmp_path / "run") == []
+
+
+def test_a_lock_is_dropped_though_the_root_was_taken_away(tmp_path: Path) -> None:
+    run_dir = RunDir.claim(tmp_path / "run", "one")
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").write_text("in the way")
+    before = len(os.listdir("/proc/self/fd"))
+    run_dir.release()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
