@@ -23,6 +23,7 @@ from tercet.core.errors import TercetError, UsageError
 from tercet.core.topology import Topology
 from tercet.launch.foreground import StartInterruptedError, run_until_signal
 from tercet.launch.local import LocalDeployment
+from tercet.launch.process import OWN_MODULES
 from tercet.launch.progress import LaunchError, OnProgress, Progress
 from tercet.launch.source import Asked
 from tercet.launch.state import open_log
@@ -74,6 +75,7 @@ def start_detached(spec: DetachedSpec, on_progress: OnProgress) -> str:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, **OWN_MODULES},
         start_new_session=True,
     )
     assert launcher.stdin is not None and launcher.stdout is not None

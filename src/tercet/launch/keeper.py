@@ -19,6 +19,7 @@ from typing import TextIO
 from setproctitle import setproctitle
 
 from tercet.launch.groups import kill_groups
+from tercet.launch.process import OWN_MODULES
 
 KILL_TIMEOUT_S = 10.0
 
@@ -41,6 +42,7 @@ class Keeper:
             stdin=asyncio.subprocess.PIPE,
             stdout=log,
             stderr=log,
+            env={**os.environ, **OWN_MODULES},
             start_new_session=True,
         )
         return cls(process)

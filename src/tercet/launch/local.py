@@ -29,6 +29,7 @@ from tercet.launch.part import BACKOFF_S, Part, PartSpec, start_all
 from tercet.launch.placement import Placement
 from tercet.launch.ports import PortReservation, ports_of
 from tercet.launch.probe import until_drained
+from tercet.launch.process import OWN_MODULES
 from tercet.launch.progress import OnProgress, Progress, heard_or_not
 from tercet.launch.reload import LOOK_S, Reload
 from tercet.launch.segments import sweep_all
@@ -263,7 +264,7 @@ class LocalDeployment:
         return PartSpec(worker.name, process.argv, placement.worker_url(worker), path, path, env, key)
 
     def _part(self, spec: PartSpec, keeper: Keeper) -> Part:
-        env = {**os.environ, SECRET_VARIABLE: self._secret.hex(), "PYTHONUNBUFFERED": "1"}
+        env = {**os.environ, SECRET_VARIABLE: self._secret.hex(), "PYTHONUNBUFFERED": "1", **OWN_MODULES}
         return Part(
             spec,
             log_dir=self.log_dir,

@@ -13,6 +13,9 @@ from pathlib import Path
 from tercet.launch import child
 from tercet.launch.groups import kill_group, members
 
+OWN_MODULES = {"PYTHONSAFEPATH": "1"}
+"""For the environment of `python -m`, which would import from the folder that we are in first: a random.py there, a
+clone of vllm, or what another user has put into /tmp."""
 TAIL_LINES = 15
 TAIL_BYTES = 16 * 1024
 GONE_TIMEOUT_S = 5.0

@@ -21,8 +21,10 @@ def test_a_spec_survives_the_pipe(tmp_path: Path) -> None:
     assert DetachedSpec.from_json(sent.to_json()) == sent
 
 
-def test_a_busy_port_is_a_usage_error_here_too(tmp_path: Path) -> None:
+def test_a_busy_port_is_a_usage_error_here_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Progress] = []
+    (tmp_path / "yaml.py").write_text("raise SystemExit('planted')\n")  # in the folder that it is started in
+    monkeypatch.chdir(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(UsageError, match=f"port {port} \\(router\\) is in use"):

@@ -180,6 +180,24 @@ async def test_it_ends_in_order_where_its_state_can_not_be_written(tmp_path: Pat
     assert [each.state for each in told[-2:]] == ["stopping", "stopped"]
 
 
+async def test_nothing_is_imported_from_the_folder_that_it_is_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ours(Standins):
+        def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
+            if worker.name == "decode-0":
+                return WorkerProcess((sys.executable, "-m", "tercet", "--version"))
+            return super().worker(placement, worker)
+
+    for module in ("typer", "setproctitle"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('planted')\n")
+    monkeypatch.chdir(tmp_path)
+    local = LocalDeployment(topology(), run_root=tmp_path / "run", log_dir=tmp_path / "logs", commands=Ours())
+    with pytest.raises(LaunchError, match=r"decode-0 ended while starting: exit status 0;[^$]*tercet [0-9]"):
+        await local.start()
+    assert "planted" not in (tmp_path / "logs" / "launcher.log").read_text()  # the keeper's
+
+
 async def test_ports_of_who_never_came_and_of_who_left_are_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
