@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from setproctitle import setproctitle
 
 from tercet.core.errors import TercetError, UsageError
@@ -59,7 +60,8 @@ class DetachedSpec:
     def from_json(cls, text: str) -> DetachedSpec:
         """Read what `to_json` wrote."""
         data: dict[str, Any] = json.loads(text)
-        topology = parse_topology(json.dumps(data.pop("topology")), "the launcher's topology")
+        # Not as JSON: its numbers without a point and its halves of an emoji are others in YAML.
+        topology = parse_topology(yaml.safe_dump(data.pop("topology")), "the launcher's topology")
         paths = {name: Path(data[name]) if data[name] else None for name in ("run_root", "log_dir", "cache_dir")}
         asked = None if data["asked"] is None else Asked.from_dict(data["asked"])
         return cls(topology, **{**data, **paths, "asked": asked})

@@ -15,8 +15,14 @@ def spec(tmp_path: Path, text: str) -> DetachedSpec:
     return DetachedSpec(parse_topology(text, "t"), tmp_path / "run", tmp_path / "logs", None, False, 7.5)
 
 
-def test_a_spec_survives_the_pipe(tmp_path: Path) -> None:
-    text = "{workers: 1P1D, mode: ppd, engine: {random_weights: tiny, lease: 2}, router: {port: 0, api_key_file: /k}}"
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{workers: 1P1D, mode: ppd, engine: {random_weights: tiny, lease: 2}, router: {port: 0, api_key_file: /k}}",
+        "{workers: 1A, model: /models/\U0001f600, router: {queue_timeout: 0.00001}}",
+    ],
+)
+def test_a_spec_survives_the_pipe(text: str, tmp_path: Path) -> None:
     sent = spec(tmp_path, text)
     assert DetachedSpec.from_json(sent.to_json()) == sent
 
