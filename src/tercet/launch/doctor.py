@@ -25,7 +25,7 @@ from tercet.launch.engines.environment import engine_python
 from tercet.launch.engines.registry import engine_commands
 from tercet.launch.model import shown_model
 from tercet.launch.placement import Placement
-from tercet.launch.ports import check_free
+from tercet.launch.ports import PortReservation
 from tercet.routing.policy import unequal_ranks
 from tercet.transfer.registry import AUTO, automatic
 from tercet.transfer.registry import check as check_transport
@@ -106,11 +106,13 @@ def _ports(topology: Topology) -> Iterator[Finding]:
     named = [("router", router.host, router.port, "--port")]
     named += [(worker.name, "127.0.0.1", worker.port, "its `port` in the file") for worker in topology.workers]
     given = [part for part in named if part[2]]
+    reservation = PortReservation()
     faults = [
         fault
         for name, host, port, setting in given
-        for fault in _fault("ports", partial(check_free, host, port, name, setting))
+        for fault in _fault("ports", partial(reservation.take, host, port, name, setting))
     ]
+    reservation.close()
     yield from faults or [
         Finding("ok", "ports", ", ".join(f"{part[0]} {part[2]}" for part in given) or "any free ones")
     ]

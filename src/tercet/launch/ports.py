@@ -28,6 +28,10 @@ class PortReservation:
 
     def take(self, host: str, port: int, part: str, setting: str) -> int:
         """Reserve exactly this port for `part`. Raises UsageError: who has it, and which setting chooses another."""
+        if port in self.numbers:  # bind would not mind: neither listens yet
+            raise UsageError(
+                f"port {port} ({part}) is another part's of this deployment already: choose another with {setting}"
+            )
         held = _socket(host)
         # Connections of the last server may still linger on the port; a server may start there all the same.
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -131,8 +135,9 @@ def check_free(host: str, port: int, part: str, setting: str) -> None:
 def _socket(host: str) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
-    except socket.gaierror as error:
-        raise UsageError(f"--host {host!r} is no address of this machine: {error.strerror}") from error
+    except (socket.gaierror, UnicodeError) as error:  # the second of what can't be a name at all
+        why = getattr(error, "strerror", None) or "no name can be such"
+        raise UsageError(f"--host {host!r} is no address of this machine: {why}") from error
     return socket.socket(family, socket.SOCK_STREAM)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.ports import free_port
 from tests.unit.core.test_build import BUILD
 from tests.unit.router.harness import routing, until
 
@@ -62,6 +63,9 @@ def test_ports_devices_models_and_modes(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         assert str(port) in faults(examine(topology("1A", f"{TINY}\nrouter: {{port: {port}}}")))["ports"]
+    port = free_port()
+    twice = topology(f"[{{stages: [prefill, decode], port: {port}}}]", f"{TINY}\nrouter: {{port: {port}}}")
+    assert f"port {port} (worker-0) is another part's" in faults(examine(twice))["ports"]
     assert "cpu:4000" in faults(examine(topology("1A", TINY + "\ndevices: ['cpu:4000']")))["devices"]
     assert "unknown model" in faults(examine(topology("1A", "model: nonesuch"), tmp_path))["model"]
     away = [f for f in examine(topology("1A", "model: smollm2-135m"), tmp_path) if f.what == "model"]

@@ -4,6 +4,7 @@ import asyncio
 import socket
 
 import pytest
+from tests.ports import free_port
 
 from tercet.core.errors import UsageError
 from tercet.launch.ports import PortReservation, check_free
@@ -59,10 +60,23 @@ def test_a_lingering_connection_does_not_make_a_port_busy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "message"), [("256.1.1.1", "is no address"), ("192.0.2.1", "cannot listen on 192.0.2.1")]
+    ("host", "message"),
+    [
+        ("256.1.1.1", "is no address"),
+        ("192.0.2.1", "cannot listen on 192.0.2.1"),
+        ("a..b", "'a..b' is no address of this machine: no name can be such"),
+    ],
 )
 def test_an_address_that_is_not_ours(host: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         PortReservation().take(host, 8000, "router", "--port")
     with pytest.raises(UsageError, match=message):
         PortReservation().find(host, 8000)
+
+
+def test_a_port_is_one_part_s_alone() -> None:
+    reservation, port = PortReservation(), free_port()
+    reservation.take("127.0.0.1", port, "router", "--port")
+    with pytest.raises(UsageError, match=rf"port {port} \(worker-0\) is another part's of this deployment .* with --x"):
+        reservation.take("127.0.0.1", port, "worker-0", "--x")
+    reservation.close()
