@@ -13,7 +13,7 @@ from tercet.core.errors import UsageError
 if TYPE_CHECKING:
     from tercet.launch.doctor import Finding
 
-_MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "fault": "[red]FAULT[/]"}
+_MARKS = {"ok": ("ok", "green"), "warning": ("look", "yellow"), "fault": ("FAULT", "red")}
 
 
 def doctor(
@@ -54,6 +54,7 @@ def doctor(
     import asyncio
 
     from rich.table import Table
+    from rich.text import Text
 
     from tercet.http.address import server_url
     from tercet.launch.doctor import examine
@@ -78,6 +79,6 @@ def doctor(
         findings = list(examine(with_settings(topology_from(target, None), given), cache_dir))
     table = Table("", "what", "finding", box=None)
     for finding in findings:
-        table.add_row(_MARKS[finding.level], finding.what, finding.said)
-    console_for_output().print(table)
+        table.add_row(Text(*_MARKS[finding.level]), finding.what, finding.said)
+    console_for_output().print(table, markup=False)  # pip install 'tercet[engine]' is said as it is
     raise typer.Exit(any(finding.level == "fault" for finding in findings))

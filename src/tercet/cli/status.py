@@ -46,7 +46,8 @@ def status(
     console = console_for_output()
     states = running(default_run_root())
     if url is None and not as_json:
-        console.print(_deployments(states) if states else "nothing is running here; start something: tercet serve")
+        found = _deployments(states) if states else "nothing is running here; start something: tercet serve"
+        console.print(found, markup=False)  # of a folder's name nothing is a style
         if len(states) != 1:
             return
     url = router_url(url, states)
@@ -95,7 +96,7 @@ def _show(console: Console, url: str, data: dict[str, Any]) -> None:
                 "ready" if rank["ready"] else "not ready",
                 *(f"{rank[number]:,}" for number in numbers),
             )
-    console.print(table)
+    console.print(table, markup=False)
     # Below the table: a reason is longer than a column, and of all ranks of a worker.
     for worker in data["workers"]:
         if names := [rank["name"] for rank in worker["ranks"] if not rank["ready"]]:
@@ -106,7 +107,7 @@ def _show(console: Console, url: str, data: dict[str, Any]) -> None:
     if data["unmatched"]:
         console.print(data["unmatched"], markup=False)
     if data["counts"]:
-        console.print(_counts(data["counts"]))
+        console.print(_counts(data["counts"]), markup=False)
 
 
 def _counts(counts: dict[str, Any]) -> Table:

@@ -154,9 +154,16 @@ def test_a_long_reason_leaves_room_for_the_address() -> None:
     rank = {"name": "P0", "address": address, "ready": False, "prefix_blocks": 0, "unaccepted_handoffs": 0}
     rank |= {"requests": 0, "tokens": 0, "routed": 0, "pictures": 0}
     problem = "cannot connect to 127.0.0.1:18201: [Errno 111] Connection refused"
-    worker = {"stages": ["prefill"], "models": ["random-tiny"], "problem": problem, "ranks": [rank]}
+    worker = {"stages": ["prefill"], "models": ["m/[old]"], "problem": problem, "ranks": [rank]}
     data: dict[str, Any] = {"ready": False, "reason": "no worker", "mode": "pd", "balancer": "random", "uptime_s": 1.0}
     data |= {"dialect": "tercet", "in_flight": 0, "conversations": 0, "pairs": [], "unmatched": None, "counts": {}}
     out = io.StringIO()
     _show_status(Console(file=out, width=120), "http://r", {**data, "workers": [worker]})
     assert address in out.getvalue() and f"\nP0: {problem}\n" in out.getvalue()
+    assert "m/[old]" in out.getvalue()
+
+
+def test_the_doctor_says_brackets_as_they_are() -> None:
+    line = ["doctor", "1A", "--model", "/nowhere/[engine]"]
+    done = CliRunner().invoke(build_app(line), line)
+    assert done.exit_code == 1 and "'/nowhere/[engine]'" in done.output and "FAULT" in done.output
