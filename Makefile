@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 LOWEST := $(VENV)-lowest
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+.DELETE_ON_ERROR:  # a virtual environment without pip, of a Debian without python3-venv, is no environment
 .PHONY: demo test test-engines test-fast test-lowest lint bench chromium clean
 
 demo: $(VENV)/.engine  ## compare replicated, pd and ppd of a real model on two cores of this machine
