@@ -35,8 +35,8 @@ def kubernetes_command(
         str | None,
         typer.Option(
             metavar="IMAGE",
-            help="Built from docker/worker.Dockerfile, or an engine's own.  [default: tercet-worker:VERSION; of vllm, "
-            "sglang and trtllm their published image]",
+            help="Built from docker/worker.Dockerfile, or an engine's own.  [default: tercet-worker:VERSION, on GPUs "
+            "with -cuda; of vllm, sglang and trtllm their published image]",
         ),
     ] = None,
     device: Annotated[
@@ -98,7 +98,7 @@ def kubernetes_command(
     options = DeployOptions(
         namespace=namespace or f"tercet-{asked.name}",
         image_router=image_router or IMAGE_ROUTER,
-        image_worker=image_worker or IMAGES_WORKER[kind],
+        image_worker=image_worker or IMAGES_WORKER[kind] + ("-cuda" if beside_gpu and kind == "tercet" else ""),
         device=place,
         cpus_per_rank=(8 if beside_gpu else 2) if cpus_per_rank is None else cpus_per_rank,
         memory_per_rank=memory_per_rank or ("64Gi" if beside_gpu else "4Gi"),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from tercet import __version__
+
 EXAMPLE = Path(__file__).parents[3] / "examples" / "topologies" / "pd.yaml"
 
 
@@ -39,6 +41,13 @@ def test_a_short_form_with_another_engine(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "workers-prefill.yaml").read_text()
     assert f"--served-model-name\n        - {model}\n" in text and "memory: 64Gi" in text
     assert "http://prefill-0.prefill.chat.svc:8000" in (tmp_path / "out" / "router.yaml").read_text()
+
+
+def test_on_gpus_the_worker_s_image_is_the_one_that_can_compute_there(tmp_path: Path) -> None:
+    assert run("1P1D", "--device", "cuda", "--out", str(tmp_path / "out")).returncode == 0
+    assert images(tmp_path / "out") == {f"tercet-router:{__version__}", f"tercet-worker:{__version__}-cuda"}
+    assert run("1P1D", "--out", str(tmp_path / "out")).returncode == 0
+    assert images(tmp_path / "out") == {f"tercet-router:{__version__}", f"tercet-worker:{__version__}"}
 
 
 def test_what_is_wrong_ends_with_2_and_writes_nothing(tmp_path: Path) -> None:
