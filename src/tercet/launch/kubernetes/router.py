@@ -19,7 +19,7 @@ from tercet.launch.kubernetes.manifest import (
 )
 from tercet.launch.kubernetes.options import DeployOptions
 from tercet.launch.kubernetes.placing import KEYS_FILE, OWN_ENGINES, Placed, key_variable
-from tercet.launch.kubernetes.workers import SECRET
+from tercet.launch.kubernetes.workers import PROBE_PERIOD_S, SECRET, start_failures
 from tercet.launch.topology_file import topology_to_dict
 
 NAME = "router"
@@ -29,6 +29,7 @@ FOLDER = "/etc/tercet/router"
 ARGUMENTS = "arguments"
 WORKER_KEY_FILE = "/etc/tercet/workers/secret"
 STOP_MARGIN_S = 15
+PROGRESS_MARGIN_S = 600
 LEAVE_S = 5
 """How long the Service may go on sending requests to a router that is about to end."""
 
@@ -54,6 +55,8 @@ def router_objects(placed: Placed, options: DeployOptions) -> list[Manifest]:
             "replicas": 1,
             # What a router knows of prefixes and handoffs is its own: two at once would each know half.
             "strategy": {"type": "Recreate"},
+            # It is ready after its workers; `kubectl rollout status` gives up what has passed this, ready soon or not.
+            "progressDeadlineSeconds": start_failures(placed) * PROBE_PERIOD_S + PROGRESS_MARGIN_S,
             "selector": {"matchLabels": said},
             "template": {
                 # A changed topology starts the router anew.

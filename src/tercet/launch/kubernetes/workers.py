@@ -120,7 +120,7 @@ def _pod(placed: Placed, group: Group, options: DeployOptions, process: WorkerPr
         "args": list(process.argv[1:]),
         "env": _environment(placed, process),
         "ports": [{"name": "http", "containerPort": WORKER_PORT}],
-        "startupProbe": http_probe(process.ready_path, "http", PROBE_PERIOD_S, _start_failures(placed)),
+        "startupProbe": http_probe(process.ready_path, "http", PROBE_PERIOD_S, start_failures(placed)),
         "readinessProbe": http_probe(process.ready_path, "http", PROBE_PERIOD_S, 3),
         "livenessProbe": http_probe("/health" if own else process.ready_path, "http", 30, 6, 20),
         "lifecycle": {"preStop": {"exec": {"command": _before_stop(placed, options)}}},
@@ -148,8 +148,9 @@ def _consumers(group: Group) -> frozenset[Stage]:
     return frozenset({Stage.ENCODE}) if Stage.PREFILL in group.workers[0].stages else frozenset()
 
 
-def _start_failures(placed: Placed) -> int:
-    # Twice what a start on one machine may take: the first one of a pod fetches the model, too.
+def start_failures(placed: Placed) -> int:
+    """Return how many probes, a period apart, a starting worker may leave unanswered: for twice what a start on one
+    machine may take, as the first one of a pod fetches the model, too."""
     engine = engine_commands(placed.source.engine.engine)
     return round(2 * max(engine.start_timeout_s, 600.0) / PROBE_PERIOD_S)
 

@@ -187,6 +187,14 @@ def test_the_router_starts_anew_when_its_arguments_change() -> None:
     assert mark("{name: a, workers: 1P1D}") != mark("{name: a, workers: 1P2D}")
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_the_router_is_given_up_no_sooner_than_its_workers(case: str) -> None:
+    files = case_files(case)
+    probes = [container(files, "StatefulSet", name)["startupProbe"] for name in of_kind(files, "StatefulSet")]
+    longest = max(probe["periodSeconds"] * probe["failureThreshold"] for probe in probes)
+    assert of_kind(files, "Deployment")["router"]["spec"]["progressDeadlineSeconds"] > longest
+
+
 @pytest.mark.parametrize(
     ("text", "given", "complaint"),
     [
