@@ -65,16 +65,20 @@ def kubernetes_files(topology: Topology, options: DeployOptions) -> dict[str, st
 
 
 def write_folder(texts: Mapping[str, str], folder: Path, *, force: bool = False) -> None:
-    """Write the files, replacing those of an earlier call. Raises UsageError for a folder that holds anything else."""
+    """Write the files, replacing those of an earlier call. Raises UsageError for a folder that holds anything else:
+    manifests are no earlier call's for what watches them."""
     mark = folder / MARK
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file: name a folder")
-    mine = mark.is_file()
+    before = mark.read_text(encoding="utf-8").split() if mark.is_file() else []
+    mine = not texts.keys().isdisjoint(before)
     if folder.is_dir() and any(folder.iterdir()) and not mine and not force:
-        raise UsageError(f"--out {folder} holds files that are not of `tercet deploy`: name another, or add --force")
+        raise UsageError(
+            f"--out {folder} holds files that are not of this `tercet deploy` command: name another, or add --force"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in mark.read_text(encoding="utf-8").split() if mine else ():
+        for name in before if mine else ():
             if re.fullmatch(r"[a-z0-9-]+\.(yaml|sh|py)", name) and name not in texts:
                 (folder / name).unlink(missing_ok=True)
         for name, text in texts.items():

@@ -18,6 +18,7 @@ from tests.unit.router.harness import routing
 from tercet.core.api_keys import ApiKey, digest_of, key_lines
 from tercet.core.errors import UsageError
 from tercet.launch.kubernetes.folder import MARK, write_folder
+from tercet.launch.monitoring.files import monitoring_files
 
 KUBECTL = """\
 #!/usr/bin/env bash
@@ -176,6 +177,17 @@ def test_writing_again_leaves_nothing_of_before(tmp_path: Path) -> None:
     write_folder(case_files("virtual-ranks"), out)
     write_folder(case_files("tercet-pd"), out)
     assert {path.name for path in out.iterdir()} == {*case_files("tercet-pd"), MARK}
+
+
+def test_manifests_are_left_alone_by_what_watches_them(tmp_path: Path) -> None:
+    write_folder(case_files("tercet-pd"), tmp_path / "out")
+    before = {path: path.read_text() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(UsageError, match="holds files that are not of this `tercet deploy` command"):
+        write_folder(monitoring_files(), tmp_path / "out")
+    assert {path: path.read_text() for path in (tmp_path / "out").iterdir()} == before
+    write_folder(monitoring_files("pd"), tmp_path / "watch")
+    write_folder(monitoring_files(), tmp_path / "watch")
+    assert {path.name for path in (tmp_path / "watch").iterdir()} == {*monitoring_files(), MARK}
 
 
 def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
