@@ -24,6 +24,7 @@ KUBECTL = """\
 #!/usr/bin/env bash
 echo "$*" >>"$FAKE_CALLS"
 case "$*" in *"--filename -"* | *"/dev/stdin"* | *"exec --stdin"*) { sed "s/^/< /"; echo; } >>"$FAKE_CALLS" ;; esac
+case "$*" in *"get statefulsets"*) echo "$FAKE_SETS" ;; esac
 if [ -n "$FAKE_FAIL" ] && [[ "$*" =~ $FAKE_FAIL ]]; then exit 1; fi
 """
 
@@ -93,6 +94,15 @@ def test_deploying_makes_secrets_applies_waits_and_asks(tmp_path: Path) -> None:
     assert "http://router.tercet-pd.svc:8000/v1" in done.stdout
     for path in fake.folder.iterdir():
         assert "secret-key" not in path.read_text()
+
+
+def test_workers_of_an_earlier_topology_go(tmp_path: Path) -> None:
+    fake = cluster(tmp_path, "virtual-ranks")
+    there = "statefulset.apps/decode-a statefulset.apps/decode statefulset.apps/prefill"
+    assert fake.run("deploy.sh", FAKE_SETS=there).returncode == 0
+    deleted = [call for call in fake.called.splitlines() if " delete " in call]
+    kinds = "statefulset,service,poddisruptionbudget"
+    assert deleted == [f"--namespace tercet-ranks delete {kinds} decode --ignore-not-found"]
 
 
 def test_an_existing_secret_stays(tmp_path: Path) -> None:
