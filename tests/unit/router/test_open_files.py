@@ -71,6 +71,18 @@ async def test_too_many_clients_are_refused_and_no_worker_is_taken_for_dead() ->
     assert f"at most {ROOM} clients at a time".encode() in errors, errors
 
 
+async def no_more_than(connections: int, client: Client) -> None:
+    """Bound a client's connections, and wait until those are closed that are over it: probes use them, too."""
+    client._max_per_host = connections
+
+    def closed() -> bool:
+        for upstream in [each for idle in client._idle.values() for each in idle]:
+            upstream.lost()
+        return sum(client._count.values()) + sum(client._connecting.values()) <= connections
+
+    await until(closed)
+
+
 async def test_a_bound_of_our_own_says_nothing_of_a_workers_health(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, request = Counter[str](), Client.request
 
@@ -82,11 +94,9 @@ async def test_a_bound_of_our_own_says_nothing_of_a_workers_health(monkeypatch: 
     async with routing("A", health_interval_s=0.02) as setup:
         (worker,), client = setup.workers, setup.router.parts.client
         worker.token_s = 0.02
-        client.disconnect(worker.url)
-        await until(lambda: not client._count[next(iter(client._count))])
-        client._max_per_host = 1
-        answer = asyncio.create_task(setup.complete("a b", stream=True, max_tokens=50))
+        answer = asyncio.create_task(setup.complete("a b", stream=True, max_tokens=100))
         await until(lambda: worker.running)
+        await no_more_than(1, client)
         before = asked[worker.url + "/ready"]
         await until(lambda: asked[worker.url + "/ready"] > before + 5)
         assert not answer.done() and setup.router.parts.fleet.ready(worker.url)
@@ -96,9 +106,6 @@ async def test_a_bound_of_our_own_says_nothing_of_a_workers_health(monkeypatch: 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])
 async def test_a_bound_of_our_own_is_told_as_such_on_every_path(path: str) -> None:
     async with routing("A") as setup:
-        (worker,), client = setup.workers, setup.router.parts.client
-        client.disconnect(worker.url)
-        await until(lambda: not any(client._count.values()))
-        client._max_per_host = 0
+        await no_more_than(0, setup.router.parts.client)
         got = await setup.post(path, {"model": "m", "prompt": "a", "input": "a", "max_tokens": 1})
         assert (got.status, got.error["code"]) == (503, "too_many_connections")
