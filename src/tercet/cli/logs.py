@@ -75,12 +75,16 @@ def _show(path: Path, lines: int, follow: bool) -> None:
                 sys.stdout.flush()
                 continue
             time.sleep(FOLLOW_S)
-            if path.exists() and path.stat().st_ino != _inode(file.fileno()):
-                # A new start has put a new log in its place.
+            if _begins_anew(path, file.fileno()):
                 return _show(path, 0, follow)
 
 
-def _inode(fd: int) -> int:
+def _begins_anew(path: Path, fd: int) -> bool:
+    """True when a new start has put a new log in place of the one that is read, or somebody has emptied that."""
     import os
 
-    return os.fstat(fd).st_ino
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    return there.st_ino != os.fstat(fd).st_ino or there.st_size < os.lseek(fd, 0, os.SEEK_CUR)

@@ -68,6 +68,8 @@ def test_following_goes_on_with_what_is_written(tmp_path: Path) -> None:
         path.rename(tmp_path / "router.log.1")
         path.write_text("a new start\n")
         assert follower.stdout.readline() == "a new start\n"
+        path.write_text("to\n")  # shorter: it was emptied, as of a full disk
+        assert follower.stdout.readline() == "to\n"
         follower.terminate()
 
 
