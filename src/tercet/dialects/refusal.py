@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from tercet.core.errors import RequestError
 from tercet.core.route import Rank
-from tercet.dialects.protocol import Answer, Failure, Leg, Reply, Step
+from tercet.dialects.protocol import Answer, Failure, Leg, PicturesNeeded, Reply, Step
 from tercet.dialects.request import dump
 from tercet.dialects.usage import ERROR_EVENT, aborted, merge_details
 
@@ -71,16 +71,43 @@ def no_choices(engine: str) -> RequestError:
     return RequestError(400, message, code="one_choice", param="n")
 
 
+def without_pictures(needed: PicturesNeeded) -> RequestError:
+    """Return the failure of a rank that lacks pictures once more."""
+    listed = ", ".join(map(str, needed.pictures))
+    message = f"{needed.rank.label} could not get pictures {listed}, though they were encoded for it a moment ago"
+    return RequestError(502, message, code="images_needed")
+
+
 def engine_failed(leg: Leg, what: str) -> Failure:
     """Return the failure of an engine that gave up although HTTP said 200."""
     message = f"the engine of {leg.rank.label} failed while it answered ({what})"
     return Failure(RequestError(502, message, code="engine_error"), leg.rank, retry=True)
 
 
-def gave_up(leg: Leg, body: bytes) -> Failure:
-    """Return the failure of an engine whose answer says itself that it is none (`failed`)."""
-    error = "an error in its stream" if ERROR_EVENT in body else 'finish_reason "error"'
-    return engine_failed(leg, 'finish_reason "abort"' if aborted(body) else error)
+def gave_up(leg: Leg, body: bytes) -> Step:
+    """Return what an engine means whose answer says itself that it is none (`failed`). An error in a stream counts as
+    if it had been the whole answer: HTTP said 200 before the engine knew that it may be the client's."""
+    error = error_in(body)
+    if error is not None:
+        return refused(leg, error)
+    what = "an error in its stream" if ERROR_EVENT in body else 'finish_reason "error"'
+    return engine_failed(leg, 'finish_reason "abort"' if aborted(body) else what)
+
+
+def error_in(events: bytes) -> Answer | None:
+    """Return the error that events of a stream say, as a whole answer with the status that it names; None when they say
+    none, or not all of it."""
+    at = events.find(ERROR_EVENT)
+    if at < 0:
+        return None
+    body = events[at + len(b"data: ") :].partition(b"\n")[0]
+    try:
+        error = json.loads(body)["error"]
+    except ValueError:
+        return None
+    code = error.get("code") if isinstance(error, dict) else None
+    status = code if type(code) is int and 400 <= code < 600 else 502
+    return Answer(status, {"content-type": "application/json"}, body)
 
 
 def broken(leg: Leg, what: str) -> Failure:

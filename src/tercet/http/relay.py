@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 8
 
-OnFirst = Callable[[int], Iterable[tuple[str, str]] | None]
-"""Called with the time of the first body bytes, before anything is written; may return more headers, may raise."""
+OnFirst = Callable[[int, bytes], Iterable[tuple[str, str]] | None]
+"""Called with the time of the first body bytes and what the read brought of them, before anything is written; may
+return more headers, may raise."""
 
 
 class Rewriter(Protocol):
@@ -50,7 +51,7 @@ def pass_whole(
 ) -> Relayed:
     """Pass on a body that is here as a whole."""
     now_ns = response.head_ns
-    if on_first is not None and (more := on_first(now_ns)):
+    if on_first is not None and (more := on_first(now_ns, body)):
         headers = [*headers, *more]
     if responder.started:
         responder.write(body)
@@ -108,7 +109,7 @@ class Relay:
         if self._write is not None:
             self._write(raw)
             self._unframe()
-        elif self.done or not (self._first_ns or self._begin(now_ns)):
+        elif self.done or not (self._first_ns or self._begin(now_ns, pieces)):
             return
         elif self._rewriter is not None:
             self.last_ns = now_ns
@@ -143,7 +144,7 @@ class Relay:
         """End the client's answer too, or leave it where the failure left it."""
         if self.done:
             return
-        if error is None and (self._first_ns or self._begin(self._response.head_ns)):
+        if error is None and (self._first_ns or self._begin(self._response.head_ns, [])):
             if self._rewriter is not None:
                 self._pass(self._rewriter.end())
             self._responder.attach(None)
@@ -164,12 +165,12 @@ class Relay:
         self._unframe()
         return Relayed(self._first_ns, self.last_ns or self._first_ns, self._tail.size, self._tail.end())
 
-    def _begin(self, now_ns: int) -> bool:
+    def _begin(self, now_ns: int, pieces: list[bytes]) -> bool:
         """Start the client's answer. False when `on_first` refused."""
         self._first_ns = now_ns
         response, responder = self._response, self._responder
         try:
-            more = self._on_first(now_ns) if self._on_first is not None else None
+            more = self._on_first(now_ns, b"".join(pieces)) if self._on_first is not None else None
             if not responder.started:
                 as_long = not response.chunked and self._rewriter is None
                 length = response.headers.get("content-length") if as_long else None

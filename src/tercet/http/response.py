@@ -78,10 +78,10 @@ class Response(Exchange):
     ) -> Relayed:
         """Pass the body on to `responder`, undecoded where both sides are framed alike and no `rewriter` changes it.
 
-        `on_first(now_ns)` is called when the first body bytes were read and nothing was written yet; it may return
-        more headers, and may raise: the answer is then not begun. If it did not start `responder` itself, the answer
-        starts with this one's status and content type, `headers`, and what it returned. The last `tail_bytes` of the
-        decoded body are in the result. When the server fails half-way a ClientError is raised; `responder` can then
+        `on_first(now_ns, first)` is called when the `first` body bytes were read and nothing was written yet; it may
+        return more headers, and may raise: the answer is then not begun. If it did not start `responder` itself, the
+        answer starts with this one's status and content type, `headers`, and what it returned. The last `tail_bytes` of
+        the decoded body are in the result. When the server fails half-way a ClientError is raised; `responder` can then
         still be written to and finished, unless the failure left a chunk half sent: then it is aborted.
         """
         whole = self._whole

@@ -10,7 +10,9 @@ from time import perf_counter_ns
 from tercet.core.errors import RequestError
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
+from tercet.dialects.false_start import FalseStart, false_start, is_clients
 from tercet.dialects.protocol import Answer, Exchange, Failure, Leg, Legs, PicturesNeeded, Reply, Step
+from tercet.dialects.refusal import without_pictures
 from tercet.dialects.request import ClientRequest
 from tercet.dialects.usage import StreamedUsage, failed
 from tercet.http.client import ClientError, Relayed, Response
@@ -87,7 +89,7 @@ class Call:
             self._cache.clear()
             if isinstance(outcome, PicturesNeeded):
                 if asked_again:
-                    raise _without_pictures(outcome)
+                    raise without_pictures(outcome)
                 asked_again = True
                 found = self._with_more(found, outcome, avoid)
                 continue
@@ -213,10 +215,10 @@ class Call:
                 sender = self._parts.sender
                 response = await sender.open(leg)
                 if leg.streams and response.status == 200:
-                    await self._relay(leg, response, started)
-                    return None
-                body = await response.read(max_bytes=sender.max_answer_bytes)
-                step = self._whole(exchange, leg, Answer(response.status, response.headers, body), started)
+                    step = await self._relay(leg, response, started)
+                else:
+                    body = await response.read(max_bytes=sender.max_answer_bytes)
+                    step = self._whole(exchange, leg, Answer(response.status, response.headers, body), started)
             else:
                 step = await self._ahead(exchange, leg, started)
         except ClientError as error:
@@ -295,11 +297,15 @@ class Call:
         if self._took:
             self._observation.exchange.on_exit(True)  # a ticket may be long, too
 
-    async def _relay(self, leg: Leg, response: Response, started: int) -> None:
-        """Pass D's stream on as it comes. Raises ClientError when it failed before its first byte."""
+    async def _relay(self, leg: Leg, response: Response, started: int) -> Step | None:
+        """Pass D's stream on as it comes; return what it means if it failed in its first bytes, which nobody has seen.
+        Raises ClientError when it failed before them."""
         observation = self._observation
 
-        def on_first(now_ns: int) -> list[tuple[str, str]]:
+        def on_first(now_ns: int, first: bytes) -> list[tuple[str, str]]:
+            if (step := false_start(leg, first)) is not None:
+                self._decoded(leg, response.headers, started, now_ns, STREAM)
+                raise FalseStart(step)
             self._taken(leg, response.headers)
             self._decoded(leg, response.headers, started, now_ns, FIRST_TOKEN)
             observation.first_token(self._parts, response.headers, None)
@@ -322,13 +328,16 @@ class Call:
             broken = failure(leg, error).error
             self._account.broke(leg.rank.label, broken.code or "error")
             self._break_off(broken)
-            return
+            return None
+        except FalseStart as error:
+            return error.step
         bad = failed(relayed.tail)
         self._account.streamed(leg.rank.label, relayed, "engine_error" if bad else None)
         if bad:
-            self._broke()
-            return
-        self._finished(relayed)
+            self._broke(blame=not is_clients(relayed.tail))
+        else:
+            self._finished(relayed)
+        return None
 
     def _finished(self, relayed: Relayed | None) -> None:
         prompt, answers = self._observation.finished(self._parts, self._account.usage, relayed)
@@ -341,10 +350,11 @@ class Call:
             self._responder.write(b"\n\ndata: " + json.dumps(error.body()).encode() + b"\n\n")
             self._responder.finish()
 
-    def _broke(self) -> None:
+    def _broke(self, *, blame: bool = True) -> None:
         self.broken = True
         self._parts.metrics.stream_failures.add(self._mode)
-        self._observation.broke(self._parts)
+        if blame:
+            self._observation.broke(self._parts)
 
     # --- answers ---
 
@@ -380,9 +390,3 @@ class Call:
         if CACHE_HEADER in headers:
             add_cache(self._cache, headers[CACHE_HEADER])
         return generated(headers)
-
-
-def _without_pictures(needed: PicturesNeeded) -> RequestError:
-    listed = ", ".join(map(str, needed.pictures))
-    message = f"{needed.rank.label} could not get pictures {listed}, though they were encoded for it a moment ago"
-    return RequestError(502, message, code="images_needed")

@@ -193,11 +193,23 @@ async def test_d_dies_mid_stream() -> None:
 
 async def test_an_engine_that_fails_in_its_stream_is_counted() -> None:
     async with routing("sglang", pair(), "pd") as setup:
-        setup.engine("D").error_after = 2
-        got = await failing(setup, True)
-        assert "the engine died" in got.body.decode()
+        decode = setup.engine("D")
+        decode.error_after, decode.token_gate = 2, asyncio.Event()
+        asked = asyncio.create_task(failing(setup, True))
+        await setup.answering()
+        decode.token_gate.set()
+        got = await asked
+        assert got.status == 200 and "the engine died" in got.body.decode()
         await until(lambda: not setup.engine("D").running)
         assert await setup.metric("tercet:router_stream_failures_total") == 1
+
+
+async def test_an_engine_that_fails_in_its_streams_first_event_has_not_answered() -> None:
+    async with routing("sglang", pair(), "pd") as setup:
+        setup.engine("D").error_after = 0
+        got = await failing(setup, True)
+        assert got.status == 500 and got.error["message"] == "the engine died"
+        await setup.idle()
 
 
 async def test_the_client_leaving_cancels_both() -> None:

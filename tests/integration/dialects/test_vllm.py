@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from hashlib import sha256
 from typing import Any
 
@@ -168,11 +169,34 @@ async def test_a_worker_that_ends_and_aborts_what_it_has_answers_nobody() -> Non
 
 async def test_a_stream_that_was_aborted_is_counted_as_a_failure() -> None:
     async with routing("vllm", fleet("PD"), "pd") as setup:
-        setup.engine("D").finish = "abort"
-        got = await setup.chat("hello there", max_tokens=3, stream=True)
+        decode = setup.engine("D")
+        decode.finish, decode.token_gate = "abort", asyncio.Event()
+        asked = asyncio.create_task(setup.chat("hello there", max_tokens=3, stream=True))
+        await setup.answering()
+        decode.token_gate.set()
+        got = await asked
         assert got.status == 200 and got.events[-1] == "[DONE]"
         await setup.idle()
         assert await setup.metric("tercet:router_stream_failures_total") == 1
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("letters", ["AA", "PDD"])
+async def test_a_stream_that_fails_in_its_first_event_is_tried_elsewhere(letters: str, chat: bool) -> None:
+    mode = "pd" if "P" in letters else "replicated"
+    async with routing("vllm", fleet(letters), mode, max_retries=1, balancer="round_robin") as setup:
+        bad, good = setup.engines[-2:]
+        bad.error_after = 0
+        ask = setup.chat if chat else setup.complete
+        for _ in range(4):
+            got = await ask("hello there", max_tokens=2, stream=True)
+            assert got.status == 200 and got.streamed == ("w3 w4" if chat else "w2 w3"), got.body
+        assert bad.inferences and not await setup.metric("tercet:router_stream_failures_total")
+        good.error_after = 0
+        got = await ask("hello there", max_tokens=2, stream=True)
+        assert got.status == 500 and got.error["message"] == "the engine died"
+        await setup.idle()
+        await until(lambda: not server(setup, letters[0]).fabric.blocks)
 
 
 @pytest.mark.parametrize("pictures", [False, True])

@@ -122,12 +122,14 @@ STREAM = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"a"},"finish
         (Answer(500, {}, FLAT.replace(b"400", b"500")), 500, "500"),
         (Answer(503, {}, b"<html>"), 503, "worker_error"),
         (Answer(302, {}, b""), 502, "worker_error"),
-        (Answer(200, {}, IN_STREAM), 502, "engine_error"),
+        (Answer(200, {}, IN_STREAM), 500, "500"),
+        (Answer(200, {}, IN_STREAM.replace(b"500", b"null")), 502, None),
+        (Answer(200, {}, IN_STREAM[:50]), 502, "engine_error"),
         (Answer(200, {}, STREAM % b'"abort"'), 502, "engine_error"),
         (chat_answer("abort"), 502, "engine_error"),
     ],
 )
-def test_failures_of_either_leg(leg: int, answer: Answer, status: int, code: str) -> None:
+def test_failures_of_either_leg(leg: int, answer: Answer, status: int, code: str | None) -> None:
     exchange = DIALECT.begin(request(), SPLIT)
     sent = exchange.start().legs[leg]
     step = exchange.on_answer(sent, answer)
@@ -142,6 +144,9 @@ def test_a_4xx_is_the_clients_as_openai_writes_it(leg: int) -> None:
     assert isinstance(step, Reply) and step.status == 400
     wanted: dict[str, Any] = {"message": "too long", "type": "BadRequestError", "code": "400", "param": None}
     assert json.loads(step.body) == {"error": wanted}
+    step = exchange.on_answer(exchange.start().legs[leg], Answer(200, {}, IN_STREAM.replace(b"500", b"400")))
+    assert isinstance(step, Reply) and step.status == 400, "in a stream, too"
+    assert json.loads(step.body)["error"]["message"] == "KV transfer failed"
     for body in (b'{"error": {"message": "x"}}', b'{"detail": "x"}', b"text", b"[1]"):
         step = exchange.on_answer(exchange.start().legs[leg], Answer(422, {}, body))
         assert isinstance(step, Reply) and step.body == body, "what is not flat passes as it is"

@@ -224,7 +224,8 @@ async def test_on_first_comes_before_anything_is_written_and_adds_headers() -> N
     release = asyncio.Event()
     seen: list[int] = []
 
-    def on_first(now_ns: int) -> list[tuple[str, str]]:
+    def on_first(now_ns: int, first: bytes) -> list[tuple[str, str]]:
+        assert first == b"data: x\n\n"
         seen.append(now_ns)
         return [("X-Tercet-Route", "P0>D1")]
 
@@ -308,7 +309,8 @@ async def test_a_whole_answer_is_passed_on_with_its_type_and_more_headers(tail_b
     async def handler(request: Request, responder: Responder) -> None:
         await responder.send(418, b"hello", headers=[("X-Worker", "d1")], content_type="text/plain")
 
-    def on_first(now_ns: int) -> list[tuple[str, str]]:
+    def on_first(now_ns: int, first: bytes) -> list[tuple[str, str]]:
+        assert first == b"hello"
         return [("X-Tercet-Route", "P0>D1")]
 
     async with serving(handler) as backend, proxied(url(backend)[:-1], on_first, tail_bytes) as (server, proxy):
@@ -328,7 +330,7 @@ async def test_a_whole_answer_can_be_refused_too() -> None:
     async def handler(request: Request, responder: Responder) -> None:
         await responder.send(200, b"hello")
 
-    def refuse(now_ns: int) -> None:
+    def refuse(now_ns: int, first: bytes) -> None:
         raise RequestError(409, "not this one")
 
     async with proxied_handler(handler, refuse) as (server, _), client() as http:
@@ -338,7 +340,7 @@ async def test_a_whole_answer_can_be_refused_too() -> None:
 async def test_on_first_may_refuse() -> None:
     cancelled = asyncio.Event()
 
-    def refuse(now_ns: int) -> None:
+    def refuse(now_ns: int, first: bytes) -> None:
         raise RequestError(409, "not this one")
 
     async def handler(request: Request, responder: Responder) -> None:

@@ -65,6 +65,7 @@ class FakeWorker:
         self.token_s = 0.0
         self.timing = "queue;dur=1.00, prefill;dur=2.00"
         self.cut_after: int | None = None  # break the connection after so many events
+        self.stream: tuple[bytes, ...] = ()  # in place of every stream's events; before a second one it awaits the gate
         self.misfit = False
         self.refused_from = ""  # the URL of a prefill worker whose tickets end in a 500
         self.recomputes = False  # takes no blocks over, and the ticket stays out
@@ -263,6 +264,14 @@ class FakeWorker:
             return
         chat = path.endswith("/chat/completions")
         responder.start(200, headers=headers)
+        for i, piece in enumerate(self.stream):
+            if i and self.gate is not None:
+                await self.gate.wait()
+            responder.write(piece)
+            await responder.drain()
+        if self.stream:
+            responder.finish()
+            return
         for i, word in enumerate(answer):
             if i == self.cut_after:
                 responder.abort()

@@ -117,6 +117,12 @@ class Setup:
                 total += float(line.rsplit(" ", 1)[1])
         return total
 
+    async def answering(self) -> None:
+        """Wait until the first byte of an answer was passed on."""
+        async with asyncio.timeout(30.0):
+            while not await self.metric("tercet:router_time_to_first_byte_seconds_count"):
+                await asyncio.sleep(0.005)
+
     async def ready(self) -> None:
         await until(lambda: self.router.parts.fleet.ranks and all(map(self.router.parts.fleet.ready, self.fleet_ranks)))
         paired, pairs = self.router.parts.fleet.paired, self.router.prober.pairs
