@@ -154,6 +154,11 @@ class Dialect(Protocol):
         ...
 
     @property
+    def one_choice(self) -> bool:
+        """True when P hands a prompt on for one answer alone: several are D's, where it can serve a whole request."""
+        ...
+
+    @property
     def rank_match(self) -> str:
         """Return which of D's ranks can take over from a rank of P when nobody says: `exact` or `any`."""
         ...

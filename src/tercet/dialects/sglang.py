@@ -56,6 +56,7 @@ class SglangDialect:
     kv_use: tuple[str, str] | None = ("sglang:token_usage", "dp_rank")
     decode_alone: bool = False
     encodes: bool = False
+    one_choice: bool = True
     rank_match: str = "any"
 
     def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> Exchange:

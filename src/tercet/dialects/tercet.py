@@ -27,6 +27,7 @@ class TercetDialect:
     kv_use: tuple[str, str] | None = ("vllm:kv_cache_usage_perc", "rank")
     decode_alone: bool = True
     encodes: bool = True
+    one_choice: bool = False
     rank_match: str = "any"
 
     def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> TercetEncodeProbe:

@@ -52,6 +52,7 @@ class TrtllmDialect:
     kv_use: tuple[str, str] | None = None
     decode_alone: bool = True
     encodes: bool = False
+    one_choice: bool = True
     rank_match: str = "any"
 
     def prove_encoder(self, picture: str, rank: Rank, headers: Headers) -> Exchange:

@@ -32,6 +32,7 @@ class VllmDialect:
     reset_path: str = "/reset_prefix_cache"
     kv_use: tuple[str, str] | None = ("vllm:kv_cache_usage_perc", "engine")
     encodes: bool = True
+    one_choice: bool = True
 
     @property
     def decode_alone(self) -> bool:

@@ -232,9 +232,17 @@ class RouterConfig:
     def policy(self) -> Policy:
         """Return how requests are routed."""
         dialect = self.make_dialect()
-        alone, match = dialect.decode_alone, self.rank_match or dialect.rank_match
-        fallback, locally = self.prefill_fallback == "decode", self.encode_fallback == "local"
-        return Policy(self.balancer, self.ppd_threshold, fallback, self.seed, alone, locally, match, self.hybrid)
+        return Policy(
+            self.balancer,
+            self.ppd_threshold,
+            self.prefill_fallback == "decode",
+            self.seed,
+            dialect.decode_alone,
+            self.encode_fallback == "local",
+            self.rank_match or dialect.rank_match,
+            self.hybrid,
+            dialect.one_choice,
+        )
 
     def unequal(self) -> str | None:
         """Return why the ranks that were given for P and D can't be paired, or None."""

@@ -50,7 +50,8 @@ class RequestFacts:
     `affinity` is equal for all turns of a conversation. `later_turn` says that the prompt holds an answer already.
     `prompts` counts the prompts of the request: the other facts are the first one's. `pictures` are in the order of the
     prompt. `ids` are those of a token-id prompt. `shows_prompt`: the answer is to hold the prompt's text, logprobs or
-    logits. Blocks that came by transfer don't tell them: vLLM would return memory that nobody wrote to.
+    logits. Blocks that came by transfer don't tell them: vLLM would return memory that nobody wrote to. `several`: more
+    than one answer to a prompt is wanted, or tried.
     """
 
     model: str
@@ -69,6 +70,7 @@ class RequestFacts:
     shows_prompt: bool = False
     pictures: tuple[Picture, ...] = ()
     ids: Sequence[int] = ()
+    several: bool = False
     prompt_tokens: int = field(init=False, compare=False, default=0)
     """Length of the prompt in tokens: estimated, or exact for token ids. Made once: every decision asks for it."""
     begin: bytes = field(init=False, compare=False, default=b"")
@@ -171,6 +173,8 @@ def chat_facts(
         1,
         _asks_of_prompt(body),
         tuple(pictures),
+        (),
+        _wants_several(body),
     )
 
 
@@ -217,6 +221,7 @@ def completion_facts(body: Mapping[str, Any], session: str | None, tokens_per_by
         bool(body.get("echo")) or _asks_of_prompt(body),
         (),
         ids,
+        _wants_several(body),
     )
 
 
@@ -235,6 +240,11 @@ def text_names(chunks: bytes) -> list[bytes]:
 
 def _asks_of_prompt(body: Mapping[str, Any]) -> bool:
     return body.get("prompt_logprobs") is not None or bool(body.get("return_context_logits"))
+
+
+def _wants_several(body: Mapping[str, Any]) -> bool:
+    best_of = body.get("best_of")
+    return body.get("n") not in (None, 1) or (isinstance(best_of, int) and best_of > 1)
 
 
 def clean_session(session: str | None) -> str | None:

@@ -113,7 +113,7 @@ def _beside_whole(question: Question, split: Callable[[Question], Route | Refusa
     if holder := question.holder(whole):
         return question.direct(holder)
     found, fleet = split(question), question.fleet
-    if isinstance(found, Route) and found.prefill is None and not found.fallback and question.facts.single:
+    if isinstance(found, Route) and found.prefill is None and not found.fallback and question.ticketed:
         return found
     alone = question.direct(question.choose(whole))
     if isinstance(found, Refusal) or found.fallback:
@@ -137,8 +137,8 @@ def prefix_holder(question: Question, ranks: Sequence[Rank]) -> Rank | None:
 
 
 def _through_p(question: Question, ranks: Sequence[Rank], preferred: Rank | None) -> Route | Refusal:
-    if not question.facts.single and question.policy.decode_alone:
-        # A ticket carries one prompt: D takes several whole.
+    if not question.ticketed and question.policy.decode_alone:
+        # A ticket carries one prompt, and with some engines one answer: D takes several whole.
         return question.direct(preferred or question.choose(ranks))
     prefills = question.candidates("P")
     fleet, left = question.fleet, ranks

@@ -34,6 +34,7 @@ class Policy:
     D can't prefill at all: then every request goes through P. `encode_locally` lets the rank that prefills encode when
     no E is ready, where its worker has the stage. `rank_match` exact lets P's rank i hand on to D's rank i alone.
     `hybrid` lets A ranks answer beside P and D in the modes that hand on: else they get no requests there.
+    `one_choice`: P hands a prompt on for one answer alone.
     """
 
     balancer: str | None = None
@@ -44,6 +45,7 @@ class Policy:
     encode_locally: bool = False
     rank_match: str = "any"
     hybrid: bool = False
+    one_choice: bool = False
 
     def balancer_for(self, mode: Mode) -> Balancer:
         """Return the balancer that serves `mode`."""

@@ -26,6 +26,12 @@ class Question:
     avoid: Collection[str]
     known: Continuation | None
 
+    @property
+    def ticketed(self) -> bool:
+        """True when a ticket carries the request from P to D; else D takes it whole, where it can."""
+        facts = self.facts
+        return facts.single and not (facts.several and self.policy.one_choice)
+
     def candidates(self, letter: str) -> Sequence[Rank]:
         """Return the ranks of a role that are ready, serve the model, and have not failed this request."""
         found = self.fleet.candidates(letter, self.facts.model)

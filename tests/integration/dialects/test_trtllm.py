@@ -64,7 +64,7 @@ async def test_a_context_that_stopped_has_said_it_all(stream: bool) -> None:
 async def test_several_choices_are_the_generation_servers_alone() -> None:
     async with routing("trtllm", pair(), "pd") as setup:
         got = await setup.complete("a b", n=3, max_tokens=2)
-        assert len(got.json["choices"]) == 3 and not setup.engine("P").inferences
+        assert len(got.json["choices"]) == 3 and got.route == "D0" and not setup.engine("P").inferences
         await setup.idle()
 
 

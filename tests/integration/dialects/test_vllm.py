@@ -48,7 +48,7 @@ async def test_prefill_is_handed_to_decode(stream: bool) -> None:
 async def test_several_answers_draw_nothing_from_p() -> None:
     async with routing("vllm", fleet("PD"), "pd") as setup:
         got = await setup.chat("hello there", n=3, max_tokens=2)
-        assert got.status == 200 and len(got.json["choices"]) == 3, got.body
+        assert got.status == 200 and len(got.json["choices"]) == 3 and got.route == "D0", got.body
         assert not setup.engine("P").inferences and len(setup.engine("D").inferences) == 1
         await setup.idle()
 

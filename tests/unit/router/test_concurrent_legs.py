@@ -53,6 +53,7 @@ class ConcurrentDialect:
     reset_path: str = "/cache/reset"
     kv_use: tuple[str, str] | None = None
     decode_alone: bool = True
+    one_choice: bool = False
     rank_match: str = "any"
     encodes: bool = False
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -253,6 +255,18 @@ def test_several_prompts_and_echo_are_served_whole_by_d(mode: Mode) -> None:
     fleet = make_fleet("PD")
     assert str(route(mode, text("x", echo=True), fleet, POLICY)) == "D0"
     assert str(route(mode, ids([[1, 2], [3]]), fleet, POLICY)) == "D0"  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("mode", [Mode.PD, Mode.PPD])
+@pytest.mark.parametrize("extra", [{"n": 2}, {"n": "2"}, {"best_of": 3}])
+def test_several_answers_are_ds_alone_where_p_hands_on_for_one(mode: Mode, extra: dict[str, Any]) -> None:
+    fleet, one_choice = make_fleet("PD"), Policy(one_choice=True)
+    for facts in (text("x", **extra), chat("x", **extra)):
+        assert str(route(mode, facts, fleet, POLICY)) == "P0>D0"
+        assert str(route(mode, facts, fleet, one_choice)) == "D0"
+        assert str(route(mode, facts, fleet, Policy(one_choice=True, decode_alone=False))) == "P0>D0"
+    for facts in (text("x", n=1, best_of=1), chat("x", n=None)):
+        assert str(route(mode, facts, fleet, one_choice)) == "P0>D0"
 
 
 def test_p_is_chosen_by_its_own_cache_and_load() -> None:
