@@ -55,6 +55,8 @@ class Call:
 
     _observation: Observation
     """Of the route taken last."""
+    _visited: Collection[str]
+    """The URLs of its workers that still have to do with it."""
 
     def __init__(
         self,
@@ -136,12 +138,12 @@ class Call:
             self._placed(found)
         self._observation = Observation(name, found, self._facts, request.choices, exchange)
         self._account.taken(self._observation)
-        visited: Collection[str] = (decode.url,)
+        self._visited = (decode.url,)
         if prefill is not None and prefill.url != decode.url:
-            visited = (prefill.url, decode.url)
+            self._visited = (prefill.url, decode.url)
         if found.encode:
-            visited = {*visited, *(share.rank.url for share in found.encode)}
-        for url in visited:
+            self._visited = {*self._visited, *(share.rank.url for share in found.encode)}
+        for url in self._visited:
             visits[url] += 1
         try:
             if prefill is not None:
@@ -157,7 +159,7 @@ class Call:
                 self._observation.lacks(parts, step)
             return step
         finally:
-            for url in visited:
+            for url in self._visited:
                 visits[url] -= 1
             self._leave_place()
             fleet.apply(Finished(name))
@@ -296,6 +298,10 @@ class Call:
         leg.let_go()
         if self._took:
             self._observation.exchange.on_exit(True)  # a ticket may be long, too
+            for url in self._visited:
+                if url != leg.rank.url:
+                    self._parts.visits[url] -= 1  # its part is done: it may leave
+            self._visited = (leg.rank.url,)
 
     async def _relay(self, leg: Leg, response: Response, started: int) -> Step | None:
         """Pass D's stream on as it comes; return what it means if it failed in its first bytes, which nobody has seen.

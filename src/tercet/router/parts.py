@@ -27,8 +27,9 @@ from tercet.routing.policy import Policy
 @dataclass(frozen=True, slots=True)
 class Parts:
     """One router's parts. `names` gives each route taken a name of its own: clients may repeat theirs.
-    `visits` counts the requests under way by the URLs of their workers; of those in `pinned`, which joined later, the
-    number of ranks was given. `ports` are bootstrap ports by URL, into which the dialect looks."""
+    `visits` counts the requests under way by the URLs of the workers that still have to do with them; of those in
+    `pinned`, which joined later, the number of ranks was given. `ports` are bootstrap ports by URL, into which the
+    dialect looks."""
 
     config: RouterConfig
     live: Live

@@ -118,7 +118,8 @@ class Roster:
         self._kv.unwatch(url)
         parts.ports.pop(url, None)
         parts.pinned.discard(url)
-        parts.visits.pop(url, None)
+        if not parts.visits[url]:  # else some were cut off and have not noticed it yet
+            parts.visits.pop(url, None)
         parts.fleet.apply(WorkerRemoved(url))
         del self.draining[url], self._tasks[url]
         log.info("worker %s left", url)

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tercet.router import roster
 from tests.unit.router.fake_worker import FakeWorker
 from tests.unit.router.harness import Got, Setup, routing, until
 
@@ -123,6 +124,39 @@ async def test_who_does_not_end_in_time_is_cut_off() -> None:
         assert got.status == 200 and got.events[-1] != "[DONE]"
         await until(lambda: leaving.url not in setup.router.parts.fleet.workers)
         assert (await setup.complete("a")).route == "A1"
+
+
+async def test_a_p_that_has_handed_on_leaves_while_d_answers() -> None:
+    async with routing("PPD", "pd", balancer="round_robin") as setup:
+        leaving, decode = setup.workers[0], setup.role("D")[0]
+        decode.gate, decode.gate_after = asyncio.Event(), 1
+        stream = asyncio.create_task(setup.complete("a b c", stream=True, max_tokens=3))
+        await setup.answering()
+        got = await setup.send("DELETE", f"/workers/{name_of(leaving)}")
+        assert leaving.inferences and got.json == {"url": leaving.url, "draining": True, "in_flight": 0}
+        await until(lambda: leaving.url not in setup.router.parts.fleet.workers)
+        decode.gate.set()
+        answer = await stream
+        assert (answer.route, answer.streamed) == ("P0>D0", "w3 w4 w5")
+        await setup.idle()
+        assert not any(setup.router.parts.visits.values())
+
+
+async def test_what_outlasts_being_cut_off_leaves_no_debt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roster, "CUT_S", 0.0)
+    async with routing("PPD", "pd", balancer="round_robin", max_unaccepted_handoffs=1) as setup:
+        leaving, decode, visits = setup.workers[1], setup.role("D")[0], setup.router.parts.visits
+        decode.gate = asyncio.Event()
+        asked = [asyncio.create_task(setup.complete("a b"))]
+        await until(lambda: decode.inferences)
+        asked.append(asyncio.create_task(setup.complete("c d")))  # which waits until D may be owed one more
+        await until(lambda: visits[leaving.url])
+        assert (await setup.send("DELETE", f"/workers/{name_of(leaving)}?timeout=0")).status == 202
+        await until(lambda: leaving.url not in setup.router.parts.fleet.workers)
+        decode.gate.set()
+        assert [(await got).route for got in asked] == ["P0>D0", "P1>D0"]
+        await setup.idle()
+        assert [visits[worker.url] for worker in setup.workers] == [0, 0, 0]
 
 
 async def test_who_leaves_may_be_given_less_time_but_not_more() -> None:

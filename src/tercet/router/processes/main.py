@@ -250,9 +250,6 @@ class MainRouter(Router):
 
     def _tell_event(self, event: Event) -> None:
         self._tell("event", event)
-        if isinstance(event, e.WorkerRemoved):
-            for peer in self.peers.values():
-                peer.visits.pop(event.url, None)  # as the sum was: what is told of it now begins anew
         if isinstance(event, e.ConversationsCleared) or (isinstance(event, e.CacheCleared) and event.address is None):
             emptied: Iterable[str] = self._fleet.ranks
         elif isinstance(event, e.CacheCleared | e.RankRestarted):

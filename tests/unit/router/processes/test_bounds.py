@@ -253,7 +253,6 @@ def test_nothing_is_kept_of_workers_that_left() -> None:
     family.settle()
     assert (parts.visits[DECODE[0]], parts.handoffs.unaccepted(DECODE[0])) == (2, 1)
     one.parts.visits[DECODE[0]] -= 1
-    parts.visits.pop(DECODE[0])  # as the roster does
     parts.fleet.apply(WorkerRemoved(DECODE[0]))
     family.settle()
     one.parts.visits[DECODE[0]] -= 1  # what was cut off ends after it
