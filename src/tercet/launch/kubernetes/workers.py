@@ -30,15 +30,19 @@ PROBE_PERIOD_S = 10
 STOP_MARGIN_S = 15
 """Between the end of the grace and Kubernetes' SIGKILL."""
 
-RUNNING = {"vllm": "vllm:num_requests_running", "sglang": "sglang:num_running_reqs"}
-"""The gauge of requests under way, of engines that cut them when they are told to end."""
+UNDER_WAY = {
+    "vllm": r"vllm:num_requests_(?:running|waiting)",
+    "sglang": r"sglang:num_(?:running|(?:\w+_)?queue)_reqs",
+}
+"""The gauges of requests under way, of engines that cut them when they are told to end. Who waits for KV on its way is
+under way, too: it runs when that is there."""
 
 DRAIN = """\
 import re, sys, time, urllib.request
 end = time.monotonic() + {grace_s}
 while time.monotonic() < end:
     text = urllib.request.urlopen("http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
-    if not sum(float(n) for n in re.findall(r"^{gauge}(?:{{.*}})? (\\S+)$", text, re.M)):
+    if not sum(float(n) for n in re.findall(r"^{gauges}(?:{{.*}})? (\\S+)$", text, re.M)):
         break
     time.sleep(1)
 """
@@ -156,10 +160,10 @@ def start_failures(placed: Placed) -> int:
 
 
 def _before_stop(placed: Placed, options: DeployOptions) -> list[str]:
-    gauge = RUNNING.get(placed.source.engine.engine)
-    if gauge is None:  # answers under way end by --shutdown-grace; a moment for the router's next look
+    gauges = UNDER_WAY.get(placed.source.engine.engine)
+    if gauges is None:  # answers under way end by --shutdown-grace; a moment for the router's next look
         return ["sleep", "2"]
-    return ["python3", "-c", DRAIN.format(grace_s=options.grace_s, port=WORKER_PORT, gauge=gauge)]
+    return ["python3", "-c", DRAIN.format(grace_s=options.grace_s, port=WORKER_PORT, gauges=gauges)]
 
 
 def _environment(placed: Placed, process: WorkerProcess) -> list[Manifest]:
