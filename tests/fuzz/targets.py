@@ -6,7 +6,7 @@ reading that depends on where the bytes were cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tercet.core.errors import RequestError
 from tercet.http.exchange import Exchange
@@ -26,6 +26,9 @@ class _Taker:
         self.seen: list[tuple[str, str, bytes, dict[str, str], bool]] = []
 
     def body_follows(self) -> None:
+        pass
+
+    def body_is_long(self, method: str, target: str, headers: Mapping[str, str]) -> None:
         pass
 
     def request_read(self, request: Request, *, http10: bool, keep_alive: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from json import dumps
 from time import perf_counter_ns
 from typing import Protocol, cast
@@ -14,11 +14,14 @@ from tercet.core.faults import whence
 from tercet.http.deadlines import NEVER, Deadlines
 from tercet.http.known_heads import KnownHeads
 from tercet.http.limits import ServerLimits
-from tercet.http.request import Request
+from tercet.http.request import Request, origin_form, split_target
 from tercet.http.request_reader import RequestReader
 from tercet.http.responder import Responder, Source
 
 Handler = Callable[[Request, Responder], Awaitable[None]]
+BeforeLong = Callable[[str, str, Mapping[str, str], asyncio.Transport], None]
+"""(method, path, headers, transport) of a request with a long body, before all of it is here. Raises RequestError for
+one that will be refused anyway: a stranger's must not fill the memory."""
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class Host(Protocol):
     """What a connection needs of its server."""
 
     handler: Handler
+    before_long: BeforeLong | None
     limits: ServerLimits
     closing: bool
     tasks: set[asyncio.Task[None]]
@@ -182,6 +186,12 @@ class ServerConnection(asyncio.Protocol):
         if self._free and not self._queue:
             self._set_deadline(self._host.limits.body_timeout_s)
             self._send_continue()
+
+    def body_is_long(self, method: str, target: str, headers: Mapping[str, str]) -> None:
+        """A long body is not all here yet. Raises RequestError if it need not come."""
+        if self._host.before_long is not None:
+            path, _ = split_target(origin_form(target))
+            self._host.before_long(method, path, headers, self.transport)
 
     def request_read(self, request: Request, *, http10: bool, keep_alive: bool) -> None:
         """A request is whole: queue it."""

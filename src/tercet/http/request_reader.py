@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from io import BytesIO
 from time import perf_counter_ns
 from typing import Any, Protocol
@@ -18,6 +19,8 @@ from tercet.http.wire import request_head
 _HOST = re.compile(r"[A-Za-z0-9._~%!$&'()*+;=-]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
 _OVERHEAD = 16
 """What framing may cost for each byte of a chunked body, beyond what headers may: chunks of one byte cost five."""
+LONG_BODY_BYTES = 64 * 1024
+"""When so much of a body has come, and not all of it, it is asked whether the rest is to be read."""
 
 
 class Taker(Protocol):
@@ -25,6 +28,9 @@ class Taker(Protocol):
 
     def body_follows(self) -> None:
         """A request's head is read; its body is still to come."""
+
+    def body_is_long(self, method: str, target: str, headers: Mapping[str, str]) -> None:
+        """A body is long, and not all of it here. Raises RequestError if the rest is not to be read."""
 
     def request_read(self, request: Request, *, http10: bool, keep_alive: bool) -> None:
         """A request is whole."""
@@ -39,6 +45,7 @@ class RequestReader:
     """
 
     __slots__ = (
+        "_asked",
         "_body",
         "_body_size",
         "_complete",
@@ -70,6 +77,7 @@ class RequestReader:
         self._headers: dict[str, str] = {}
         self._target = b""
         self._open = False  # a message has begun in the parser, be it with a letter of its method
+        self._asked = False  # whether the rest of a long body is to be read
         self._body = b""
         self._pieces: BytesIO | None = None
         self._body_size = 0
@@ -125,6 +133,10 @@ class RequestReader:
             # How much of `data` belongs to the next request isn't known: all of it is counted, and allowed for.
             self._raw_size = self._raw_slack = len(data) if self._open else 0
             return
+        if self.in_body and self._body_size > LONG_BODY_BYTES and not self._asked:
+            self._asked = True
+            method = self._parser.get_method().decode("latin-1")
+            self._taker.body_is_long(method, self._target.decode("latin-1"), self._headers)
         excess = self._raw_size - self._raw_slack - self._limits.max_header_bytes
         if excess > 0 and not self.in_body:
             raise self._limits.headers_too_large()
@@ -170,6 +182,7 @@ class RequestReader:
         self._repeated = 0
         self.in_body = False
         self.wants_continue = False
+        self._asked = False
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request target."""

@@ -7,7 +7,7 @@ import ssl
 from time import monotonic
 
 from tercet.core.open_files import room_for_connections
-from tercet.http.connection import Handler, ServerConnection
+from tercet.http.connection import BeforeLong, Handler, ServerConnection
 from tercet.http.deadlines import Deadlines
 from tercet.http.known_heads import KnownHeads
 from tercet.http.limits import ServerLimits
@@ -24,7 +24,8 @@ class Server:
     exception a 500 and a log entry; after the start, either cuts the connection. When the client leaves, the
     handler's task is cancelled. With `reuse_port` other processes of this user may listen on the port, too: the kernel
     gives each new connection to one of them. There are at most `max_connections`, and no more than the files that this
-    process may open suffice for if each needs `files_each`; further ones are answered 503.
+    process may open suffice for if each needs `files_each`; further ones are answered 503. `before_long` may refuse a
+    request before all of its long body is here.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Server:
         write_timeout_s: float = 60.0,
         tls: ssl.SSLContext | None = None,
         reuse_port: bool = False,
+        before_long: BeforeLong | None = None,
     ) -> None:
         self.handler = handler
+        self.before_long = before_long
         self.limits = ServerLimits(
             max_header_bytes=max_header_bytes,
             max_body_bytes=max_body_bytes,

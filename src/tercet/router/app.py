@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from math import ceil
 
 import uvloop
@@ -23,7 +23,7 @@ from tercet.http.client import Client
 from tercet.http.server import Request, Responder, Server
 from tercet.router.admin import Admin
 from tercet.router.call import Suspect
-from tercet.router.checks import OPEN_PATHS, Door
+from tercet.router.checks import OPEN_PATHS, Door, without_key
 from tercet.router.config import RouterConfig
 from tercet.router.dashboard.pages import HOME, page
 from tercet.router.discovery.watch import Discovery
@@ -112,6 +112,7 @@ class Router:
             tls=config.server_tls(),
             files_each=FILES_EACH,
             reuse_port=config.processes > 1,
+            before_long=self._before_long,
         )
         self._asks_certificate = config.tls_client_ca is not None
         self._kv_use = KvUse(self.parts)
@@ -234,9 +235,18 @@ class Router:
 
     def _enter(self, request: Request, responder: Responder) -> ApiKey | None:
         """Return the key that a request came with, None where none is needed. Raises RequestError."""
-        if self._asks_certificate and request.path not in PROBED and not responder.transport.get_extra_info("peercert"):
-            raise RequestError(403, "a client certificate is needed", code="client_certificate_needed")
+        if self._asks_certificate:
+            _ask_certificate(request.path, responder.transport)
         return self.parts.door.check(request.method, request.path, request.headers)
+
+    def _before_long(self, method: str, path: str, headers: Mapping[str, str], transport: asyncio.Transport) -> None:
+        """Refuse what will be refused before its long body is here: a stranger's would fill the memory. Raises
+        RequestError."""
+        if self._asks_certificate:
+            _ask_certificate(path, transport)
+        self.parts.door.check(method, path, headers)
+        if without_key(path):
+            raise RequestError(413, f"{path} takes no body", code="request_too_large")
 
     def _methods(self, path: str) -> dict[str, Endpoint] | None:
         """Return what answers at a path of the router's own, None for others."""
@@ -266,6 +276,12 @@ class Router:
                     quota.leave(len(request.body) // BYTES_PER_TOKEN)
         else:
             raise RequestError(404, f"no such path: {path}")
+
+
+def _ask_certificate(path: str, transport: asyncio.Transport) -> None:
+    """Raise RequestError 403 for who shows no certificate."""
+    if path not in PROBED and not transport.get_extra_info("peercert"):
+        raise RequestError(403, "a client certificate is needed", code="client_certificate_needed")
 
 
 def no_port(config: RouterConfig, error: OSError) -> UsageError:

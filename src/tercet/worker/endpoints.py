@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeGuard, TypeVar
 
@@ -87,7 +87,7 @@ class Endpoints:
         elif route == ("GET", "/metrics"):
             await responder.send(200, self._metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")
         else:
-            self._authorize(request)
+            self._authorize(request.headers)
             await self._guarded(route, request, responder)
 
     async def _guarded(self, route: tuple[str, str], request: Request, responder: Responder) -> None:
@@ -241,9 +241,13 @@ class Endpoints:
         order = [(self._next_rank + i) % count for i in range(count)]
         return min(order, key=lambda rank: (not self._engines[rank].ready, self._engines[rank].in_flight))
 
-    def _authorize(self, request: Request) -> None:
+    def before_long(self, method: str, path: str, headers: Mapping[str, str], transport: asyncio.Transport) -> None:
+        """Refuse a stranger before a long body is here: it would fill the memory. Raises RequestError 401."""
+        self._authorize(headers)
+
+    def _authorize(self, headers: Mapping[str, str]) -> None:
         if self._keys:
-            self._keys.find(request.headers.get("authorization", ""))
+            self._keys.find(headers.get("authorization", ""))
 
     def _health(self) -> dict[str, object]:
         engines = [

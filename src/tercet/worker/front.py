@@ -112,7 +112,13 @@ async def serve(
         picture_figures=pictures.figures if pictures is not None else None,
         worker_key=key_of_workers(secret) if config.require_secret else None,
     )
-    server = Server(endpoints.handle, host=config.host, port=config.port, max_body_bytes=config.max_body_bytes)
+    server = Server(
+        endpoints.handle,
+        host=config.host,
+        port=config.port,
+        max_body_bytes=config.max_body_bytes,
+        before_long=endpoints.before_long,
+    )
     try:
         await server.start()
     except OSError as error:

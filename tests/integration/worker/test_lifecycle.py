@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -230,6 +231,12 @@ def test_api_keys(ranks: Worker) -> None:
         assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
     assert stranger.call("/v1/completions", {"prompt": "a"}).status == 401
     assert stranger.call("/kv/release", {"ticket_id": "t"}).status == 401
+    host, port = ranks.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 30) as connection:
+        # Of a long body no more is read than tells whose it is.
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: w\r\nContent-Length: 60000000\r\n\r\n"
+        connection.sendall(head + b"x" * 100_000)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 401 ")
     assert [stranger.call(path).status for path in ("/health", "/ready", "/metrics")] == [200] * 3
     assert ranks.call("/v1/models").status == 200
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from tercet.core.errors import RequestError
 from tercet.http.known_heads import KnownHeads
 from tercet.http.limits import ServerLimits
 from tercet.http.request import Request
-from tercet.http.request_reader import RequestReader
+from tercet.http.request_reader import LONG_BODY_BYTES, RequestReader
 
 STREAM = (
     b"POST /a?x=%20 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
@@ -36,6 +37,9 @@ class _Taker:
         self.seen: list[tuple[str, str, str, bytes, bool]] = []
 
     def body_follows(self) -> None:
+        pass
+
+    def body_is_long(self, method: str, target: str, headers: Mapping[str, str]) -> None:
         pass
 
     def request_read(self, request: Request, *, http10: bool, keep_alive: bool) -> None:
@@ -211,6 +215,32 @@ def test_ambiguous_framing_is_refused(request_bytes: bytes) -> None:
     with pytest.raises(RequestError) as caught:
         _read([request_bytes])
     assert caught.value.status == 400
+
+
+class _Asker(_Taker):
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, str]] = []
+
+    def body_is_long(self, method: str, target: str, headers: Mapping[str, str]) -> None:
+        assert "host" in headers
+        self.asked.append((method, target))
+
+
+def test_a_long_body_is_asked_about_once_and_only_before_all_of_it_is_here() -> None:
+    size = 2 * LONG_BODY_BYTES
+    head = b"POST /%d HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
+    taker = _Asker()
+    reader = RequestReader(ServerLimits(), taker, "c")
+    for piece in (head % (1, size), b"x" * (size - 2), b"x", b"x", b"\r\n", head % (2, 5) + b"hello"):
+        reader.feed(piece)
+    assert taker.asked == [("POST", "/1")]
+    reader.feed(head % (3, size) + b"x" * size)
+    chunked = b"PUT /4 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % size
+    for piece in (chunked, b"x" * size, b"\r\n0\r\n\r\n", b"\r\n"):
+        reader.feed(piece)
+    assert taker.asked == [("POST", "/1"), ("PUT", "/4")]
+    assert [(seen[1], len(seen[3])) for seen in taker.seen] == [("/1", size), ("/2", 5), ("/3", size), ("/4", size)]
 
 
 def test_other_versions_are_refused() -> None:

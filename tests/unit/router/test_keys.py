@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tercet.core.api_keys import ApiKey, digest_of
 from tercet.core.errors import UsageError
 from tercet.router import key_file
 from tercet.router.key_file import KeyFile
+from tests.unit.http.wires import RawClient
 
 from .harness import routing, until
 
@@ -55,6 +57,33 @@ async def test_who_shows_no_key_hears_whether_it_is_ready_and_not_where_the_work
         assert (await setup.get("/ready")).json == {"ready": True, "mode": "aggregated"}
         told = await setup.get("/ready", {"authorization": "Bearer of-workers"})
         assert told.json["workers"] == [setup.workers[0].url]
+
+
+LONG = b" HTTP/1.1\r\nHost: h\r\n%bContent-Length: 60000000\r\n\r\n" + b"x" * 100_000
+CHUNKED = b" HTTP/1.1\r\nHost: h\r\n%bTransfer-Encoding: chunked\r\n\r\n3000000\r\n" + b"x" * 100_000
+
+
+async def test_nobody_waits_for_a_long_body_that_will_be_refused() -> None:
+    """Thousands of connections of strangers, each with a body half sent, would fill the memory."""
+    user, prompt = b"Authorization: Bearer user\r\n", "a " * 100_000
+    async with routing("A", api_keys=(_line("user"), _line("ops", admin=True))) as setup:
+
+        async def answers(sent: bytes, more: bytes = b"") -> int:
+            raw = RawClient(*await asyncio.open_connection("127.0.0.1", setup.router.port))
+            await raw.send(sent)
+            await raw.send(more)
+            status, _, _ = await raw.answer()
+            raw.close()
+            return status
+
+        for rest in (LONG, CHUNKED):
+            assert await answers(b"POST /v1/completions" + rest % b"") == 401
+            assert await answers(b"POST /v1/x" + rest % b"Authorization: Bearer no\r\n") == 401
+            assert await answers(b"POST /workers" + rest % user) == 403
+            assert await answers(b"POST /metrics" + rest % b"") == 413, "which takes none"
+        body = json.dumps({"model": "m", "prompt": prompt}).encode()
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\n%bContent-Length: %d\r\n\r\n" % (user, len(body))
+        assert await answers(head + body[:100_000], body[100_000:]) == 200
 
 
 async def test_what_only_routers_ask_is_for_nobody() -> None:
