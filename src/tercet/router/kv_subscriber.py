@@ -18,6 +18,10 @@ from tercet.routing.kv_events import BlocksCleared, decode_batch
 
 log = logging.getLogger(__name__)
 
+MAX_BYTES = 64 << 20
+"""Of one message: the events of a prompt of a million tokens have 5 MB. At a port of ours anybody may speak."""
+NUMBER_BYTES = 8
+
 
 class KvSubscriber:
     """One subscription per rank: rank i publishes at its worker's port + i, or brings its events to ours + i.
@@ -44,6 +48,7 @@ class KvSubscriber:
         for rank in [rank for rank in self._fleet.ranks.values() if rank.url == url]:
             socket = self._context.socket(zmq.SUB)
             socket.linger = 0
+            socket.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
             socket.setsockopt(zmq.SUBSCRIBE, b"")
             host = "127.0.0.1" if port.here else urlsplit(url).hostname
             endpoint = f"tcp://{host}:{port.number + (rank.rank or 0)}"
@@ -77,6 +82,8 @@ class KvSubscriber:
                 frames = await socket.recv_multipart()
                 try:
                     _, number, payload = frames
+                    if len(number) > NUMBER_BYTES:
+                        raise ValueError("their number is too long")
                     events = decode_batch(payload)
                 except ValueError as error:
                     log.warning("%s published something else than KV events: %s", endpoint, error)

@@ -6,6 +6,7 @@ with its `type`, in older versions a list that begins with it.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,7 @@ def decode_batch(payload: bytes) -> tuple[BlockEvent, ...]:
     try:
         events = msgpack.unpackb(payload, raw=False, strict_map_key=False)[1]
         decoded = tuple(map(_event, events))
-    except (LookupError, TypeError, ValueError, AttributeError, msgpack.UnpackException) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError, msgpack.UnpackException) as error:
         raise ValueError(f"not a batch of KV events: {error}") from error
     return tuple(event for event in decoded if event is not None)
 
@@ -90,15 +91,26 @@ def _event(event: Any) -> BlockEvent | None:
     if said.get("medium") not in (None, "GPU") or said.get("group_idx"):
         return None  # a slower tier, or another group's view of the same tokens
     if kind == "BlockRemoved":
-        return BlocksRemoved(tuple(said["block_hashes"]))
+        return BlocksRemoved(_names(said["block_hashes"]))
     if kind != "BlockStored":
         return None
-    names, size = tuple(said["block_hashes"]), int(said["block_size"])
+    names, size, parent = _names(said["block_hashes"]), int(said["block_size"]), said["parent_block_hash"]
     tokens = tuple(said["token_ids"])
     if size < 1 or len(tokens) != size * len(names):
         raise ValueError(f"{len(names)} blocks of {size} with {len(tokens)} tokens")
+    array("I", tokens)  # as they are hashed: raises for what is no token
+    if parent is not None:
+        _names((parent,))
     other = said.get("lora_id") is not None or said.get("lora_name") or any(said.get("extra_keys") or ())
-    return BlocksStored(names, said["parent_block_hash"], tokens, size, not other)
+    return BlocksStored(names, parent, tokens, size, not other)
+
+
+def _names(given: Any) -> tuple[Name, ...]:
+    """Return names of blocks. Raises TypeError for what can be none."""
+    names = tuple(given)
+    if not all(isinstance(name, bytes | int) for name in names):
+        raise TypeError("a block's name is bytes or a number")
+    return names
 
 
 class TokenBlocks:

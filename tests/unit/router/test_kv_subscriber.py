@@ -17,6 +17,7 @@ from tercet.routing.fleet import FleetState
 from tests.ports import free_port
 from tests.unit.router.fake_worker import FakeWorker
 from tests.unit.router.harness import routing, until
+from tests.unit.routing.test_kv_events import NO_BATCHES
 
 IDS = list(range(128))
 
@@ -62,6 +63,15 @@ async def test_the_fleet_learns_what_an_engine_holds_and_forgets_after_a_gap() -
         await publish(1, stored(b"a", None, IDS[:64]))
         await until(lambda: held() == 64)
         await publish(2, b"nonsense")
+        await until(lambda: held() == 0)
+        for nonsense in NO_BATCHES:
+            await publish(0, stored(b"a", None, IDS[:64]))
+            await until(lambda: held() == 64)  # it still listens
+            await publish(1, nonsense)
+            await until(lambda: held() == 0)
+        await publish(0, stored(b"a", None, IDS[:64]))
+        await until(lambda: held() == 64)
+        await publisher.send_multipart([b"", b"\xff" * 9000, stored(b"a", None, IDS[:64])])
         await until(lambda: held() == 0)
     finally:
         await subscriber.close()

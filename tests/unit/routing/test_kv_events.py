@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgpack
@@ -46,7 +47,24 @@ def test_decoding(event: Any, expected: Any) -> None:
     assert decode_batch(batch(event)) == (() if expected is None else (expected,))
 
 
-@pytest.mark.parametrize("payload", [b"", b"\xc1", msgpack.packb(3), batch(stored([b"a"], None, [1])), batch({"x": 1})])
+NO_BATCHES = [
+    b"",
+    b"\xc1",
+    msgpack.packb(3),
+    batch(stored([b"a"], None, [1])),
+    batch({"x": 1}),
+    # What could be read, and not be kept.
+    batch({"type": "BlockRemoved", "block_hashes": [[7]]}),
+    batch(stored([[7]], None, [1, 2])),  # type: ignore[list-item]
+    batch(stored([b"a"], [7], [1, 2])),  # type: ignore[arg-type]
+    batch(stored([b"a"], None, ["x", 2])),  # type: ignore[list-item]
+    batch(stored([b"a"], None, [-1, 2])),
+    batch(stored([b"a"], None, [1 << 40, 2])),
+    batch(stored([b"a"], None, [1, 2], block_size=math.inf)),
+]
+
+
+@pytest.mark.parametrize("payload", NO_BATCHES)
 def test_what_is_no_batch(payload: bytes) -> None:
     with pytest.raises(ValueError, match="not a batch"):
         decode_batch(payload)
