@@ -36,6 +36,11 @@ def for_everyone(method: str, path: str) -> bool:
     return path == "/mode" and method in ("GET", "HEAD")
 
 
+def changes(method: str, path: str) -> bool:
+    """True for what changes how the router or an engine works, and is no page's to ask for but the router's own."""
+    return method not in ("GET", "HEAD") and (path in ADMIN_V1 or not path.startswith("/v1/"))
+
+
 def cross_site(headers: Mapping[str, str]) -> bool:
     """True for what another site's page had a browser send: it must change nothing here, nor on a laptop's loopback."""
     site = headers.get("sec-fetch-site")
@@ -83,7 +88,7 @@ class Door:
 
     def check(self, method: str, path: str, headers: Mapping[str, str]) -> ApiKey | None:
         """Return the key of a request; None where none is needed. Raises RequestError 401, 403, 404."""
-        if not path.startswith("/v1/") and method not in ("GET", "HEAD") and cross_site(headers):
+        if changes(method, path) and cross_site(headers):
             raise RequestError(403, f"{method} {path} was sent by another site's page", code="cross_site")
         if path in INTERNAL_V1:
             raise RequestError(404, f"no such path: {path}")
@@ -93,7 +98,7 @@ class Door:
         if anew:
             self.quotas.keep({key.digest for key in ring})
         if not ring:
-            if self._here and not path.startswith("/v1/") and method not in ("GET", "HEAD") and to_a_name(headers):
+            if self._here and changes(method, path) and to_a_name(headers):
                 text = f"{method} {path}: without API keys browsers change this router at localhost or its address only"
                 raise RequestError(403, text, code="cross_site")
             return None

@@ -77,6 +77,7 @@ async def test_another_sites_page_changes_nothing() -> None:
             got = await setup.post("/mode/replicated", headers=headers)
             assert (got.status, got.error["code"]) == (403, "cross_site"), headers
             assert (await setup.send("DELETE", "/workers/A0", headers=headers)).status == 403
+            assert (await setup.post("/v1/%6coad_lora_adapter", {}, headers)).status == 403, "which changes an engine"
         assert (await setup.get("/mode")).json["mode"] == "aggregated"
         for headers in (
             {},
