@@ -93,7 +93,8 @@ async def test_response_headers() -> None:
         assert list(timing) == ["router", "prefill-leg", "decode-leg", "p-prefill", "queue", "prefill"]
         assert timing["p-prefill"] == "9.00" and 0 < float(timing["router"]) < 1000
         assert [item[2]["x-request-id"] for w in setup.workers for item in w.inferences] == ["my.id-1"] * 2
-        for bad in ("", "a b", "x" * 200, "new\tline", "é"):
+        ours = "___prefill_addr_10.0.0.1:21001___decode_addr_10.0.0.2:22001_x"
+        for bad in ("", "a b", "x" * 200, "new\tline", "é", ours):
             got = await setup.chat("hello", headers={"X-Request-Id": bad})
             assert got.headers["x-request-id"].startswith("req-")
         refused = await setup.chat("hello", headers={"X-Request-Id": "id2"}, model="nope")
