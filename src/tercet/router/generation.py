@@ -24,6 +24,8 @@ from tercet.routing.facts import RequestFacts, chat_facts, completion_facts
 PRIORITY_HEADER = "x-tercet-priority"
 CLIENT_GONE = 499
 BROKEN = 502
+MOST_TOKENS = 1 << 24
+"""More than any answer has. A client may ask for a number that nothing can be subtracted from."""
 UNASKED_TOKENS = 512
 """What an answer is taken for that broke off and had no limit of its own."""
 
@@ -120,7 +122,7 @@ def _at_most(request: ClientRequest, facts: RequestFacts) -> int:
     """Return the tokens that are charged where nobody will know: leaving just before the end must not be free."""
     limit = request.max_tokens
     answer = limit if isinstance(limit, int) and limit > 0 else UNASKED_TOKENS
-    return facts.prompt_tokens + answer * request.choices
+    return facts.prompt_tokens + min(answer * request.choices, MOST_TOKENS)
 
 
 def _facts(

@@ -131,6 +131,19 @@ async def test_streams_and_those_who_leave_them_are_charged() -> None:
         assert (await setup.complete("a", headers=_bearer("b"))).status == 429
 
 
+async def test_who_asks_for_more_than_a_number_can_be_and_leaves_is_charged_and_noted() -> None:
+    async with routing("A", api_keys=(_line("a", tokens_per_minute=40),)) as setup:
+        setup.workers[0].gate = asyncio.Event()
+        task = asyncio.create_task(setup.complete("a b c", headers=_bearer("a"), max_tokens=10**400))
+        await until(lambda: setup.workers[0].running)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await setup.idle()
+        assert [record.to_json()["status"] for record in setup.router.parts.recent.latest(1)] == [499]
+        got = await setup.complete("a", headers=_bearer("a"))
+        assert got.status == 429 and len(got.headers["retry-after"]) < 12
+
+
 async def test_the_file_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_file, "LOOK_S", 0.0)
     path = tmp_path / "keys"
