@@ -245,6 +245,8 @@ class Prober:
             self._changed.set()
 
     def _say(self, what: str, problem: str) -> None:
+        # A worker's words, that will stand in logs and terminals.
+        problem = "".join(char if char.isprintable() else " " for char in problem)
         if self._said.get(what) != problem:
             log.warning("%s: %s", what, problem)
         self._said[what] = problem

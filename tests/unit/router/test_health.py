@@ -26,6 +26,16 @@ async def test_a_worker_is_ready_when_an_inference_through_it_succeeded() -> Non
         assert (await setup.complete("a")).status == 200
 
 
+async def test_a_workers_trouble_is_told_in_one_plain_line(caplog: pytest.LogCaptureFixture) -> None:
+    async with routing("A", wait=False) as setup:
+        (worker,) = setup.workers
+        worker.status, worker.error = 500, {"message": "stuck\n2026-01-01 INFO forged \x1b[2J", "code": None}
+        await until(lambda: "stuck" in str(setup.router.prober.problem(worker.url)))
+        assert str(setup.router.prober.problem(worker.url)).isprintable()
+    said = [record.getMessage() for record in caplog.records if "stuck" in record.getMessage()]
+    assert said and all(line.isprintable() for line in said)
+
+
 async def test_every_rank_is_probed() -> None:
     async with routing("A", ranks=3) as setup:
         probed = {headers["x-data-parallel-rank"] for _, _, headers in setup.workers[0].seen}
