@@ -56,7 +56,7 @@ class Handoffs:
             return
         waiting = self._waiting.setdefault(address, deque())
         if len(waiting) >= WAITING_PER_SLOT * self._limit:
-            raise _overloaded(address, "and too many requests wait for them")
+            raise _overloaded("and too many requests wait for them")
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting.append(place)
         try:
@@ -68,7 +68,7 @@ class Handoffs:
             elif place in waiting:
                 waiting.remove(place)
             if isinstance(error, TimeoutError):
-                raise _overloaded(address, f"and none was accepted within {timeout_s:g} s") from None
+                raise _overloaded(f"and none was accepted within {timeout_s:g} s") from None
             raise
 
     def leave(self, address: str) -> None:
@@ -161,5 +161,5 @@ class Handoffs:
         await self._release_all(exchange.on_exit(accepted=False))
 
 
-def _overloaded(address: str, why: str) -> RequestError:
-    return RequestError(503, f"too many handoffs to {address} are not accepted yet, {why}", code="overloaded")
+def _overloaded(why: str) -> RequestError:
+    return RequestError(503, f"too many handoffs to a decode worker are not accepted yet, {why}", code="overloaded")

@@ -17,6 +17,12 @@ CONTROL_TIMEOUT_S = 5.0
 TOO_MANY = "too_many_connections"
 
 _CONNECTION = frozenset({"connect", "connect_timeout", "closed", "protocol"})
+_UNSAID = {
+    "connect": "no connection",
+    "connect_timeout": "no connection in time",
+    TOO_MANY: "no connection: too many are open",
+}
+"""For clients, who know workers by their labels: the error's own words hold an address."""
 
 
 class Sender:
@@ -79,13 +85,18 @@ def _tell(done: asyncio.Future[None], task: asyncio.Task[Answer]) -> None:
         done.set_result(None)
 
 
+def words_for_clients(error: ClientError) -> str:
+    """Return what a client hears of a worker's failure."""
+    return _UNSAID.get(error.reason, str(error))
+
+
 def failure(leg: Leg, error: ClientError) -> Failure:
     """Return what a worker's silence or absence means. A connection that broke in the middle of an answer is worth
     another try, too: of an answer that is read whole, the client has seen nothing yet."""
     late = error.reason == "first_byte_timeout"
     status = 504 if late or error.reason == "idle_timeout" else 503 if error.reason == TOO_MANY else 502
     code = TOO_MANY if status == 503 else "worker_timeout" if status == 504 else "worker_unreachable"
-    message = f"the {leg.stage} worker {leg.rank.label} failed: {error}"
+    message = f"the {leg.stage} worker {leg.rank.label} failed: {words_for_clients(error)}"
     # To encode once more costs nobody anything, so a slow encoder is given up for another one too.
     retry = leg.stage is Stage.ENCODE or error.reason in _CONNECTION
     return Failure(RequestError(status, message, code=code), leg.rank, retry)

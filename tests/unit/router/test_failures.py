@@ -64,6 +64,17 @@ async def test_a_dead_worker_gives_a_clean_error_at_once(role: str) -> None:
         await until(lambda: setup.router.parts.fleet.in_flight == 0)
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/echo"])
+async def test_a_client_does_not_hear_where_a_dead_worker_was(path: str) -> None:
+    async with routing("A", "aggregated", health_interval_s=60.0, max_retries=0) as setup:
+        (worker,) = setup.workers
+        port = str(worker.server.port)
+        await worker.stop()
+        got = await setup.post(path, {"model": "m", "prompt": "a"})
+        assert (got.status, got.error["code"]) == (502, "worker_unreachable")
+        assert "A0 failed" in got.error["message"] and port not in got.error["message"]
+
+
 async def test_a_dead_p_is_replaced_by_the_other() -> None:
     async with routing("PPD", "pd", balancer="round_robin") as setup:
         await setup.workers[0].stop()
