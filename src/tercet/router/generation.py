@@ -94,6 +94,10 @@ async def generate(
     except asyncio.CancelledError:
         account.error = "client_gone"
         raise
+    except RecursionError:
+        # What could just be parsed is looked through once more, from deeper down.
+        status, spent, account.error = 400, 0, "invalid_json"
+        raise RequestError(400, "the request body is nested too deeply", code="invalid_json") from None
     except Exception:
         status, account.error = 500, "internal_error"
         raise

@@ -16,6 +16,17 @@ async def test_bad_json_is_400(path: str, body: bytes) -> None:
         assert got.error["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("field", ["tools", "cache_salt", "messages"])
+async def test_a_body_that_is_nested_too_deeply_is_refused_at_any_depth(field: str) -> None:
+    """Where it can just be read, what hashes it finds it too deep."""
+    statuses = set()
+    async with routing("A", "aggregated") as setup:
+        for depth in range(800, 1020):
+            body = f'{{"model": "nope", "{field}": {"[" * depth}{"]" * depth}}}'
+            statuses.add((await setup.post("/v1/chat/completions", body.encode())).status)
+    assert statuses == {400, 404}
+
+
 async def test_unknown_model_is_404_and_reaches_no_worker() -> None:
     async with routing("PD", "pd") as setup:
         got = await setup.chat("hi", model="nope")
