@@ -7,10 +7,18 @@ from itertools import count
 
 from tercet.core.errors import UsageError
 
+MAX_NAME_CHARS = 256
+
 
 def new_id(prefix: str) -> str:
     """Return `prefix-` and 128 random bits in hex: unique, and unguessable by a client."""
     return f"{prefix}-{secrets.token_hex(16)}"
+
+
+def is_name(text: str) -> bool:
+    """True for what can be the id of something: one line, and short. One that came through other hands may be anything,
+    and is logged."""
+    return 0 < len(text) <= MAX_NAME_CHARS and text.isascii() and text.isprintable()
 
 
 class RequestIds:

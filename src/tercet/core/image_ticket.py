@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Any
 
 from tercet.core.errors import TicketError
+from tercet.core.ids import is_name
 
 IMAGE_TICKET_VERSION = 1
 BLOCK_ROWS = 16
@@ -81,6 +82,8 @@ class ImageTicket:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TicketError(f"malformed image ticket: {error!r}") from error
+        if not (is_name(ticket.id) and is_name(ticket.engine_id)):
+            raise TicketError("malformed image ticket: its id or its engine's is none")
         if not (isfinite(ticket.lease_s) and ticket.lease_s > 0):
             raise TicketError("an image ticket's lease is not a time")
         if ticket.tokens < 1 or len(ticket.block_ids) != blocks_for_rows(ticket.tokens):

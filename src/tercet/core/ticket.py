@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tercet.core.errors import TicketError
+from tercet.core.ids import is_name
 from tercet.core.image import ImageInput, check_images
 from tercet.core.sampling import SampledToken
 
@@ -100,6 +101,8 @@ class Ticket:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TicketError(f"malformed ticket: {error!r}") from error
+        if not (is_name(ticket.id) and is_name(ticket.engine_id)):
+            raise TicketError("malformed ticket: its id or its engine's is none")
         if len(ticket.block_ids) != -(-len(ticket.token_ids) // max(ticket.block_size, 1)):
             raise TicketError(f"ticket names {len(ticket.block_ids)} blocks for {len(ticket.token_ids)} tokens")
         check_images(ticket.images, len(ticket.token_ids))

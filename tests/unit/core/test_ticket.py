@@ -41,6 +41,9 @@ def test_a_ticket_survives_its_parameters() -> None:
         {"seed": None},
         {"images": [{}]},
         {"remote_prefill_cached_tokens": "many"},
+        {"ticket_id": "t\n2026-01-01 INFO forged"},
+        {"remote_engine_id": "\x1b[2J"},
+        {"ticket_id": ""},
     ],
 )
 def test_a_wrong_ticket_is_refused(change: dict[str, object]) -> None:
@@ -80,7 +83,11 @@ def test_pictures_that_do_not_fit_the_prompt_are_refused(images: list[ImageInput
 
 
 @pytest.mark.parametrize(
-    "change", [{"version": 2}, {"tokens": 16}, {"tokens": 0}, {"remote_block_ids": 3}, {"addresses": 4}, {"key": None}]
+    "change",
+    [
+        *({"version": 2}, {"tokens": 16}, {"tokens": 0}, {"remote_block_ids": 3}, {"addresses": 4}, {"key": None}),
+        *({"ticket_id": "t\n2026-01-01 INFO forged"}, {"remote_engine_id": "\x1b[2J"}),
+    ],
 )
 def test_a_wrong_image_ticket_is_refused(change: dict[str, object]) -> None:
     params = {**IMAGE_TICKET.to_params(), **change}
