@@ -22,6 +22,8 @@ PRIVATE_FIELDS = frozenset(
     }
 )
 PRIVATE_PREFIX = "bootstrap_"
+MOST_PARTS = 16_384
+"""Messages of a chat, and parts of these: what looks at each lets all other requests wait meanwhile."""
 
 
 class ClientRequest:
@@ -102,6 +104,18 @@ def read_body(raw: bytes) -> tuple[dict[str, Any], bytes]:
     if not PRIVATE_FIELDS.isdisjoint(data) or PRIVATE_PREFIX in "\n".join(data):
         stripped = _strip(data) or stripped
     return (data, dump(data)) if stripped else (data, raw)
+
+
+def refuse_crowd(body: dict[str, Any]) -> None:
+    """Raise RequestError 400 for a chat of too many messages and parts: a body of 64 MiB has room for millions."""
+    messages = body.get("messages")
+    count = len(messages) if isinstance(messages, list) else 0
+    if isinstance(messages, list) and count <= MOST_PARTS:
+        contents = (message.get("content") for message in messages if isinstance(message, dict))
+        count += sum(len(content) for content in contents if isinstance(content, list))
+    if count > MOST_PARTS:
+        message = f"a chat may have {MOST_PARTS} messages and parts of messages, and this one has {count}"
+        raise RequestError(400, message, code="too_many_messages", param="messages")
 
 
 def _strip(data: dict[str, Any]) -> bool:

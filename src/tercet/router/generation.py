@@ -9,8 +9,9 @@ from typing import Any
 
 from tercet.core.api_keys import ApiKey
 from tercet.core.errors import RequestError
+from tercet.core.fast_json import LONG_BYTES
 from tercet.dialects.pictures import Pictures, find_pictures
-from tercet.dialects.request import CHAT_PATH, ClientRequest, read_body
+from tercet.dialects.request import CHAT_PATH, ClientRequest, read_body, refuse_crowd
 from tercet.http.server import Request, Responder
 from tercet.router.account import LATER, Account
 from tercet.router.call import Call, Suspect
@@ -64,6 +65,8 @@ async def generate(
         passed = door.worker_headers(headers[0][1], request.headers)
         if tracing is not None and span is not None:
             passed = tracing.worker_headers(span, passed)
+        if len(raw) > LONG_BYTES and request.path == CHAT_PATH:
+            refuse_crowd(body)
         places = find_pictures(body, parts.config.max_images) if request.path == CHAT_PATH else ()
         apart = bool(places) and parts.dialect.encodes
         if apart:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tercet.dialects.request import MOST_PARTS
 from tests.unit.router.harness import routing
 
 
@@ -45,6 +46,22 @@ async def test_words_that_are_no_unicode_are_no_fault_of_the_router(mode: str) -
         assert (await setup.complete("a b", cache_salt="\ud83d")).status == 200, "the worker's to refuse"
         assert b"\\ud83d" in (await setup.get("/requests")).body and (await setup.get("/metrics")).status == 200
         await setup.idle()
+
+
+async def test_a_chat_has_no_more_messages_and_parts_than_can_be_looked_at_in_no_time() -> None:
+    said, part = {"role": "user", "content": "a"}, {"type": "text", "text": "a"}
+    async with routing("A", "aggregated") as setup:
+        crowds: tuple[list[object], ...] = (
+            [said] * (MOST_PARTS + 1),
+            [said, {"role": "user", "content": [part] * MOST_PARTS}],
+        )
+        for messages in crowds:
+            got = await setup.post("/v1/chat/completions", {"model": "m", "messages": messages})
+            assert (got.status, got.error["code"]) == (400, "too_many_messages"), "though it is a small body"
+        assert not setup.workers[0].inferences
+        crowds = ([said] * MOST_PARTS, [{"role": "user", "content": [part] * (MOST_PARTS - 1)}])
+        for messages in crowds:
+            assert (await setup.post("/v1/chat/completions", {"model": "m", "messages": messages})).status == 200
 
 
 async def test_a_body_too_large_is_413() -> None:
