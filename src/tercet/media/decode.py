@@ -13,6 +13,17 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """The libraries behind the others have seen less of the world."""
 
 MAX_RATIO = 100
+MAX_SCANS = 100
+"""Of a JPEG as large as may be, more of a smaller one: each goes over the whole picture, be it empty, and a file of 16
+MB has room for hours of them."""
+MAX_EXIF_PIECES = 300
+"""Of a JPEG's EXIF data, up to 64 KiB each."""
+_JPEG = b"\xff\xd8"
+_SCAN = b"\xff\xda"
+"""What no picture's own data hold: there a zero follows each ff."""
+
+_RUN_LENGTHS = (1, 2)
+"""Of 8 bits and of 4, as a BMP says it."""
 
 # Pillow's own bound would refuse what a wider one of ours, which is looked at first, allows.
 Image.MAX_IMAGE_PIXELS = None
@@ -36,6 +47,9 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
     Its size is read from the header and checked before a pixel is unpacked; so is its shape, since what scales the
     shorter side up to a model's size would make an immense picture of a very long one. Raises PictureError.
     """
+    # To every piece those before are copied.
+    if data.startswith(_JPEG) and data.count(b"Exif\0\0") > MAX_EXIF_PIECES:
+        raise PictureError(f"EXIF data in more than {MAX_EXIF_PIECES} pieces")
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as picture:
             width, height = picture.size
@@ -43,6 +57,11 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
                 raise PictureError(f"{width} x {height} pixels: at most {max_pixels} are decoded")
             if max(width, height) > MAX_RATIO * min(width, height):
                 raise PictureError(f"{width} x {height} pixels: one side is over {MAX_RATIO} times the other")
+            if data.startswith(_JPEG) and data.count(_SCAN) * width * height > MAX_SCANS * max_pixels:
+                raise PictureError(f"{data.count(_SCAN)} scans of {width} x {height} pixels: far more than any needs")
+            if picture.format == "BMP" and picture.info.get("compression") in _RUN_LENGTHS:
+                # They are unpacked by a loop of Python, pixel by pixel, and nothing else runs meanwhile.
+                raise PictureError("a BMP that is run-length encoded: send a PNG")
             # A PNG without its last bytes unpacks without complaint: its chunks are counted first.
             picture.verify()
         with Image.open(BytesIO(data), formats=FORMATS) as picture:

@@ -150,3 +150,38 @@ def test_a_bomb_is_never_unpacked() -> None:
     assert reason == "9000 x 9000 pixels: at most 36000000 are decoded"
     assert int(kilobytes) < 50_000
     assert int(run_python(BOMB % 90_000_000)) > 200_000, "it is a bomb"
+
+
+def _scans(count: int) -> bytes:
+    """Return a JPEG whose last scan is there so many times more."""
+    Image.new("RGB", (64, 64)).save(file := BytesIO(), "JPEG", progressive=True)
+    data = file.getvalue()
+    at = data.rindex(b"\xff\xda")
+    return data[:at] + data[at:-2] * (count + 1) + data[-2:]
+
+
+def _exif_pieces(count: int) -> bytes:
+    """Return a JPEG with EXIF data in so many pieces."""
+    data = picture(form="JPEG")
+    return data[:2] + (b"\xff\xe1" + struct.pack(">H", 9) + b"Exif\0\0x") * count + data[2:]
+
+
+def _runs(size: int) -> bytes:
+    """Return a BMP of run lengths: a pixel a line, and the line's end."""
+    body = b"\1\1\0\0" * size + b"\0\1"
+    info = struct.pack("<IiiHHIIiiII", 40, size, size, 1, 8, 1, len(body), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 14 + 40 + 1024 + len(body), 0, 0, 14 + 40 + 1024) + info + bytes(1024) + body
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [(_scans(250), "scans of 64 x 64"), (_exif_pieces(301), "300 pieces"), (_runs(8), "run-length encoded")],
+)
+def test_small_files_that_would_take_minutes_are_refused(data: bytes, why: str) -> None:
+    with pytest.raises(PictureError, match=why):
+        decode(data, MOST)
+
+
+def test_a_few_scans_and_pieces_are_no_trouble() -> None:
+    assert decode(_scans(20), MOST).size == (64, 64)
+    assert decode(_exif_pieces(3), MOST).size == (48, 32)
