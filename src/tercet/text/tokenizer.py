@@ -16,6 +16,8 @@ from tercet.text.decoding import TextStream, TokenDecoder
 from tercet.text.image_token import ImageToken, Marks, expand, image_token
 from tercet.text.messages import Chat, Picture, normalise_messages
 
+LEAST_LONGEST = 64
+"""Characters that a token may stand for, though none in the vocabulary is so long: of spaces, or of what is unknown."""
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -51,6 +53,7 @@ class Tokenizer:
         fast.no_truncation()
         fast.no_padding()
         added = fast.get_added_tokens_decoder()
+        self._longest = max(LEAST_LONGEST, *map(len, fast.get_vocab(with_added_tokens=True)))
         decoder = json.loads(fast.decoder.__getstate__()) if fast.decoder is not None else None
         self._fast = fast
         self._decoder = TokenDecoder(decoder)
@@ -71,12 +74,13 @@ class Tokenizer:
         """True when `encode_chat` can work."""
         return self._chat is not None
 
-    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool = False, most: int | None = None) -> list[int]:
         """Return the token ids of `text`; with `add_special_tokens` what the model expects around a bare prompt (BOS).
 
         The image token's text is only text here. Raises RequestError 400 when the text is not Unicode (it holds half
-        of a surrogate pair).
+        of a surrogate pair), and for one that surely has more than `most` tokens.
         """
+        self._check_length(text, most, "prompt")
         tokens = self._raw(text, add_special_tokens)
         if self.image is None or self.image.id not in tokens:
             return tokens
@@ -90,23 +94,33 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         template_kwargs: Mapping[str, Any] | None = None,
         add_special_tokens: bool = False,
+        most: int | None = None,
     ) -> ChatPrompt:
         """Return the prompt of a chat, with room for its pictures when the model sees.
 
-        Raises RequestError 400 for bad messages and for a model without a chat template.
+        Raises RequestError 400 for bad messages, for a model without a chat template, and for a prompt that surely has
+        more than `most` tokens.
         """
         chat = normalise_messages(messages, sees=self.image is not None)
         if self.image is None:
             text = self._render(chat, tools, add_generation_prompt, template_kwargs)
+            self._check_length(text, most, "messages")
             return ChatPrompt(text, self._raw(text, add_special_tokens))
         marks = Marks(self._image_text)
         rendered = self._render(
             marks.hide_chat(chat), marks.hide(tools), add_generation_prompt, marks.hide(template_kwargs)
         )
         text, found = marks.reveal(rendered)
+        self._check_length(text, most, "messages")
         raw = self._raw(text, add_special_tokens)
         tokens, starts = expand(raw, found, self.image, len(chat.pictures), self._spelled)
         return ChatPrompt(text, tokens, chat.pictures, starts)
+
+    def _check_length(self, text: str, most: int | None, param: str) -> None:
+        """Refuse a text that can't have so few tokens: one of megabytes takes the library minutes, and gigabytes."""
+        if most is not None and len(text) > most * self._longest:
+            message = f"This model's maximum context length is {most} tokens: {len(text)} characters have more"
+            raise RequestError(400, message, code="context_length_exceeded", param=param)
 
     def _spelled(self) -> list[int]:
         """Return the image token's text in tokens that are only text."""

@@ -113,9 +113,9 @@ def parse_generation(body: dict[str, Any], *, chat: bool, tokenizer: Tokenizer, 
         prompts, texts = _ticket_prompts(body, ticket, chat)
         pictures = ticket_pictures(body, ticket, tokenizer.image)
     elif chat:
-        prompts, texts, pictures = _chat_prompts(body, tokenizer)
+        prompts, texts, pictures = _chat_prompts(body, tokenizer, max_model_len)
     else:
-        prompts, texts = _completion_prompts(body, tokenizer)
+        prompts, texts = _completion_prompts(body, tokenizer, max_model_len)
     n = number(body, "n", 1, int, 1, MAX_CHOICES)
     if n * len(prompts) > MAX_CHOICES:
         raise RequestError(400, f"{len(prompts)} prompts x n = {n} is more than {MAX_CHOICES} choices", param="n")
@@ -219,7 +219,9 @@ def _ticket_prompts(body: dict[str, Any], ticket: Ticket, chat: bool) -> Prompts
     return [ticket.token_ids], [text if isinstance(text, str) else ""]
 
 
-def _chat_prompts(body: dict[str, Any], tokenizer: Tokenizer) -> tuple[list[Sequence[int]], list[str], Pictures]:
+def _chat_prompts(
+    body: dict[str, Any], tokenizer: Tokenizer, most: int
+) -> tuple[list[Sequence[int]], list[str], Pictures]:
     messages, tools = body.get("messages"), body.get("tools")
     if not isinstance(messages, list) or not messages:
         raise bad("messages", "a non-empty list of messages", messages)
@@ -231,13 +233,14 @@ def _chat_prompts(body: dict[str, Any], tokenizer: Tokenizer) -> tuple[list[Sequ
         add_generation_prompt=flag(body, "add_generation_prompt", True),
         template_kwargs=mapping(body, "chat_template_kwargs"),
         add_special_tokens=flag(body, "add_special_tokens"),
+        most=most,
     )
     if not prompt.tokens:
         raise RequestError(400, "the messages make an empty prompt", param="messages")
     return [prompt.tokens], [prompt.text], prompt_pictures(body, prompt, tokenizer.image)
 
 
-def _completion_prompts(body: dict[str, Any], tokenizer: Tokenizer) -> Prompts:
+def _completion_prompts(body: dict[str, Any], tokenizer: Tokenizer, most: int) -> Prompts:
     prompt = body.get("prompt")
     wanted = "a non-empty string, list of strings, list of token ids, or list of such lists"
     items: list[object]
@@ -255,7 +258,7 @@ def _completion_prompts(body: dict[str, Any], tokenizer: Tokenizer) -> Prompts:
     texts: list[str] = []
     for item in items:
         if isinstance(item, str) and item:
-            prompts.append(tokenizer.encode(item, add_special_tokens=add))
+            prompts.append(tokenizer.encode(item, add_special_tokens=add, most=most))
             texts.append(item)
         elif isinstance(item, list) and item and all(type(i) is int for i in item):
             wrong = next((i for i in item if not 0 <= i < tokenizer.vocab_size), None)

@@ -91,6 +91,11 @@ def test_limits(tokenizer: Tokenizer) -> None:
     with pytest.raises(RequestError, match=r"100 tokens.*130 tokens") as caught:
         parse(tokenizer, {"prompt": [1] * 130})
     assert caught.value.code == "context_length_exceeded"
+    long = "a " * 500_000
+    for body, chat in (({"prompt": ["a", long]}, False), ({"messages": [{"role": "user", "content": long}]}, True)):
+        with pytest.raises(RequestError, match="characters have more") as caught:
+            parse(tokenizer, body, chat)
+        assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages" if chat else "prompt")
     held = {"prompt": [1] * 130, "max_tokens": 1, "kv_transfer_params": {"do_remote_decode": True}}
     with pytest.raises(RequestError, match=r"130 tokens in the prompt\. Shorten"):
         parse(tokenizer, held)
