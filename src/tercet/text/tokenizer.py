@@ -129,7 +129,9 @@ class Tokenizer:
 
     def _raw(self, text: str, add_special_tokens: bool = False) -> list[int]:
         try:
-            return list(self._fast.encode(text, add_special_tokens=add_special_tokens).ids)
+            # As a batch: for a single text the library would keep the interpreter from every other thread.
+            (encoding,) = self._fast.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+            return list(encoding.ids)
         except (TypeError, UnicodeEncodeError):
             if _is_unicode(text):
                 raise

@@ -3,6 +3,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
+from time import perf_counter
 
 import pytest
 
@@ -112,3 +114,22 @@ def test_the_package_needs_no_torch_and_no_transformers() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_long_text_is_made_tokens_beside_other_threads(tmp_path: Path) -> None:
+    tokenizer, text = (
+        load_tokenizer(write_folder(tmp_path / "m", build("byte_level"))),
+        "The quick brown fox. " * 20_000,
+    )
+
+    def longest_pause() -> float:
+        """The share of the time for which this thread had no turn."""
+        thread, began = Thread(target=tokenizer.encode, args=(text,)), perf_counter()
+        thread.start()
+        longest, last = 0.0, began
+        while thread.is_alive():
+            now = perf_counter()
+            longest, last = max(longest, now - last), now
+        return longest / (perf_counter() - began)
+
+    assert any(longest_pause() < 0.5 for _ in range(5))
