@@ -98,6 +98,7 @@ class Stage:
         self.step()
         answer = self.answers()[name]
         assert isinstance(answer, ImageAnswer), answer
+        self.service.end_group(f"alone-{name}")
         return answer.ticket
 
 
