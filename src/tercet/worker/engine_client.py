@@ -138,6 +138,7 @@ class EngineClient:
 
     def end_group(self, group: PictureGroup) -> None:
         """Tell the engine that nothing more is asked for a group of pictures."""
+        self.images.end_group(group)
         if self._channel is not None:
             self._channel.send_now({"op": "end_images", "group": group.id})
 
