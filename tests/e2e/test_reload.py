@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,10 @@ def names(serve: Serve) -> set[str]:
     """What runs: the parts that have a process."""
     import psutil
 
-    lines = [" ".join(child.cmdline()) for child in psutil.Process(serve.process.pid).children()]
+    lines = []
+    for child in psutil.Process(serve.process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # it leaves just now
+            lines.append(" ".join(child.cmdline()))
     return {name for name in ("p-0", "d-0", "d-1", "a-0") if any(f"worker {name}" in line for line in lines)}
 
 
