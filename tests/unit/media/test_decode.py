@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
+import warnings
 from io import BytesIO
 
 import numpy as np
@@ -185,3 +187,17 @@ def test_small_files_that_would_take_minutes_are_refused(data: bytes, why: str) 
 def test_a_few_scans_and_pieces_are_no_trouble() -> None:
     assert decode(_scans(20), MOST).size == (64, 64)
     assert decode(_exif_pieces(3), MOST).size == (48, 32)
+
+
+def test_exif_entries_that_lie_upon_each_other_take_no_more_than_they_are() -> None:
+    entries, size = 500, 400_000
+    listed = b"".join(struct.pack("<HHII", 1000 + i, 7, size, 14 + 12 * entries) for i in range(entries))
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, entries) + listed + bytes(4 + size)
+    Image.new("RGB", (8, 8)).save(file := BytesIO(), "PNG", exif=exif)
+    tracemalloc.start()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            assert decode(file.getvalue(), MOST).size == (8, 8)
+        assert tracemalloc.get_traced_memory()[1] < 20 * size
+    finally:
+        tracemalloc.stop()
