@@ -146,7 +146,7 @@ def parse_url_devices(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for part in split(text):
         label, _, count = part.partition("=")
-        if not count.isdigit() or int(count) < 1:
+        if not count.isdecimal() or int(count) < 1:
             raise UsageError(f"--url-devices {part!r}: write LABEL=N, for instance old=8")
         found[label] = int(count)
     return found

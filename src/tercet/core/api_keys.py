@@ -102,7 +102,7 @@ def read_line(line: str, number: int, *, admin: bool) -> ApiKey:
     for word in words:
         name, equals, value = word.partition("=")
         known = not equals if name in _WORDS else equals and value and (name == "name" or name in _LIMITS)
-        if not known or name in said or (name in _LIMITS and not (value.isdigit() and int(value) > 0)):
+        if not known or name in said or (name in _LIMITS and not (value.isdecimal() and int(value) > 0)):
             raise UsageError(
                 f"line {number} of the API keys: {word!r} is unknown; write name=NAME, admin, priority, "
                 f"{', '.join(f'{limit}=N' for limit in _LIMITS)}"

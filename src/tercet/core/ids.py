@@ -38,7 +38,7 @@ def split_rank(address: str) -> tuple[str, int | None]:
     head, at, tail = address.rpartition("@")
     if not at or "/" in tail or "://" not in head:
         return address, None
-    if not tail.isdigit():
+    if not tail.isdecimal():
         raise UsageError(f"bad rank {tail!r} in {address!r}: write URL@NUMBER")
     return head, int(tail)
 

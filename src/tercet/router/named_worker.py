@@ -73,7 +73,7 @@ def read_worker(text: str) -> NamedWorker:
         elif (
             key not in ("ranks", "bootstrap", "events", "events-here")
             or not equals
-            or not value.isdigit()
+            or not value.isdecimal()
             or int(value) < 1
         ):
             raise UsageError(

@@ -25,6 +25,8 @@ from tercet.routing.events import (
 )
 from tercet.routing.facts import RequestFacts
 
+MAX_DIGITS = 18
+
 
 class Observation:
     """One route taken, under `name`. `choices` answers were wanted; `exchange` knows what workers said of pictures.
@@ -75,9 +77,9 @@ class Observation:
 
     def first_token(self, parts: Parts, headers: Mapping[str, str], usage: Usage | None) -> None:
         """D has the prompt: its counts are in its headers, or in the usage of a whole answer."""
-        told, cached = headers.get("x-tercet-prompt-tokens"), _number(headers.get("x-tercet-cached-tokens"))
-        if told is not None and told.isdigit():
-            self.prompt_tokens = int(told)
+        told, cached = count_in(headers.get("x-tercet-prompt-tokens")), count_in(headers.get("x-tercet-cached-tokens"))
+        if told is not None:
+            self.prompt_tokens = told
         if usage is not None:
             self.prompt_tokens = usage.prompt_tokens if self.prompt_tokens is None else self.prompt_tokens
             cached = usage.cached_tokens if cached is None else cached
@@ -135,8 +137,9 @@ class Observation:
         return self.facts.prompts == 1 and cached < held // 2 and held - cached > ROUNDING_TOKENS
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdigit() else None
+def count_in(text: str | None) -> int | None:
+    """Return the number that a worker's header says; None for what is none, which may be anything."""
+    return int(text) if text is not None and text.isdecimal() and len(text) <= MAX_DIGITS else None
 
 
 def _estimate_tokens(relayed: Relayed) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tercet.dialects.pictures import Place, url_at
+from tercet.router.observation import count_in
 from tercet.routing.pictures import data_uri_key
 
 LARGE_CHARS = 256 * 1024
@@ -30,8 +31,9 @@ def add_cache(counts: dict[str, int], header: str | None) -> None:
         return
     for part in header.split(","):
         word, _, number = part.strip().partition("=")
-        if number.isdigit():
-            counts[word] = counts.get(word, 0) + int(number)
+        count = count_in(number)
+        if count is not None:
+            counts[word] = counts.get(word, 0) + count
 
 
 def cache_header(counts: Mapping[str, int]) -> str:

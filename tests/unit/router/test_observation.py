@@ -5,7 +5,8 @@ import pytest
 from tercet.http.relay import Relayed
 from tercet.http.tail import Tail
 from tercet.router.call import TAIL_BYTES
-from tercet.router.observation import _estimate_tokens
+from tercet.router.observation import _estimate_tokens, count_in
+from tercet.router.pictures import add_cache
 
 
 def estimated(pieces: list[bytes]) -> int:
@@ -26,3 +27,12 @@ def test_tokens_are_estimated_by_the_last_events_and_not_by_their_end(size: int,
 
 def test_where_there_are_no_events_nothing_is_estimated() -> None:
     assert estimated([]) == estimated([b"data: [DONE]\n\n"]) == 0
+
+
+@pytest.mark.parametrize("text", ["\u00b2", "9" * 5000, "-1", "", "1.0"])
+def test_a_workers_count_that_is_none_is_passed_over(text: str) -> None:
+    assert count_in(text) is None
+    counts = {"hit": 1}
+    add_cache(counts, f"hit={text}, miss=2")
+    assert counts == {"hit": 1, "miss": 2}
+    assert count_in("12") == 12 and count_in(None) is None

@@ -56,7 +56,7 @@ def letter_of(role: str, where: str) -> str:
 
 def port_of(text: str, where: str) -> int:
     """Read a port. Raises UsageError."""
-    if not text.isdigit() or not 0 < int(text) < 65536:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
         raise UsageError(f"{where}: {text!r} is no port")
     return int(text)
 
