@@ -196,9 +196,11 @@ class PrefillProcess:
 
 
 def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # UCX logs to stdout
     peer = Prefill.start(**json.loads(sys.argv[1]))
     hello = {"engine_id": peer.engine_id, "control": peer.server.control, "addresses": peer.server.addresses}
-    print(json.dumps(hello), flush=True)
+    print(json.dumps(hello), file=answers, flush=True)
     for line in sys.stdin:
         op, *arguments = json.loads(line)
         answer: Any = None
@@ -210,7 +212,7 @@ def main() -> None:
             answer = [[event.ticket_id, event.until, event.accepted] for event in peer.leases.drain()]
         elif op == "live":
             answer = len(peer.leases)
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
     peer.close()
 
 
