@@ -24,9 +24,10 @@ test-fast: $(VENV)/.dev  ## the fast suite, for the inner loop
 test-lowest: $(VENV)/.dev  ## the unit tests with the oldest libraries that pyproject.toml allows
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt torch==2.13.0
-	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[engine,vision,report,otel]'
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[engine,vision,report,nixl,mooncake,otel]'
 	$(LOWEST)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -e '.[dev]'
 	$(LOWEST)/bin/python -m pytest -m "not slow" tests/unit
+	$(LOWEST)/bin/python -m pytest -m slow tests/unit/transfer
 
 chromium:  ## the browser for the tests of pages, where it is missing
 	./scripts/chromium.sh
