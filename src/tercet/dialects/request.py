@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tercet.core.choices import tries_several
 from tercet.core.errors import RequestError
 from tercet.core.fast_json import dumps, loads
 from tercet.dialects.pictures import Pictures
@@ -70,8 +71,8 @@ class ClientRequest:
 
     @property
     def one_choice(self) -> bool:
-        """True when one answer to a prompt is wanted. What is no number at all is for an engine to refuse."""
-        return self.body.get("n") in (None, 1)
+        """True when one answer to a prompt is wanted, and one tried."""
+        return not tries_several(self.body)
 
     @property
     def max_tokens(self) -> object:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from tercet.core.choices import wants_several
 from tercet.core.errors import RequestError
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
@@ -104,7 +105,7 @@ class SglangExchange:
         if prefill is decode:  # one half of a pair is probed
             return Legs((self._leg(Stage.DECODE, decode, self._alone(decode)),))
         if prefill is not None:
-            if not request.one_choice:
+            if wants_several(request.body):
                 raise no_choices("SGLang")
             meeting = self._dialect.meeting(prefill)
             hint = {} if prefill.rank is None else {"disagg_prefill_dp_rank": prefill.rank}

@@ -87,7 +87,7 @@ class TrtllmExchange:
         (a probe) answers the whole request, so that it holds nothing afterwards.
         """
         request, prefill, decode = self._request, self._route.prefill, self._route.decode
-        if prefill is None or prefill is decode or several(request):
+        if prefill is None or prefill is decode or not request.one_choice:
             return Legs((self._generation_leg(request.raw),))
         self._id = self._request_id()
         body = {key: value for key, value in request.body.items() if key != "stream_options"}
@@ -154,12 +154,6 @@ class TrtllmExchange:
         return Leg(
             Stage.DECODE, rank, request.path, _headers(request), body, request.stream, usage_details=details or {}
         )
-
-
-def several(request: ClientRequest) -> bool:
-    """True unless one answer is wanted, and one tried. What is no number at all is for the generation worker to
-    refuse; its JSON takes 2.0 for a number, too."""
-    return not request.one_choice or request.body.get("best_of") not in (None, 1)
 
 
 def _headers(request: ClientRequest) -> Headers:

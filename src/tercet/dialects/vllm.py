@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tercet.core.choices import wants_several
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.handoff import HandoffExchange, leg_headers
@@ -55,10 +56,10 @@ class VllmDialect:
         each would draw P's blocks for itself, and P frees them when the first has. Raises RequestError 400 for them
         where D can't: P2P-NCCL's would wait for ever for what P pushed under the name of the only one it knew.
         """
-        proof, several = route.prefill is route.decode, not request.one_choice
-        if self.decode_alone and (proof or several):
+        proof = route.prefill is route.decode
+        if self.decode_alone and (proof or not request.one_choice):
             route = replace(route, prefill=None)
-        elif several and route.prefill is not None and not proof:
+        elif wants_several(request.body) and route.prefill is not None and not proof:
             raise no_choices("vLLM with P2P-NCCL")
         inner: Exchange
         if request.pictures is not None:

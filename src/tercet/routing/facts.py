@@ -13,6 +13,7 @@ from typing import Any
 
 from xxhash import xxh3_128, xxh3_128_digest
 
+from tercet.core.choices import tries_several
 from tercet.core.hashing import CHUNK_HASH_BYTES, DIGEST_BYTES, chunk_hashes, root_hash
 from tercet.core.record import record
 from tercet.routing.long_text import LONG_CHARS, LongText, text_pieces
@@ -174,7 +175,7 @@ def chat_facts(
         _asks_of_prompt(body),
         tuple(pictures),
         (),
-        _wants_several(body),
+        tries_several(body),
     )
 
 
@@ -221,7 +222,7 @@ def completion_facts(body: Mapping[str, Any], session: str | None, tokens_per_by
         bool(body.get("echo")) or _asks_of_prompt(body),
         (),
         ids,
-        _wants_several(body),
+        tries_several(body),
     )
 
 
@@ -240,11 +241,6 @@ def text_names(chunks: bytes) -> list[bytes]:
 
 def _asks_of_prompt(body: Mapping[str, Any]) -> bool:
     return body.get("prompt_logprobs") is not None or bool(body.get("return_context_logits"))
-
-
-def _wants_several(body: Mapping[str, Any]) -> bool:
-    best_of = body.get("best_of")
-    return body.get("n") not in (None, 1) or (isinstance(best_of, int) and best_of > 1)
 
 
 def clean_session(session: str | None) -> str | None:
