@@ -10,6 +10,7 @@ from typing import Any
 from tercet.bench.answer import Answer, paired
 from tercet.bench.result import RequestResult
 from tercet.bench.tally import Tally
+from tercet.core.digits import count_in
 from tercet.http.client import Client, ClientError, Response
 from tercet.http.server_timing import durations
 
@@ -26,10 +27,6 @@ _KINDS = {
     "too_many_connections": "not_sent",
 }
 """What a failure of the client is in a results file."""
-
-
-_DIGITS = 10
-"""Counts have fewer."""
 
 _AT_ONCE = 16
 """Pieces that are parsed together: their times are those of the socket, and the loop is free in between."""
@@ -120,8 +117,8 @@ def _result(
     if failed is not None:
         answer.fail(_KINDS[failed.reason], str(failed))
     said = response.headers
-    own = _number(said.get("x-tercet-cached-tokens"))
-    counted = _number(said.get("x-tercet-prompt-tokens"))
+    own = count_in(said.get("x-tercet-cached-tokens"))
+    counted = count_in(said.get("x-tercet-prompt-tokens"))
     return RequestResult(
         *place,
         *times,
@@ -133,7 +130,7 @@ def _result(
         failure=answer.failure,
         prompt_tokens=answer.prompt_tokens if answer.prompt_tokens is not None else counted,
         cached_tokens=own if own is not None else answer.cached_tokens,
-        external_tokens=_number(said.get("x-tercet-external-tokens")),
+        external_tokens=count_in(said.get("x-tercet-external-tokens")),
         completion_tokens=answer.completion_tokens,
         vision_tokens=answer.vision_tokens,
         recomputed=said.get("x-tercet-recomputed") == "1",
@@ -143,8 +140,3 @@ def _result(
         route=said.get("x-tercet-route"),
         phases_ms=durations(said.get("server-timing", "")) | answer.timeline,
     )
-
-
-def _number(text: str | None) -> int | None:
-    """Return a count that a header says, None for what is none: "²" is a digit, and no number."""
-    return int(text) if text is not None and text.isdecimal() and len(text) < _DIGITS else None

@@ -9,6 +9,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from tercet.cli import traffic_options as flags
+from tercet.core.digits import count_in
 from tercet.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -146,9 +147,10 @@ def parse_url_devices(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for part in split(text):
         label, _, count = part.partition("=")
-        if not count.isdecimal() or int(count) < 1:
+        devices = count_in(count)
+        if not devices:
             raise UsageError(f"--url-devices {part!r}: write LABEL=N, for instance old=8")
-        found[label] = int(count)
+        found[label] = devices
     return found
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
+from tercet.core.digits import count_in
 from tercet.core.errors import RequestError, UsageError
 
 HASHED = "sha256:"
@@ -102,13 +103,13 @@ def read_line(line: str, number: int, *, admin: bool) -> ApiKey:
     for word in words:
         name, equals, value = word.partition("=")
         known = not equals if name in _WORDS else equals and value and (name == "name" or name in _LIMITS)
-        if not known or name in said or (name in _LIMITS and not (value.isdecimal() and int(value) > 0)):
+        if not known or name in said or (name in _LIMITS and not count_in(value)):
             raise UsageError(
                 f"line {number} of the API keys: {word!r} is unknown; write name=NAME, admin, priority, "
                 f"{', '.join(f'{limit}=N' for limit in _LIMITS)}"
             )
         said[name] = value
-    limits = {limit: int(said[limit]) for limit in _LIMITS if limit in said}
+    limits = {limit: count_in(said[limit]) for limit in _LIMITS if limit in said}
     return ApiKey(said.get("name", f"line-{number}"), digest, "admin" in said, **limits, priority="priority" in said)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from itertools import count
 
+from tercet.core.digits import count_in
 from tercet.core.errors import UsageError
 
 MAX_NAME_CHARS = 256
@@ -38,9 +39,10 @@ def split_rank(address: str) -> tuple[str, int | None]:
     head, at, tail = address.rpartition("@")
     if not at or "/" in tail or "://" not in head:
         return address, None
-    if not tail.isdecimal():
+    rank = count_in(tail)
+    if rank is None:
         raise UsageError(f"bad rank {tail!r} in {address!r}: write URL@NUMBER")
-    return head, int(tail)
+    return head, rank
 
 
 def join_rank(url: str, rank: int | None) -> str:

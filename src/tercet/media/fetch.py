@@ -16,6 +16,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util import Url, parse_url
 
+from tercet.core.digits import count_in
 from tercet.media.address import is_public
 from tercet.media.errors import PictureError
 from tercet.media.limits import MediaLimits
@@ -135,7 +136,7 @@ class Fetcher:
         if response.status != 200:
             raise PictureError(f"the server answered HTTP {response.status}")
         length = response.headers.get("Content-Length", "")
-        if length.isdecimal() and int(length) > self._limits.max_bytes:
+        if length.isdecimal() and ((count := count_in(length)) is None or count > self._limits.max_bytes):
             raise self._too_large()
         body = bytearray()
         for chunk in response.stream(_CHUNK_BYTES, decode_content=False):

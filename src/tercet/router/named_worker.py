@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from tercet.core.digits import count_in
 from tercet.core.errors import UsageError
 from tercet.core.stage import ROLE_STAGES, Stage
 from tercet.routing.events import WorkerAdded
@@ -67,22 +68,17 @@ def read_worker(text: str) -> NamedWorker:
         raise UsageError(f"{text!r} has no valid port") from None
     said: dict[str, int] = {}
     for part in fragment.split(",") if fragment else ():
-        key, equals, value = part.partition("=")
+        key, _, value = part.partition("=")
         if part == "encode":
             said[key] = 1
-        elif (
-            key not in ("ranks", "bootstrap", "events", "events-here")
-            or not equals
-            or not value.isdecimal()
-            or int(value) < 1
-        ):
+        elif key not in ("ranks", "bootstrap", "events", "events-here") or not (number := count_in(value)):
             raise UsageError(
                 f"{text!r}: write URL#ranks=N for a worker of N ranks, URL#bootstrap=PORT for its port, "
                 "URL#events=PORT for that of its KV events, URL#events-here=PORT where it brings them to, "
                 "URL#encode for one that encodes too"
             )
         else:
-            said[key] = int(value)
+            said[key] = number
     port = said.get("events-here", said.get("events"))
     events = None if port is None else EventPort(port, here="events-here" in said)
     return NamedWorker(url, said.get("ranks"), said.get("bootstrap"), "encode" in said, events)

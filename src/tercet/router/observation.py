@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from time import monotonic
 
+from tercet.core.digits import count_in
 from tercet.core.route import Rank, Route
 from tercet.dialects.protocol import Answer, Exchange, Failure, PicturesNeeded
 from tercet.dialects.usage import Usage
@@ -24,8 +25,6 @@ from tercet.routing.events import (
     RankHealth,
 )
 from tercet.routing.facts import RequestFacts
-
-MAX_DIGITS = 18
 
 
 class Observation:
@@ -135,11 +134,6 @@ class Observation:
     def _wrong(self, cached: int) -> bool:
         held = self.route.held
         return self.facts.prompts == 1 and cached < held // 2 and held - cached > ROUNDING_TOKENS
-
-
-def count_in(text: str | None) -> int | None:
-    """Return the number that a worker's header says; None for what is none, which may be anything."""
-    return int(text) if text is not None and text.isdecimal() and len(text) <= MAX_DIGITS else None
 
 
 def _estimate_tokens(relayed: Relayed) -> int:

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tercet.core.digits import count_in
 from tercet.dialects.pictures import Place, url_at
-from tercet.router.observation import count_in
 from tercet.routing.pictures import data_uri_key
 
 LARGE_CHARS = 256 * 1024

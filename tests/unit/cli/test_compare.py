@@ -196,6 +196,7 @@ def test_prompts_for_a_running_server_are_new_every_time(monkeypatch: pytest.Mon
         (["--concurrency", "2", "--qps", "1"], "exclude each other"),
         (["--url-devices", "x"], "write LABEL=N"),
         (["--url-devices", "x=\u00b2"], "write LABEL=N"),
+        (["--url-devices", "x=" + "9" * 5000], "write LABEL=N"),
         (["--turns", "0"], "--turns 0"),
         (["--num-requests", "0"], "--num-requests 0"),
         (["--scale", "0"], "--scale 0"),

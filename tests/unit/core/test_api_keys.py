@@ -23,6 +23,7 @@ def test_a_line_reads_back() -> None:
         "sha256:" + "a" * 64 + " admin=yes",
         "sha256:" + "a" * 64 + " concurrent=0",
         "sha256:" + "a" * 64 + " concurrent=x",
+        "sha256:" + "a" * 64 + " concurrent=" + "9" * 5000,
         "sha256:" + "a" * 64 + " name=",
         "sha256:" + "a" * 64 + " colour=red",
         "sha256:" + "a" * 64 + " admin admin",

@@ -47,3 +47,5 @@ def test_ranks() -> None:
     assert join_rank("http://h:1", 3) == "http://h:1@3"
     with pytest.raises(UsageError):
         split_rank("http://h:1@x")
+    with pytest.raises(UsageError):
+        split_rank("http://h:1@" + "9" * 5000)

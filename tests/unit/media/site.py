@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(bytes(1 << 16))
 
     def _announced(self, query: dict[str, list[str]]) -> None:
-        self._answer(200, b"", **{"Content-Length": str(1 << 40)})
+        self._answer(200, b"", **{"Content-Length": "9" * int(query.get("digits", ["13"])[0])})
 
     def _noise(self, query: dict[str, list[str]]) -> None:
         self.wfile.write(b"\x00\xff no HTTP\r\n\r\n")

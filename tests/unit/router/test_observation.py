@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from tercet.core.digits import count_in
 from tercet.http.relay import Relayed
 from tercet.http.tail import Tail
 from tercet.router.call import TAIL_BYTES
-from tercet.router.observation import _estimate_tokens, count_in
+from tercet.router.observation import _estimate_tokens
 from tercet.router.pictures import add_cache
 
 

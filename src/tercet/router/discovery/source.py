@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tercet.core.digits import count_in
 from tercet.core.errors import TercetError, UsageError
 from tercet.core.stage import ROLE_NAMES, Mode
 from tercet.router.named_worker import joining
@@ -56,9 +57,10 @@ def letter_of(role: str, where: str) -> str:
 
 def port_of(text: str, where: str) -> int:
     """Read a port. Raises UsageError."""
-    if not text.isdecimal() or not 0 < int(text) < 65536:
+    port = count_in(text)
+    if port is None or not 0 < port < 65536:
         raise UsageError(f"{where}: {text!r} is no port")
-    return int(text)
+    return port
 
 
 def said_of(fragment: str, where: str) -> str:

@@ -397,6 +397,7 @@ async def test_a_pod_joins_and_leaves(tmp_path: Path) -> None:
         ({"discover_dns": ("decode:x",)}, "ROLE=NAME:PORT"),
         ({"discover_dns": ("boss=x:1",)}, "'boss' is none of"),
         ({"discover_dns": ("decode=x:y",)}, "'y' is no port"),
+        ({"discover_dns": ("decode=x:" + "9" * 5000,)}, "9' is no port"),
         ({"discover_dns": ("decode=x:1",), "mode": None}, "name the --mode"),
         ({"discover_kubernetes": ("decode=app",)}, "ROLE:PORT=SELECTOR"),
     ],
