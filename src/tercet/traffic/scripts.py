@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import accumulate, islice
+from itertools import accumulate, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,8 @@ class Dataset:
         """Return `number` scripts in a row, of timed ones the first starts at once: the first ones, or another part for
         another `which`, as far as there are others."""
         starts = max(len(self.scripts) - number, 0) + 1
-        first = which * (number if number % starts else 1) % starts
+        step = next(step for step in count(number) if math.gcd(step, starts) == 1)  # which comes to each of them
+        first = which * step % starts
         chosen = self.scripts[first : first + number]
         begin = chosen[0].at_s or 0.0
         moved = [None if each.at_s is None else each.at_s - begin for each in chosen]
