@@ -234,7 +234,7 @@ def _traffic(asked: Asked) -> tuple[TrafficSpec, LoadKind, float]:
 
 def _caps(asked: Asked, traffic: TrafficSpec, devices: Sequence[ChosenOracle]) -> EngineCaps:
     """Return the limits of the engines: room for the traffic's longest sequence, of pictures too."""
-    longest = traffic.longest + traffic.most_pictures * max(device.image_tokens for device in devices)
+    longest = traffic.longest_taken + traffic.most_pictures * max(device.image_tokens for device in devices)
     length = 1024
     while length < ROOM * longest:
         length *= 2
@@ -246,10 +246,10 @@ def _caps(asked: Asked, traffic: TrafficSpec, devices: Sequence[ChosenOracle]) -
 def _roomy(machines: dict[int, Machine], traffic: TrafficSpec) -> dict[int, Machine]:
     """Leave out ranks without room for the longest conversation. Raises UsageError when none is left."""
     room = {tp: machine.chosen.oracle.kv_capacity() for tp, machine in machines.items()}
-    left = {tp: machine for tp, machine in machines.items() if room[tp] >= traffic.longest}
+    left = {tp: machine for tp, machine in machines.items() if room[tp] >= traffic.longest_taken}
     if not left:
         raise UsageError(
-            f"conversations grow to {traffic.longest} tokens, and a rank has room for {max(room.values())}: "
+            f"conversations grow to {traffic.longest_taken} tokens, and a rank has room for {max(room.values())}: "
             f"{shorter(traffic)}, or take larger GPUs or a higher --tp"
         )
     return left

@@ -152,6 +152,13 @@ class TrafficSpec:
             return max(sum(t.input_tokens + t.output_tokens for t in s.turns) for s in self.dataset.scripts)
         return self.turns * (self.workload.input_tokens + self.workload.output_tokens)
 
+    @property
+    def longest_taken(self) -> int:
+        """Tokens of the longest sequence, of real texts as many as they are taken for without a tokeniser."""
+        if self.dataset is not None:
+            return max(sum(t.new_tokens + t.output_tokens for t in s.turns) for s in self.dataset.scripts)
+        return self.longest
+
 
 def shorter(traffic: TrafficSpec) -> str:
     """Say how conversations that grow too long become shorter."""

@@ -120,6 +120,17 @@ def test_a_recorded_traffic_at_its_own_rate(tmp_path: Path) -> None:
     assert document["load"] == pytest.approx(60 / 23.6, rel=1e-3)
 
 
+def test_engines_are_planned_with_room_for_long_texts(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("\n".join(json.dumps({"prompt": f"{i} {'word ' * 4000}", "max_tokens": 16}) for i in range(20)))
+    flags = ("--trace", str(texts), "--qps", "1", "--gpus", "1", "--tp", "1", "--slo", "ttft:5000", "--jobs", "1")
+    document = json.loads(run(tmp_path, *flags).read_text())
+    assert document["standings"][0]["runs"][0]["goodput"] > 0.5, "at four characters a token a prompt has 5,000 tokens"
+    texts.write_text(json.dumps({"prompt": "word " * 1_000_000, "max_tokens": 16}))
+    with pytest.raises(UsageError, match=r"grow to 1250016 tokens, and a rank has room for \d+: leave the longest"):
+        run(tmp_path, *flags)
+
+
 def test_of_a_trace_whose_conversations_no_gpu_holds_those_are_to_be_left_out(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     trace.write_text(json.dumps({"timestamp": 0, "input_length": 9_000_000, "output_length": 10}))
