@@ -35,9 +35,10 @@ def gather(results: Results, slo: Slo | None = None) -> Evidence:
     by_cell: dict[tuple[Place, str], list[RunRecord]] = {}
     for run in results.runs:
         by_cell.setdefault((Place(run.workload, run.load_kind, run.load), run.architecture), []).append(run)
-    slo = slo or next((traffic.slo for traffic in results.traffics if traffic.slo is not None), None)
-    slos = _slos(by_cell, slo)
-    groups = list(slos)
+    asked = {traffic.workload: traffic.slo for traffic in results.traffics}
+    groups = list(dict.fromkeys(Group(place.workload, place.load_kind) for place, _ in by_cell))
+    limits = {group: slo or asked.get(group.workload) for group in groups}
+    slos = {group: limit or _derived(group, by_cell) for group, limit in limits.items()}
     order = list(devices)
     cells = tuple(
         _cell(place, label, devices[label], runs, slos[Group(place.workload, place.load_kind)])
@@ -51,8 +52,7 @@ def gather(results: Results, slo: Slo | None = None) -> Evidence:
         )
     )
     margin = results.method.tie_margin if results.method is not None else TIE_MARGIN
-    source = f"{SLO_FACTOR:g} times the best median at the lowest load" if slo is None else "as asked"
-    return Evidence(architectures, cells, slos, source, margin)
+    return Evidence(architectures, cells, slos, _source(list(limits.values())), margin)
 
 
 def known_architectures(results: Results) -> tuple[ArchitectureRecord, ...]:
@@ -103,12 +103,11 @@ def _answered(run: RunRecord) -> list[RequestRecord]:
     return [request for request in run.measured if request.ok]
 
 
-def _slos(by_cell: Mapping[tuple[Place, str], Sequence[RunRecord]], given: Slo | None) -> dict[Group, Slo]:
-    """Return every group's SLO, the groups in the order of the results."""
-    groups = dict.fromkeys(Group(place.workload, place.load_kind) for place, _ in by_cell)
-    if given is not None:
-        return dict.fromkeys(groups, given)
-    return {group: _derived(group, by_cell) for group in groups}
+def _source(limits: Sequence[Slo | None]) -> str:
+    derived = f"{SLO_FACTOR:g} times the best median at the lowest load"
+    if not any(limits):
+        return derived
+    return "as asked" if all(limits) else f"as asked where limits were given, else {derived}"
 
 
 def _derived(group: Group, by_cell: Mapping[tuple[Place, str], Sequence[RunRecord]]) -> Slo:

@@ -12,6 +12,7 @@ from tercet.report.evidence import Group, complexity, roles
 from tercet.report.gather import gather, run_figures
 from tercet.report.metric import GOODPUT, REQUESTS, SUCCESS, TOKENS, TTFT_P50, Metric
 from tercet.report.place import Place
+from tercet.report.several import together
 from tercet.results.document import ArchitectureRecord
 from tercet.results.record import StageBusy
 from tercet.results.serving import serving_figures
@@ -137,6 +138,17 @@ def test_cells_are_in_order_and_the_slo_is_derived_from_the_lowest_load() -> Non
     measured = replace(found, traffics=tuple(traffic.with_slo(Slo(9.0)) for traffic in found.traffics))
     assert gather(measured).slos[Group("W1", "qps")].ttft_ms == 9.0, "what was asked for when it was measured"
     assert gather(measured, Slo(7.0)).slos[Group("W1", "qps")].ttft_ms == 7.0
+
+
+def test_files_that_were_measured_under_other_limits_keep_their_own() -> None:
+    files = []
+    for workload, slo in (("W1", Slo(9.0)), ("W2", Slo(2000.0)), ("W3", None)):
+        found = comparison(("pd",), blocks=1, workloads=(workload,), loads=(1,))
+        files.append((workload, replace(found, traffics=tuple(each.with_slo(slo) for each in found.traffics))))
+    evidence = gather(together(files)[0])
+    assert evidence.slos[Group("W1", "qps")] == Slo(9.0) and evidence.slos[Group("W2", "qps")] == Slo(2000.0)
+    assert evidence.slos[Group("W3", "qps")].tpot_ms is not None, "derived, as nobody asked for any"
+    assert evidence.slo_source.startswith("as asked where limits were given, else 2 times")
 
 
 def test_hops_are_summed_over_workers_and_the_rest_is_other() -> None:
