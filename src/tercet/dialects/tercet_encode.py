@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tercet.core.errors import RequestError
 from tercet.core.route import EncodeShare, Rank, Route
-from tercet.core.stage import Stage
+from tercet.core.stage import Mode, Stage
 from tercet.dialects.encode import EncodeExchange, EncodeProbe
 from tercet.dialects.handoff import Content, Release, Ticket, leg_headers, prefill_body, with_ticket
 from tercet.dialects.pictures import EMPTY_REFERENCE, reference
-from tercet.dialects.protocol import Answer, Headers, Leg, PicturesNeeded, Step
+from tercet.dialects.protocol import Answer, Headers, Leg, PicturesNeeded, Reply, Step
 from tercet.dialects.refusal import worker_error
 from tercet.dialects.request import ClientRequest, dump
 
@@ -20,6 +21,10 @@ ENCODE_PATH = "/v1/encode"
 RELEASE_PATH = "/ec/release"
 TICKETS_FIELD = "ec_transfer_params"
 NEEDED_CODE = "images_needed"
+BLIND_CODE = "encodes_not"
+"""Of a worker that was sent a picture, and lacks the stage encode."""
+APART = {Mode.AGGREGATED: Mode.EPD, Mode.REPLICATED: Mode.EPPD, Mode.PD: Mode.EPD, Mode.PPD: Mode.EPPD}
+"""The mode that is like another, but for its encode workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +88,12 @@ class TercetEncodeExchange(EncodeExchange[EncodedPicture]):
 
     def on_consumed(self, leg: Leg, answer: Answer) -> Step:
         """Take the answer of P or D, who may lack pictures that they were told the names of."""
-        if answer.status == 409 and (error := worker_error(leg.rank, answer)).code == NEEDED_CODE:
-            return PicturesNeeded(leg.rank, self._indices(error.param))
+        if answer.status in (400, 409):
+            error = worker_error(leg.rank, answer)
+            if error.code == NEEDED_CODE:
+                return PicturesNeeded(leg.rank, self._indices(error.param))
+            if error.code == BLIND_CODE:
+                return _blind(self._route.mode, leg.rank, error.param)
         return self._rest.on_answer(leg, answer)
 
     def pictures(self) -> Mapping[int, tuple[str, int]]:
@@ -138,6 +147,15 @@ class TercetEncodeExchange(EncodeExchange[EncodedPicture]):
         except ValueError:
             indices = ()
         return indices if indices and indices[0] >= 0 and indices[-1] < count else tuple(range(count))
+
+
+def _blind(mode: Mode, rank: Rank, param: str | None) -> Reply:
+    """Return the refusal of a picture that the mode had a rank encode which can't: that is not the client's fault."""
+    why, instead = f"in mode {mode} whoever prefills encodes pictures", f"take mode {APART.get(mode)}, in which E does"
+    if mode.encodes_apart:
+        why, instead = "no encode worker answers, so that whoever prefills encodes", "set encode_fallback to error"
+    message = f"{why}, and {rank.label} lacks the stage encode: {instead}, or start {rank.label} with that stage"
+    return Reply(501, dump(RequestError(501, message, code=BLIND_CODE, param=param).body()))
 
 
 class TercetEncodeProbe(EncodeProbe):

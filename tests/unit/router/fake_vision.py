@@ -169,7 +169,7 @@ class SeeingWorker(FakeWorker):
         if part["type"] != "image_url":
             raise self._fault(f"part {part}")
         if not self.encodes:
-            raise RequestError(400, "this worker does not encode")
+            raise RequestError(400, "this worker does not encode", code="encodes_not", param="messages[0].content[0]")
         url = part["image_url"]["url"]
         return key_of(b64decode(url.partition(",")[2]) if url.startswith("data:") else WEB[url])
 

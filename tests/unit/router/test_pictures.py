@@ -235,12 +235,40 @@ async def _parts(setup: Setup, *parts: dict[str, Any]) -> Got:
     )
 
 
-async def test_a_worker_that_does_not_encode_says_so() -> None:
-    async with routing("EPD", "pd", seeing="apart") as setup:
-        got = await setup.look([ONE, "hm"])
-        assert got.status == 400 and "does not encode" in got.error["message"]
-        assert (await setup.post("/mode/epd")).status == 200
+@pytest.mark.parametrize(
+    ("letters", "mode", "who", "better"),
+    [
+        ("EPD", "pd", "P0", "epd"),
+        ("EPD", "ppd", "P0", "eppd"),
+        ("EA", "aggregated", "A0", "epd"),
+        ("EA", "replicated", "A0", "eppd"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_mode_in_which_nobody_can_encode_is_named_and_a_better_one(
+    letters: str, mode: str, who: str, better: str, stream: bool
+) -> None:
+    async with routing(letters, mode, seeing="apart", breaker_failures=1) as setup:
+        got = await setup.look([ONE, "hm"], stream=stream)
+        assert (got.status, got.error["code"]) == (501, "encodes_not"), got.body
+        assert f"in mode {mode} " in got.error["message"] and f"{who} lacks the stage encode" in got.error["message"]
+        assert f"take mode {better}," in got.error["message"] and got.error["param"] == "messages[0].content[0]"
+        assert (await setup.chat("text")).status == 200, "nobody failed"
+        assert (await setup.post(f"/mode/{better}")).status == 200
         assert (await setup.look([ONE, "hm"])).status == 200
+        await setup.idle()
+
+
+async def test_who_shall_encode_instead_and_cannot_is_named() -> None:
+    async with routing("EPD", "epd", seeing="local", encode_fallback="local") as setup:
+        setup.seeing("P")[0].encodes = False
+        await setup.seeing("E")[0].stop()
+        got = await setup.look([ONE, "hm"])
+        assert got.status == 501 and "P0 lacks the stage encode" in got.error["message"], got.body
+        assert "no encode worker answers" in got.error["message"]
+
+
+async def test_a_mode_needs_its_encode_workers() -> None:
     async with routing("PD", "pd", seeing="local") as setup:
         got = await setup.post("/mode/epd")
         assert got.status == 409 and "encode worker (E)" in got.error["message"]
