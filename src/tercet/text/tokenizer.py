@@ -249,9 +249,12 @@ def _chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
 
     One without a name is the default.
     """
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return {"default": path.read_text(encoding="utf-8")}
+    paths = {
+        "default": folder / "chat_template.jinja",
+        "tool_use": folder / "additional_chat_templates" / "tool_use.jinja",
+    }
+    if found := {name: path.read_text(encoding="utf-8") for name, path in paths.items() if path.is_file()}:
+        return found
     template = _read_json(folder / "chat_template.json").get("chat_template") or settings.get("chat_template")
     if isinstance(template, list):
         return {entry["name"]: entry["template"] for entry in template if entry["name"] in ("default", "tool_use")}

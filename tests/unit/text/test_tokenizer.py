@@ -65,6 +65,16 @@ def test_a_chat_with_tools_gets_the_template_for_tools(tmp_path: Path) -> None:
     assert tokenizer.encode_chat(messages).text == tokenizer.encode_chat(messages, tools=[]).text == "plain"
 
 
+def test_a_template_for_tools_may_be_a_file_of_its_own(tmp_path: Path) -> None:
+    """So transformers 5 saves it."""
+    folder = write_folder(tmp_path, build("byte_level"), chat_template_jinja="plain")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools[0].name }}")
+    tokenizer, messages = load_tokenizer(folder), [{"role": "user", "content": "hi"}]
+    assert tokenizer.encode_chat(messages, tools=[{"name": "weather"}]).text == "weather"
+    assert tokenizer.encode_chat(messages).text == "plain"
+
+
 def test_special_tokens_reach_the_template(tmp_path: Path) -> None:
     folder = write_folder(
         tmp_path / "m",
