@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
 MAX_COMPLAINTS = 8
+NOT_WORKERS = frozenset({"router", "launcher", "workers", "deployment"})
+"""Names that a deployment has for its other parts: of their logs, of the file that names the workers to the router, and
+of the whole where it tells how it goes."""
 _SECONDS = {
     name: f"{name}_s"
     for name in (
@@ -162,7 +165,7 @@ def _workers(entries: Sequence[dict[str, Any]]) -> tuple[WorkerSpec, ...]:
             raise _PlacedError(
                 ("workers", i, "devices"), f"{len(devices)} devices for {ranks} ranks; name one per rank"
             )
-        if name == "router" or any(name == spec.name for spec in specs):
+        if name in NOT_WORKERS or any(name == spec.name for spec in specs):
             raise _PlacedError(("workers", i, "name"), f"the name {name!r} is taken; every worker needs its own")
         if port and any(port == spec.port for spec in specs):
             raise _PlacedError(("workers", i, "port"), f"port {port} is another worker's already")

@@ -103,6 +103,13 @@ def test_the_mode_follows_from_the_workers(workers: str, mode: Mode) -> None:
             "workers:\n- {name: a, stages: [prefill]}\n- {name: a, stages: [decode]}",
             "t.yaml:3: workers[1].name: the name 'a' is taken",
         ),
+        *(
+            (
+                f"workers:\n- {{name: {name}, stages: [prefill, decode]}}",
+                f"t.yaml:2: workers[0].name: the name '{name}'",
+            )
+            for name in ("router", "launcher", "workers", "deployment")
+        ),
         (
             "workers:\n- {port: 81, stages: [prefill]}\n- {port: 81, stages: [decode]}",
             "t.yaml:3: workers[1].port: port 81 is another worker's",
