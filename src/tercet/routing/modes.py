@@ -106,7 +106,8 @@ def _apart(
 
 def _beside_whole(question: Question, split: Callable[[Question], Route | Refusal]) -> Route | Refusal:
     """Return the route of `split`, or to an A rank where the fleet is hybrid and that has less to do first. What D
-    holds stays there; what it takes whole because no ticket carries it might as well be A's."""
+    holds stays there; what it takes whole because no ticket carries it might as well be A's, and what it can't is A's
+    alone."""
     whole = question.candidates("A") if question.policy.hybrid else ()
     if not whole:
         return split(question)
@@ -116,7 +117,7 @@ def _beside_whole(question: Question, split: Callable[[Question], Route | Refusa
     if isinstance(found, Route) and found.prefill is None and not found.fallback and question.ticketed:
         return found
     alone = question.direct(question.choose(whole))
-    if isinstance(found, Refusal) or found.fallback:
+    if isinstance(found, Refusal) or found.fallback or (found.prefill is not None and question.several):
         return alone
     ahead = fleet.load(found.decode).work
     ahead += found.uncached if found.prefill is None else fleet.load(found.prefill).work + found.prefill_uncached

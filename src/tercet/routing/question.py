@@ -29,8 +29,12 @@ class Question:
     @property
     def ticketed(self) -> bool:
         """True when a ticket carries the request from P to D; else D takes it whole, where it can."""
-        facts = self.facts
-        return facts.single and not (facts.several and self.policy.one_choice)
+        return self.facts.single and not self.several
+
+    @property
+    def several(self) -> bool:
+        """True when more answers are wanted than the one that P hands on for."""
+        return self.facts.several and self.policy.one_choice
 
     def candidates(self, letter: str) -> Sequence[Rank]:
         """Return the ranks of a role that are ready, serve the model, and have not failed this request."""

@@ -151,6 +151,19 @@ def test_what_no_ticket_carries_is_shared_between_a_and_d_in_a_hybrid_fleet(mode
     assert sorted(found) == ["A0"] * 3 + ["A1"] * 3 + ["D0"] * 3
 
 
+@pytest.mark.parametrize("mode", [Mode.PD, Mode.PPD])
+def test_several_answers_that_p_and_d_cannot_give_are_as_in_a_hybrid_fleet(mode: Mode) -> None:
+    fleet, policy = make_fleet("PDA"), Policy(hybrid=True, one_choice=True, decode_alone=False)
+    asked = [text(f"{i}" * 400, n=2) for i in range(5)]
+    fleet.apply(ConversationRecorded(asked[0], url("D", 0), 100, 25))
+    for i, facts in enumerate(asked):
+        way = routed(route(mode, facts, fleet, policy))
+        fleet.apply(Routed(f"r{i}", way, facts))
+        assert str(way) == "A0"
+    assert str(route(mode, chat("x" * 400), fleet, policy)) == "P0>D0"
+    assert str(route(mode, asked[1], fleet, policy, {url("A", 0)})) == "P0>D0", "where it is refused in words"
+
+
 def test_pd_always_goes_through_p() -> None:
     assert all(found.startswith("P") for found in talk(Mode.PD, "PPDD", session="s"))
 
