@@ -9,9 +9,7 @@ from tercet.compare.metrics import Metric, metrics, values
 from tercet.results.document import ArchitectureRecord, TrafficRecord
 from tercet.results.record import RunRecord
 from tercet.results.student import MIN_VALUES
-
-FEWER_ANSWERS = 0.01
-"""What answers this much less of the requests than the best one can't win: dropping work makes the rest fast."""
+from tercet.results.verdict import FEWER_ANSWERS
 
 Block = Mapping[str, RunRecord]
 """Architecture to its run: all of them sent the same conversations."""
@@ -42,6 +40,11 @@ class Cell:
         """Return block -> architecture -> the metric, for the blocks in which every architecture has it."""
         found = {number: values(metric, block, self.devices or {}) for number, block in self.blocks.items()}
         return {number: figures for number, figures in found.items() if len(figures) == len(self.labels)}
+
+    def answered(self, label: str) -> list[float]:
+        """Return the share of its requests that an architecture answered, block by block."""
+        runs = [block[label] for block in self.blocks.values()]
+        return [len(run.finished) / max(1, len(run.requests)) for run in runs]
 
     def basis(self, count: int) -> str:
         """Name `count` blocks as the units of statistics, and what was left out: blocks, and who answered nothing."""

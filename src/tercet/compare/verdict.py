@@ -11,7 +11,7 @@ import numpy as np
 
 from tercet.compare.cell import Cell
 from tercet.compare.metrics import GOODPUT, Metric
-from tercet.compare.statistics import PairedRatio, holm, paired_ratio
+from tercet.compare.statistics import PairedRatio, holm, paired_logs, paired_ratio
 from tercet.results.verdict import BEATEN, DROPPED, TIE, UNDECIDED, Margin, Verdict
 
 SURE = 0.05
@@ -42,13 +42,31 @@ def judge(cell: Cell, *, primary: Sequence[str], tie_margin: float) -> tuple[Ver
     """Return the verdict of every metric of a cell.
 
     Holm's adjustment spans the pairs of architectures in all primary metrics, and in no other: a winner is named only
-    there. Another metric's verdict says who is ahead, by p-values of its own.
+    there. Another metric's verdict says who is ahead, by p-values of its own. Who is behind for having answered fewer
+    requests makes somebody else a winner, too: these p-values are adjusted with them.
     """
     contests = [_contest(cell, metric) for metric in cell.metrics]
     declared = [(contest, pair) for contest in contests if contest.metric.name in primary for pair in contest.ratios]
-    adjusted = holm([contest.ratios[pair].p for contest, pair in declared])
-    p_values = {(contest.metric.name, pair): p for (contest, pair), p in zip(declared, adjusted, strict=True)}
-    return tuple(_verdict(cell, contest, p_values, contest.metric.name in primary, tie_margin) for contest in contests)
+    fewer = _fewer(cell)
+    adjusted = holm([*(contest.ratios[pair].p for contest, pair in declared), *fewer.values()])
+    p_values = {(contest.metric.name, pair): p for (contest, pair), p in zip(declared, adjusted, strict=False)}
+    sure = zip(fewer, adjusted[len(declared) :], strict=True)
+    dropped = tuple(label for label, p in sure if p < SURE)
+    return tuple(
+        _verdict(cell, contest, p_values, contest.metric.name in primary, tie_margin, dropped) for contest in contests
+    )
+
+
+def _fewer(cell: Cell) -> dict[str, float]:
+    """Return of those that answered fewer requests than they may the p-value of that: a few failures that hit one
+    rather than another are chance, as a slow run is. Empty below three blocks."""
+    most = cell.answered(max(cell.labels, key=lambda label: sum(cell.answered(label))))
+    found = {}
+    for label in cell.short:
+        lost = paired_logs([best - share for best, share in zip(most, cell.answered(label), strict=True)])
+        if lost is not None:
+            found[label] = lost.p
+    return found
 
 
 def _contest(cell: Cell, metric: Metric) -> Contest:
@@ -66,7 +84,12 @@ def _contest(cell: Cell, metric: Metric) -> Contest:
 
 
 def _verdict(
-    cell: Cell, contest: Contest, p_values: Mapping[tuple[str, Pair], float], primary: bool, tie_margin: float
+    cell: Cell,
+    contest: Contest,
+    p_values: Mapping[tuple[str, Pair], float],
+    primary: bool,
+    tie_margin: float,
+    dropped: Sequence[str],
 ) -> Verdict:
     metric = contest.metric
     values = {label: float(np.mean(found)) for label, found in contest.figures.items() if found}
@@ -75,7 +98,7 @@ def _verdict(
     if not contest.obstacle:
         best = _best(cell, contest)
         margins = tuple(
-            _margin(contest, label, best, p_values, tie_margin, dropped=label in cell.short)
+            _margin(contest, label, best, p_values, tie_margin, short=label in cell.short, dropped=label in dropped)
             for label in cell.labels
             if label != best
         )
@@ -93,9 +116,13 @@ def _verdict(
         values,
         leaders,
         margins,
-        cell.basis(contest.blocks),
+        cell.basis(contest.blocks) + _perhaps([label for label in cell.short if label not in dropped]),
         contest.obstacle,
     )
+
+
+def _perhaps(short: Sequence[str]) -> str:
+    return f"; {' and '.join(short)} answered fewer requests, perhaps by chance" if short else ""
 
 
 def _best(cell: Cell, contest: Contest) -> str:
@@ -112,9 +139,13 @@ def _margin(
     p_values: Mapping[tuple[str, Pair], float],
     tie_margin: float,
     *,
+    short: bool,
     dropped: bool,
 ) -> Margin:
-    """Return how far `label` is behind `best`: beaten beyond chance and margin, tied within it, or undecided."""
+    """Return how far `label` is behind `best`: beaten beyond chance and margin, tied within it, or undecided.
+
+    Who may have answered fewer requests (`short`) is not tied: it can't win, and may be behind for that.
+    """
     pair = (label, best) if (label, best) in contest.ratios else (best, label)
     found = contest.ratios[pair]
     mean, half = (found.mean if pair == (label, best) else -found.mean), found.half
@@ -124,7 +155,7 @@ def _margin(
         outcome = DROPPED
     elif p < SURE and mean >= limit:
         outcome = BEATEN
-    elif max(abs(mean - half), abs(mean + half)) <= limit:
+    elif not short and max(abs(mean - half), abs(mean + half)) <= limit:
         outcome = TIE
     else:
         outcome = UNDECIDED

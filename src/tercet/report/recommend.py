@@ -12,7 +12,7 @@ from tercet.report.metric import REQUESTS, TOKENS, TTFT_P50
 from tercet.report.place import Place
 from tercet.report.spans import GOODPUT, THROUGHPUT, TTFT, listed, outcome, pick, short_reason
 from tercet.results.document import Results
-from tercet.results.verdict import Verdict
+from tercet.results.verdict import FEWER_ANSWERS, Verdict
 
 LEVELS = ("Light traffic", "Medium traffic", "Heavy traffic", "Very heavy traffic")
 SINGLE = "Single request / interactive"
@@ -40,8 +40,8 @@ class Recommendation:
 def recommendations(results: Results, evidence: Evidence, group: Group) -> tuple[Recommendation, ...]:
     """Return a group's recommendations, by rising load.
 
-    The winner of time to first token, or of goodput where that was declared primary; among equals the leader in
-    throughput, then what is simplest to run, then the faster one.
+    The winner of time to first token, or of goodput where that was declared primary; among equals who answered as many
+    requests as any, then the leader in throughput, then what is simplest to run, then the faster one.
     """
     loads = evidence.loads(group)
     return tuple(
@@ -79,13 +79,24 @@ def _choose(here: Sequence[Verdict], evidence: Evidence) -> tuple[str, str]:
         return ended.leaders[0], f"{ended.word} on {name}"
     equal = "tie" if ended.word == "tie" else "undecided"
     reason = f"{listed(ended.leaders)}: {equal} on {name}"
-    leaders = set(work[0].leaders) & set(ended.leaders) if work else set()
+    fit = _answering(ended.leaders, evidence, Place.of(verdict))
+    if len(fit) == 1:
+        return fit[0], f"{reason}; answered most requests"
+    leaders = set(work[0].leaders) & set(fit) if work else set()
     if len(leaders) == 1:
         return next(iter(leaders)), f"{reason}; leads in throughput"
-    left = [label for label in evidence.labels if label in (leaders or ended.leaders)]
+    left = [label for label in evidence.labels if label in (leaders or fit)]
     ranks = {record.label: ORDER.index(complexity(record)) for record in evidence.architectures}
     simplest = [label for label in left if ranks[label] == min(ranks[other] for other in left)]
     if len(simplest) == 1:
         return simplest[0], f"{reason}; simplest to run"
     fastest = min(simplest, key=lambda label: first[0].values.get(label, math.inf))
     return fastest, f"{reason}; shortest mean TTFT"
+
+
+def _answering(labels: Sequence[str], evidence: Evidence, place: Place) -> Sequence[str]:
+    """Return those of equals that answered about as many requests as any: others can't win, only not lose."""
+    cells = {label: cell for label in labels if (cell := evidence.cell(place, label)) is not None and cell.requests}
+    shares = {label: cell.ok / cell.requests for label, cell in cells.items()}
+    most = max(shares.values(), default=0.0)
+    return [label for label in labels if shares.get(label, most) >= most - FEWER_ANSWERS]

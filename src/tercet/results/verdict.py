@@ -10,6 +10,9 @@ TIE = "tie"
 UNDECIDED = "undecided"
 DROPPED = "dropped"
 
+FEWER_ANSWERS = 0.01
+"""What answers this much less of the requests than the best one can't win: dropping work makes the rest fast."""
+
 
 @dataclass(frozen=True, slots=True)
 class Margin:
@@ -17,7 +20,7 @@ class Margin:
 
     Positive is worse, whatever the metric. `outcome`: "beaten" (beyond chance and beyond the tie margin), "tie" (no
     more than the tie margin apart), "undecided" (the runs scatter too much to say), "dropped" (it answered fewer
-    requests). `p` is the two-sided p-value against the best, for primary metrics as Holm adjusts it.
+    requests, beyond chance). `p` is the two-sided p-value against the best, for primary metrics as Holm adjusts it.
     """
 
     architecture: str

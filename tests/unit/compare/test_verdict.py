@@ -189,6 +189,32 @@ def test_what_drops_requests_cannot_win() -> None:
     assert verdict.margins[0].outcome == "dropped"
 
 
+def test_a_few_failures_in_one_block_name_no_winner() -> None:
+    """Whoever they hit can't win; that the other is better is not shown by them."""
+    runs = blocks({"pd": (0.2, 0.2, 0.2), "ppd": (0.1, 0.1, 0.1)})
+    runs[4] = replace(runs[4], requests=(failed(runs[4].requests[0]), *runs[4].requests[1:]))
+    verdict = judged(runs)["ttft"]
+    assert (verdict.leaders, verdict.tied) == (("pd", "ppd"), False)
+    assert verdict.margins[0].outcome == "undecided"
+    assert verdict.basis == "3 blocks; ppd answered fewer requests, perhaps by chance"
+    slow = blocks({"pd": (0.2, 0.2, 0.2), "ppd": (0.3, 0.3, 0.3)})
+    slow[4] = replace(slow[4], requests=(failed(slow[4].requests[0]), *slow[4].requests[1:]))
+    assert judged(slow)["ttft"].winner == "pd", "slower is slower, however many it answered"
+
+
+def test_the_same_against_itself_hardly_ever_names_a_winner_though_requests_fail() -> None:
+    rng = random.Random(4)
+    named = 0
+    for _ in range(200):
+        runs = noisy(rng, 1.0, 0.2, 0.1)
+        runs = [
+            replace(run, requests=tuple(failed(each) if rng.random() < 0.01 else each for each in run.requests))
+            for run in runs
+        ]
+        named += any(verdict.winner for verdict in judged(runs).values())
+    assert named <= 20
+
+
 def test_invalid_and_unfinished_blocks_are_left_out_and_said() -> None:
     runs = blocks({"pd": (0.2,) * 4, "ppd": (0.1,) * 4})
     late = replace(runs[0], invalid_reasons=("the client was late",))

@@ -139,6 +139,22 @@ def test_equals_are_told_apart_by_throughput_then_by_simplicity() -> None:
     assert rows[2].ttft_p50 is not None and rows[3].ttft_p50 is None
 
 
+def test_of_undecided_ones_who_answered_fewer_requests_is_not_recommended() -> None:
+    undecided = [judged(load, ["pd", "replicated"], outcome=UNDECIDED) for load in LOADS]
+    results = with_verdicts(*undecided)
+    (first, *rest) = next(run for run in results.runs if run.architecture == "replicated" and run.load == 4).requests
+    runs = tuple(
+        replace(run, requests=(replace(first, error="503", chunk_s=()), *rest))
+        if (run.architecture, run.load, run.block) == ("replicated", 4, 0)
+        else run
+        for run in results.runs
+    )
+    short = replace(results, runs=runs)
+    rows = recommendations(short, gather(short), W1)
+    assert [row.best for row in rows] == ["replicated", "replicated", "pd", "pd"], "at 8 it is overloaded already"
+    assert rows[2].why == "pd and replicated: undecided on TTFT; answered most requests"
+
+
 def test_useful_and_not_useful_name_ranges_margins_and_rivals() -> None:
     results = with_verdicts(judged(1, ["replicated"]), judged(2, ["ppd"]), judged(4, ["ppd"]), judged(8, ["ppd"]))
     replicated, pd, ppd = usefulness(results, gather(results))
