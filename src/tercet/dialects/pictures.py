@@ -28,7 +28,7 @@ def find_pictures(body: Mapping[str, Any], limit: int) -> tuple[Place, ...]:
         if kind in (REFERENCE, EMBEDS):
             raise RequestError(400, f"{where} has type {kind!r}: send the picture itself", param=where)
         if kind != PICTURE:
-            if PICTURE in part or EMBEDS in part or part.get("uuid") is not None:
+            if _holds(part, PICTURE, EMBEDS, "uuid"):
                 raise _disguised(part, where)
             continue
         source = part.get(PICTURE)
@@ -51,13 +51,18 @@ def refuse_names(body: Mapping[str, Any]) -> None:
     several = isinstance(messages, list) and any(isinstance(chat, list) for chat in messages)
     for chat in messages if isinstance(messages, list) and several else (messages,):
         for i, j, part in _parts({"messages": chat}):
-            if EMBEDS in part or REFERENCE in part or part.get("uuid") is not None:
+            if _holds(part, EMBEDS, REFERENCE, "uuid"):
                 raise RequestError(400, f"{_where(i, j)} names media: send them, without a uuid", param=_where(i, j))
+
+
+def _holds(part: Mapping[str, Any], *names: str) -> bool:
+    """True when a part has one of these; null, as some clients write all that they leave out, is nothing."""
+    return any(part.get(name) is not None for name in names)
 
 
 def _disguised(part: Mapping[str, Any], where: str) -> RequestError:
     kind = part.get("type")
-    if PICTURE in part or EMBEDS in part:
+    if _holds(part, PICTURE, EMBEDS):
         message = f"{where} holds a picture, but has type {kind!r}: send pictures as type {PICTURE!r}"
     else:
         message = f"{where} has a uuid: media are known by their content alone; leave it out"

@@ -177,14 +177,15 @@ def test_find_pictures_is_strict_about_what_it_takes_for_one() -> None:
     [
         ({"image_url": "http://web/one.png", "uuid": "theirs"}, "holds a picture, but has type None"),
         ({"image_url": {"url": "x"}}, "holds a picture, but has type None"),
-        ({"type": "text", "text": "a", "image_url": None, "uuid": "theirs"}, "holds a picture, but has type 'text'"),
+        ({"type": "text", "text": "a", "image_url": {}, "uuid": "theirs"}, "holds a picture, but has type 'text'"),
+        ({"type": "text", "text": "a", "image_url": None, "uuid": "theirs"}, "known by their content alone"),
         ({"type": "text", "text": "a", "image_embeds": {}, "uuid": "theirs"}, "holds a picture, but has type 'text'"),
         ({"type": "image_embeds", "image_embeds": {}}, "send the picture itself"),
         ({"type": "video_url", "video_url": {"url": "x"}, "uuid": "theirs"}, "known by their content alone"),
     ],
 )
 def test_what_vllm_would_take_for_somebody_elses_picture_is_refused(part: dict[str, Any], why: str) -> None:
-    text = {"type": "text", "text": "a", "uuid": None}
+    text = {"type": "text", "text": "a", "image_url": None, "image_embeds": None, "uuid": None}
     body = {"messages": [{"role": "user", "content": [text, {"type": "video_url", "video_url": {"url": "x"}}]}]}
     assert find_pictures(body, 3) == ()
     body["messages"].append({"role": "user", "content": [text, part]})
