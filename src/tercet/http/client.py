@@ -12,6 +12,7 @@ from tercet.core.open_files import OWN_LACK
 from tercet.http.address import Address
 from tercet.http.deadlines import Deadlines
 from tercet.http.errors import ClientError
+from tercet.http.names import Look, Names, is_address, look_up
 from tercet.http.plain import PlainHeads
 from tercet.http.relay import OnFirst, Relayed
 from tercet.http.response import Response
@@ -35,7 +36,7 @@ class Client:
     stale: the request is sent once more, on a fresh connection, unless `resend` is false: then every request is sent
     once, and what a server drops is seen. `max_header_bytes` bounds an answer's head.
     `connect_timeout_s` may change later. `tls` says who is believed behind an https URL, and what is shown there; None:
-    the system's authorities.
+    the system's authorities. `look` looks names up.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class Client:
         deadline_resolution_s: float = 0.1,
         resend: bool = True,
         tls: ssl.SSLContext | None = None,
+        look: Look = look_up,
     ) -> None:
+        self._names = Names(look)
         self._open: Deadlines[Upstream] = Deadlines(deadline_resolution_s)
         self.heads = PlainHeads()
         self.keep_alive_ns = int(keep_alive_s * 1e9)
@@ -154,7 +157,7 @@ class Client:
         return None
 
     async def _connect(self, key: Key) -> Upstream:
-        host, port, secure = key
+        host, port, _ = key
         if self._closed:
             raise ClientError("the client is closed", before_first_byte=True, reason="closed")
         connecting = self._connecting.get(key, 0)
@@ -167,9 +170,7 @@ class Client:
         self._connecting[key] = connecting + 1
         try:
             async with asyncio.timeout(self.connect_timeout_s):
-                _, upstream = await asyncio.get_running_loop().create_connection(
-                    lambda: Upstream(self, key), host, port, ssl=self._context() if secure else None
-                )
+                upstream = await self._reach(key)
         except TimeoutError:
             raise ClientError(
                 f"no connection to {host}:{port} within {self.connect_timeout_s:g} s",
@@ -186,6 +187,25 @@ class Client:
         finally:
             self._connecting[key] -= 1
         return upstream
+
+    async def _reach(self, key: Key) -> Upstream:
+        """Return a connection to the first address that has one. Raises OSError and UnicodeError."""
+        host, port, secure = key
+        failure: OSError | None = None
+        for address in [host] if is_address(host) else await self._names.addresses(host, port):
+            try:
+                _, upstream = await asyncio.get_running_loop().create_connection(
+                    lambda: Upstream(self, key),
+                    address,
+                    port,
+                    ssl=self._context() if secure else None,
+                    server_hostname=host if secure else None,
+                )
+            except OSError as error:
+                failure = error
+            else:
+                return upstream
+        raise failure or OSError(f"{host} has no address")
 
     def _context(self) -> ssl.SSLContext:
         if self._tls is None:  # the system's authorities: reading them takes 10 ms

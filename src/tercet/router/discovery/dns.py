@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Iterable
 
 from tercet.core.errors import UsageError
+from tercet.http.names import Names
 from tercet.router.discovery.source import DiscoveryError, Found, host_in_url, letter_of, port_of, said_of
 
 RESOLVE_S = 5.0
@@ -15,16 +15,10 @@ Resolve = Callable[[str, int], Awaitable[Iterable[str]]]
 """(name, port) -> addresses. Raises OSError."""
 
 
-async def resolve(name: str, port: int) -> list[str]:
-    """Ask the system's resolver."""
-    answers = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in answers]
-
-
 class DnsSource:
     """A headless service: `prefill=workers.example:8000`, or `...:8000#bootstrap=8998` as in a worker's URL."""
 
-    def __init__(self, text: str, resolver: Resolve = resolve) -> None:
+    def __init__(self, text: str, resolver: Resolve | None = None) -> None:
         """Raises UsageError for a text that is not ROLE=NAME:PORT."""
         role, equals, rest = text.partition("=")
         rest, hash_, said = rest.partition("#")
@@ -33,7 +27,7 @@ class DnsSource:
             raise UsageError(f"--discover-dns {text!r}: write ROLE=NAME:PORT")
         self.name = f"DNS {text}"
         self._host, self._letter = host, letter_of(role, f"--discover-dns {text}")
-        self._port, self._resolver = port_of(port, f"--discover-dns {text}"), resolver
+        self._port, self._resolver = port_of(port, f"--discover-dns {text}"), resolver or Names().addresses
         self._said = said_of(hash_ + said, f"--discover-dns {text}")
 
     async def look(self) -> Found:
