@@ -57,6 +57,16 @@ async def test_right_answers(stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
+async def test_several_choices_are_those_of_a_whole_worker_in_a_hybrid_fleet(stream: bool) -> None:
+    engines = [*pair(), SglangServer("A", Rooms())]
+    async with routing("sglang", engines, "pd", hybrid=True) as setup:
+        for ask in (setup.complete, setup.chat):
+            got = await ask("a b", n=3, max_tokens=2, **streamed(stream))
+            assert got.status == 200 and got.route == "A0", got.body
+        await setup.idle()
+
+
+@pytest.mark.parametrize("stream", [False, True])
 async def test_several_prompts_go_through_both_and_several_choices_are_refused_before(stream: bool) -> None:
     async with routing("sglang", pair(), "pd") as setup:
         got = await setup.complete(["a", "b"], max_tokens=2)
