@@ -139,7 +139,8 @@ class RouterMetrics(Collector):
         self.own_time.add((mode,), own_seconds)
 
     def keep(self, workers: Container[str]) -> None:
-        """Forget what is said of other workers than these: they have left, and labels are not used twice."""
+        """Forget what is said of other workers than these: they have left. Who gets such a label later may begin with
+        its counts, which go on or start again from zero as any counter may."""
         for metric in self._all():
             metric.keep(workers)
         for tally in self._paths.values():
