@@ -29,6 +29,8 @@ DEFAULT_BOOTSTRAP_PORT = 8998
 DEFAULT_KV_PORTS = {"P": 21001, "D": 22001}
 """Those of vLLM's own P2P-NCCL example."""
 
+_PORT = "URL#bootstrap=PORT"
+"""How the router is told where a bootstrap server is. Its address is not for clients, who hear of failures, too."""
 _ASKED = b'"kv_transfer_params":' + dump(PREFILL_PARAMS)
 """As `prefill_body` is written. In a JSON string its quotes would be escaped, so the text stands nowhere else."""
 
@@ -101,7 +103,7 @@ class MooncakeExchange(Wrapped):
             try:
                 self._engines = dict(json.loads(answer.body))
             except (ValueError, TypeError):
-                return broken(leg, f"its bootstrap server at {self._bootstrap} answered {answer.status}, no engines")
+                return broken(leg, f"its bootstrap server ({_PORT}) answered {answer.status}, no engines")
         elif answer.status != 200:
             return super().on_answer(leg, answer)
         else:
@@ -115,9 +117,7 @@ class MooncakeExchange(Wrapped):
             unfinished = data["choices"][0]["finish_reason"] == "length"
             usage = read_usage(data.get("usage"))
         except (ValueError, LookupError, TypeError):
-            return broken(
-                leg, f"its bootstrap server at {self._bootstrap} doesn't know this rank, or it gave no answer"
-            )
+            return broken(leg, f"its bootstrap server ({_PORT}) doesn't know this rank, or it gave no answer")
         # P holds blocks only of a prompt whose answer was cut off.
         ticket: dict[str, object] = {
             "do_remote_prefill": True,

@@ -66,7 +66,9 @@ def test_mooncake_without_an_engine_is_a_failure_of_p(answer: Answer) -> None:
     exchange, prefill, ask = begun()
     exchange.on_answer(prefill, chat_answer())
     step = exchange.on_answer(ask, answer)
-    assert isinstance(step, Failure) and step.rank == prefill.rank and "bootstrap" in step.error.message
+    assert isinstance(step, Failure) and step.rank == prefill.rank
+    assert "P0" in step.error.message and "bootstrap server" in step.error.message
+    assert "9001" not in step.error.message, "a client is to hear no address"
 
 
 def test_mooncake_a_prefill_that_fails_or_ends_needs_no_engine() -> None:
