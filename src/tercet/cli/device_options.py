@@ -43,7 +43,10 @@ EngineLike = Annotated[
         metavar="NAME", help="Whose kernels and whose overhead: vllm, sglang or trtllm.  [default: the file's, or vllm]"
     ),
 ]
-Tp = Annotated[int, typer.Option(metavar="GPUS", help="GPUs of one rank: its tensor parallelism.")]
+Tp = Annotated[
+    int | None,
+    typer.Option(metavar="GPUS", help="GPUs of every rank: its tensor parallelism.  [default: the file's, or 1]"),
+]
 Oracle = Annotated[
     str, typer.Option(metavar="KIND", help="auto (measured tables, else roofline), grid, live or roofline.")
 ]

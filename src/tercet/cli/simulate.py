@@ -24,7 +24,7 @@ def simulate(
     gpu: device.Gpu = None,
     gpu_spec: device.GpuSpec = None,
     engine_like: device.EngineLike = None,
-    tp: device.Tp = 1,
+    tp: device.Tp = None,
     oracle: device.Oracle = "auto",
     memory_share: device.MemoryShare = 0.9,
     stack: device.Stack = None,
@@ -127,6 +127,7 @@ def simulate(
       tercet simulate 2P2D --mode ppd --turns 4 --qps 6 --requests 2000 --lose D1@60+30
     """
     from tercet.cli.loads import dataset_from, loads_from, percentiles_from, requests_from
+    from tercet.cli.serving import Hardware
     from tercet.cli.simulating import Asked, run_simulations
     from tercet.core.topology import mode_from_name
     from tercet.results.file import require_writable
@@ -166,19 +167,21 @@ def simulate(
         topology=topology,
         mode=None if mode is None else mode_from_name(mode),
         model=model,
-        gpu=gpu,
-        gpu_spec=gpu_spec,
-        engine_like=engine_like,
-        tp=tp,
-        oracle=oracle,
-        memory_share=memory_share,
-        stack=stack,
-        link_gb_s=link,
-        caps={
-            "max_num_seqs": max_num_seqs,
-            "max_num_batched_tokens": max_num_batched_tokens,
-            "kv_blocks": kv_blocks,
-        },
+        hardware=Hardware(
+            gpu=gpu,
+            gpu_spec=gpu_spec,
+            engine_like=engine_like,
+            tp=tp,
+            oracle=oracle,
+            memory_share=memory_share,
+            stack=stack,
+            link_gb_s=link,
+            caps={
+                "max_num_seqs": max_num_seqs,
+                "max_num_batched_tokens": max_num_batched_tokens,
+                "kv_blocks": kv_blocks,
+            },
+        ),
         routing={"balancer": balancer, "ppd_threshold": ppd_threshold, "hybrid": hybrid or None},
         traffic=traffic,
         load_kind=kind,

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tercet.bench.run import run_record, traffic_record
-from tercet.cli.device_options import Device, device_from, link_bytes_s
 from tercet.cli.measuring import Outcome, command_line
 from tercet.cli.publishing import Wanted, finish_bench
+from tercet.cli.serving import Hardware, Serving, serving_of
 from tercet.core.errors import TercetError, UsageError
 from tercet.core.stage import Mode
 from tercet.core.topology import Topology
-from tercet.latency.known_models import find_model
-from tercet.latency.registry import ENGINES
 from tercet.launch.source import topology_from, with_settings
 from tercet.report.progress import narrator
 from tercet.report.terminal import console_for_output
@@ -26,7 +24,7 @@ from tercet.results.environment import installed_versions, this_machine
 from tercet.results.record import ClientHealth, RunRecord
 from tercet.results.slo import Slo
 from tercet.results.summary import summarise
-from tercet.sim.fleet import EngineCaps, FleetSpec, fleet_from_topology
+from tercet.sim.fleet import FleetSpec
 from tercet.sim.result import SimCounters, SimulationResult
 from tercet.sim.simulate import PROGRESS_EVERY, WorkerLoss
 from tercet.sim.sweep import Case, sweep
@@ -34,8 +32,6 @@ from tercet.traffic.spec import LoadKind, TrafficSpec, shorter
 
 NOT_A_CLIENT = ClientHealth(0.0, 0.0, 0.0, 0.0, 0.0, saturated=False)
 """A simulated client is never late."""
-BYTES_A_VALUE = 2
-"""Embeddings are kept in bf16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +41,7 @@ class Asked:
     topology: str
     mode: Mode | None
     model: str | None
-    gpu: str | None
-    gpu_spec: str | None
-    engine_like: str | None
-    tp: int
-    oracle: str
-    memory_share: float
-    stack: str | None
-    link_gb_s: float | None
-    caps: Mapping[str, int | None]
+    hardware: Hardware
     routing: Mapping[str, Any]
     traffic: TrafficSpec
     load_kind: LoadKind
@@ -73,8 +61,10 @@ def run_simulations(asked: Asked) -> int:
     if len(set(asked.loads)) < len(asked.loads):
         raise UsageError(f"--{asked.load_kind} needs one or more different loads, for instance 1,2,4")
     topology = with_settings(topology_from(asked.topology, asked.mode), {"model": asked.model, **asked.routing})
-    device = _device(asked, topology)
-    fleet = _fleet(asked, topology, device)
+    pictures = asked.traffic.workload.pictures
+    size = None if pictures is None else (pictures.width, pictures.height)
+    serving = serving_of(asked.topology, topology, asked.hardware, size)
+    fleet = serving.fleet
     _require_room(fleet, asked.traffic)
     losses = tuple(parse_loss(text) for text in asked.lose)
     cases = [
@@ -90,7 +80,7 @@ def run_simulations(asked: Asked) -> int:
         for i, load in enumerate(asked.loads)
     ]
     view = narrator(console_for_output(stderr=True))
-    view.say(f"{topology.short_form} in mode {fleet.mode}: {device.chosen.source.summary}")
+    view.say(f"{topology.short_form} in mode {fleet.mode}: {'; '.join(serving.summaries)}")
     if topology.idle:
         view.say(topology.idle)
     created = datetime.now(UTC)
@@ -104,7 +94,7 @@ def run_simulations(asked: Asked) -> int:
         raise
     except TercetError as error:
         outcome = Outcome(error=error)
-    results = _results(asked, topology, fleet, device, cases, found, created, outcome) if found else None
+    results = _results(asked, topology, serving, cases, found, created, outcome) if found else None
     return finish_bench(outcome, results, Wanted(asked.output, asked.slo, asked.percentiles))
 
 
@@ -139,55 +129,6 @@ def parse_loss(text: str) -> WorkerLoss:
         ) from None
 
 
-def _device(asked: Asked, topology: Topology) -> Device:
-    engine = asked.engine_like or (topology.engine.engine if topology.engine.engine in ENGINES else "vllm")
-    pictures = asked.traffic.workload.pictures
-    device = device_from(
-        gpu=asked.gpu or (None if asked.gpu_spec else topology.engine.gpu),
-        gpu_spec=asked.gpu_spec,
-        model=topology.model,
-        engine=engine,
-        tp=asked.tp,
-        oracle=asked.oracle,
-        memory_share=asked.memory_share,
-        stack=asked.stack,
-        picture=None if pictures is None else (pictures.width, pictures.height),
-    )
-    if topology.engine.gpu_slowdown != 1:
-        slower = device.chosen.oracle.slowed(topology.engine.gpu_slowdown)
-        device = replace(device, chosen=replace(device.chosen, oracle=slower))
-    return device
-
-
-def _fleet(asked: Asked, topology: Topology, device: Device) -> FleetSpec:
-    short = not Path(asked.topology).is_file()
-    caps = EngineCaps() if short else _caps_of(topology, device.model)
-    changes = {name: value for name, value in asked.caps.items() if value is not None}
-    if bad := [name for name, value in changes.items() if value < (name != "kv_blocks")]:
-        raise UsageError(f"--{bad[0].replace('_', '-')} {changes[bad[0]]} is out of range")
-    fleet = fleet_from_topology(
-        topology, device.chosen, stack=device.stack, caps=replace(caps, **changes), gpus=asked.tp
-    )
-    link = link_bytes_s(asked.link_gb_s)
-    return fleet if link is None else replace(fleet, link_bytes_s=link)
-
-
-def _caps_of(topology: Topology, model: str) -> EngineCaps:
-    engine = topology.engine
-    try:
-        row_bytes = find_model(model).shape.hidden * BYTES_A_VALUE
-    except UsageError:  # a measured machine needs no known model
-        row_bytes = 4096 * BYTES_A_VALUE
-    return EngineCaps(
-        engine.max_num_seqs,
-        engine.max_num_batched_tokens,
-        engine.max_model_len,
-        engine.block_size,
-        engine.kv_blocks,
-        engine.embedding_cache_bytes // row_bytes,
-    )
-
-
 def _require_room(fleet: FleetSpec, traffic: TrafficSpec) -> None:
     room = min(
         pool.caps.scheduler(pool.device.oracle.kv_capacity()).max_len for pool in fleet.pools if pool.letter != "E"
@@ -202,13 +143,13 @@ def _require_room(fleet: FleetSpec, traffic: TrafficSpec) -> None:
 def _results(
     asked: Asked,
     topology: Topology,
-    fleet: FleetSpec,
-    device: Device,
+    serving: Serving,
     cases: Sequence[Case],
     found: Mapping[int, SimulationResult],
     created: datetime,
     outcome: Outcome,
 ) -> Results:
+    fleet, model = serving.fleet, serving.devices[topology.workers[0].name].model
     label = f"{fleet.mode} {PREDICTED}"
     runs = tuple(_run(label, fleet, cases[i], i, found[i], created) for i in sorted(found))
     sent = traffic_record(cases[0].traffic, asked.scale).with_slo(asked.slo)
@@ -216,9 +157,9 @@ def _results(
         label,
         str(fleet.mode),
         topology.short_form,
-        {worker.name: (f"{asked.tp} x {device.gpu}",) * worker.ranks for worker in topology.workers},
+        {worker.name: (serving.rank_text(worker.name),) * worker.ranks for worker in topology.workers},
         fleet.gpus,
-        {**_engine(fleet, device), **{f"stack {name}": value for name, value in asdict(fleet.stack).items()}},
+        {**_engine(serving), **{f"stack {name}": value for name, value in asdict(fleet.stack).items()}},
         asdict(fleet.policy),
     )
     return Results(
@@ -227,7 +168,7 @@ def _results(
         command=command_line(),
         versions=installed_versions(),
         machine=this_machine(),
-        model=device.model,
+        model=model,
         seed=asked.traffic.seed,
         traffics=(sent,),
         architectures=(architecture,),
@@ -235,7 +176,7 @@ def _results(
         summaries=summarise(runs, {label: fleet.gpus}),
         verdicts=(),
         answers=None,
-        notes=(*_notes(fleet, device), *(_inside(cases[i], found[i].counters) for i in sorted(found))),
+        notes=(*_notes(serving, model), *(_inside(cases[i], found[i].counters) for i in sorted(found))),
         interrupted=bool(outcome.stopped_by),
     )
 
@@ -257,22 +198,21 @@ def _run(
     return replace(record, stages=result.stages)
 
 
-def _engine(fleet: FleetSpec, device: Device) -> dict[str, Any]:
-    return {
-        "engine": f"{device.engine}, {PREDICTED}",
-        "gpu": device.gpu,
-        "gpus_a_rank": fleet.pools[0].gpus,
-        "oracle": device.chosen.source.summary,
-        **asdict(fleet.pools[-1].caps),
-    }
+def _engine(serving: Serving) -> dict[str, Any]:
+    """Return what the file says of the engines: of workers that differ, each one's own."""
+    told = {name: serving.rank_told(name) for name in serving.devices}
+    first, *others = told.values()
+    shared = {key: value for key, value in first.items() if all(each[key] == value for each in others)}
+    own = {f"{name} {key}": value for name, each in told.items() for key, value in each.items() if key not in shared}
+    return {**shared, **own}
 
 
-def _notes(fleet: FleetSpec, device: Device) -> list[str]:
-    source = device.chosen.source
-    assumed = f"; assumed: {'; '.join(device.assumed)}" if device.assumed else ""
+def _notes(serving: Serving, model: str) -> list[str]:
+    fleet = serving.fleet
+    assumed = f"; assumed: {'; '.join(serving.assumed)}" if serving.assumed else ""
     return [
-        f"PREDICTED, not measured: {fleet.short_form} with {device.model} on {fleet.gpus} GPUs. Step times: "
-        f"{source.summary}{assumed}.",
+        f"PREDICTED, not measured: {fleet.short_form} with {model} on {fleet.gpus} GPU{'s' * (fleet.gpus != 1)}. Step "
+        f"times: {'; '.join(serving.summaries)}{assumed}.",
         f"Stack: {fleet.stack.source}.",
     ]
 

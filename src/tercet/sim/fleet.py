@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from tercet.core.errors import UsageError
@@ -121,6 +121,15 @@ class FleetSpec:
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, slots=True)
+class RankSpec:
+    """What each rank of a worker is: a device, of so many `gpus`, and its engine's limits."""
+
+    device: ChosenOracle
+    gpus: int = 1
+    caps: EngineCaps = field(default_factory=EngineCaps)
+
+
 def fleet_of(
     workers: str | Iterable[WorkerSpec],
     device: ChosenOracle,
@@ -138,24 +147,18 @@ def fleet_of(
     None takes the one that fits. Raises UsageError.
     """
     specs = parse_short_form(workers) if isinstance(workers, str) else tuple(workers)
-    chosen_mode = mode or default_mode(specs)
-    if device.image_tokens:
-        specs = with_sight(specs)
-    pools: list[WorkerPool] = []
-    for spec in specs:
-        if pools and (pools[-1].stages, pools[-1].ranks) == (spec.stages, spec.ranks):
-            pools[-1] = replace(pools[-1], count=pools[-1].count + 1)
-        else:
-            pools.append(WorkerPool(spec.stages, device, 1, spec.ranks, gpus, caps or EngineCaps()))
+    rank = RankSpec(device, gpus, caps or EngineCaps())
+    pools = _pools(specs, {spec.name: rank for spec in specs})
     return FleetSpec(
-        tuple(pools), chosen_mode, stack or StackConstants(), policy or Policy(), link_bytes_s=link_bytes_s
+        pools, mode or default_mode(specs), stack or StackConstants(), policy or Policy(), link_bytes_s=link_bytes_s
     )
 
 
 def fleet_from_topology(
-    topology: Topology, device: ChosenOracle, *, stack: StackConstants | None = None, caps: EngineCaps, gpus: int = 1
+    topology: Topology, ranks: Mapping[str, RankSpec], *, stack: StackConstants | None = None
 ) -> FleetSpec:
-    """Return the fleet that a topology file describes, on a device. Raises UsageError."""
+    """Return the fleet that a topology file describes; `ranks` says by name what each worker's ranks are, in one object
+    for those that are alike. Raises UsageError."""
     router = topology.router
     policy = Policy(
         router.balancer,
@@ -164,4 +167,20 @@ def fleet_from_topology(
         encode_locally=router.encode_fallback == "local",
         hybrid=router.hybrid,
     )
-    return fleet_of(topology.workers, device, mode=topology.mode, stack=stack, caps=caps, policy=policy, gpus=gpus)
+    return FleetSpec(_pools(topology.workers, ranks), topology.mode, stack or StackConstants(), policy)
+
+
+def _pools(specs: tuple[WorkerSpec, ...], ranks: Mapping[str, RankSpec]) -> tuple[WorkerPool, ...]:
+    """Return the workers, those that follow one another and are alike in one pool."""
+    if any(rank.device.image_tokens for rank in ranks.values()):
+        specs = with_sight(specs)
+    pools: list[WorkerPool] = []
+    last: RankSpec | None = None
+    for spec in specs:
+        rank = ranks[spec.name]
+        if rank is last and (pools[-1].stages, pools[-1].ranks) == (spec.stages, spec.ranks):
+            pools[-1] = replace(pools[-1], count=pools[-1].count + 1)
+        else:
+            pools.append(WorkerPool(spec.stages, rank.device, 1, spec.ranks, rank.gpus, rank.caps))
+        last = rank
+    return tuple(pools)

@@ -96,3 +96,40 @@ def test_a_measured_machine_is_of_no_other_size(tmp_path: Path) -> None:
 def test_losses_are_read() -> None:
     assert parse_loss("D1@30") == WorkerLoss("D1", 30.0)
     assert parse_loss("P0@1.5+20") == WorkerLoss("P0", 1.5, 20.0)
+
+
+FOUR_AND_ONE = """
+name: encoders-apart
+model: qwen3-vl-30b-a3b
+mode: epd
+workers:
+  - {name: encode-0, stages: [encode]}
+  - {name: encode-1, stages: [encode], engine: {max_num_seqs: 4}}
+  - {name: worker-0, stages: [prefill, decode], engine: {tensor_parallel: 4, gpu: h200}}
+engine: {engine: sglang, gpu: h100, max_model_len: 8192, max_num_batched_tokens: 8192}
+"""
+
+
+def test_every_worker_has_the_gpus_and_the_limits_that_the_file_gives_it(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text(FOUR_AND_ONE)
+    flags = (str(tmp_path / "t.yaml"), "--workload", "200/2", "--images", "2", "--requests", "4")
+    (own,) = read(run(tmp_path / "own", *flags)).architectures
+    assert own.workers == {"encode-0": ("1 x h100",), "encode-1": ("1 x h100",), "worker-0": ("4 x h200",)}
+    assert own.devices == 6
+    assert own.engine["engine"] == "sglang, predicted" and "gpus_a_rank" not in own.engine
+    assert (own.engine["encode-0 gpus_a_rank"], own.engine["worker-0 gpus_a_rank"]) == (1, 4)
+    assert (own.engine["encode-0 max_num_seqs"], own.engine["encode-1 max_num_seqs"]) == (64, 4)
+    assert "on h200, TP 4" in own.engine["worker-0 oracle"]
+    (told,) = read(run(tmp_path / "told", *flags, "--tp", "2", "--gpu", "h100")).architectures
+    assert set(told.workers.values()) == {("2 x h100",)} and told.devices == 6
+
+
+def test_the_gpus_of_a_rank_make_its_steps_as_quick(tmp_path: Path) -> None:
+    text = "{name: t, model: llama-3.1-8b, mode: aggregated, workers: 1A, engine: {engine: vllm, tensor_parallel: 4}}"
+    (tmp_path / "t.yaml").write_text(text)
+    means: list[float] = []
+    for name, more in (("file", ()), ("flag", ("--tp", "4")), ("one", ("--tp", "1"))):
+        (summary,) = read(run(tmp_path / name, str(tmp_path / "t.yaml"), "--requests", "8", *more)).summaries
+        assert summary.overall.tpot_ms is not None
+        means.append(summary.overall.tpot_ms.mean)
+    assert means[0] == means[1] < 0.7 * means[2]
