@@ -64,7 +64,7 @@ def bench(
         str,
         typer.Option(
             help="poisson, constant, gamma (see --burstiness) or trace.  [default: poisson; trace for a data set with "
-            "time stamps when no load is named]"
+            "time stamps when neither these nor a load are named]"
         ),
     ] = "",
     burstiness: Annotated[

@@ -155,7 +155,7 @@ def compare(
     image_size: flags.ImageSize = "",
     image_pool: flags.ImagePool = None,
     think: flags.Think = 0.0,
-    arrivals: flags.ArrivalPattern = "poisson",
+    arrivals: flags.ArrivalPattern = "",
     model: engine_flags.Model = None,
     random_weights: engine_flags.RandomWeights = None,
     cache_dir: engine_flags.CacheDir = None,
@@ -250,12 +250,7 @@ def compare(
     pictures = any(shape.pictures is not None for shape in shapes)
     turns = (1 if pictures else DEFAULT_TURNS) if turns is None else turns
     data, turns = dataset_from(dataset, turns)
-    pattern = flags.arrival_pattern(arrivals)
-    as_recorded = data is not None and data.timed and not (qps or concurrency) and pattern is not Arrivals.CONSTANT
-    if as_recorded:
-        pattern = Arrivals.TRACE
-    elif pattern not in (Arrivals.POISSON, Arrivals.CONSTANT):
-        raise UsageError(f"--arrivals {arrivals}: here requests come poisson or constant; tercet bench knows others")
+    pattern = comparing.parse_arrivals(arrivals, data, loaded=bool(qps or concurrency))
     traffics = tuple(
         TrafficSpec(
             shape,
@@ -272,7 +267,7 @@ def compare(
         for shape in shapes
     )
     kind, loads = comparing.parse_loads(qps, concurrency, pictures=pictures)
-    if data is not None and as_recorded:
+    if data is not None and pattern is Arrivals.TRACE:
         loads = (data.rate(trace_speed),)
     wanted = [
         of_mode(mode_from_name(name), alone=allow_unequal) for name in split(modes or ("" if arch else DEFAULT_MODES))

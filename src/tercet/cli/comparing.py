@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tercet.cli import traffic_options as flags
 from tercet.core.digits import count_in
 from tercet.core.errors import UsageError
+from tercet.traffic.arrivals import Arrivals
 
 if TYPE_CHECKING:
     from tercet.compare.architecture import Architecture
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tercet.compare.spec import CompareSpec
     from tercet.core.topology import Topology
     from tercet.results.slo import Slo
+    from tercet.traffic.scripts import Dataset
     from tercet.traffic.spec import LoadKind
 
 DEFAULT_QPS = "0.5"
@@ -120,6 +122,19 @@ def _models(architectures: Sequence[Architecture]) -> list[Topology]:
         if each.topology is not None
     }
     return list(found.values())
+
+
+def parse_arrivals(arrivals: str, data: Dataset | None, *, loaded: bool) -> Arrivals:
+    """Return how conversations come: as named, else at a data set's own times where it has some and no load is named
+    (`loaded`). Raises UsageError."""
+    if not arrivals:
+        return Arrivals.TRACE if data is not None and data.timed and not loaded else Arrivals.POISSON
+    pattern = flags.arrival_pattern(arrivals)
+    if pattern is Arrivals.GAMMA:
+        raise UsageError(f"--arrivals {arrivals}: here requests come poisson or constant; tercet bench knows others")
+    if pattern is Arrivals.TRACE and loaded:
+        raise UsageError("--arrivals trace takes its times from the data set: leave --qps and --concurrency out")
+    return pattern
 
 
 def parse_loads(qps: str, concurrency: str, *, pictures: bool) -> tuple[LoadKind, tuple[float, ...]]:

@@ -36,7 +36,7 @@ def loads_from(
         if arrivals:
             raise UsageError("--arrivals has no meaning with --concurrency: a conversation starts when another ends")
         return LoadKind.CONCURRENCY, flags.parse_counts(concurrency or flags.IMAGE_LOADS, "--concurrency"), pattern
-    if data is not None and data.timed and not qps and pattern in (Arrivals.TRACE, Arrivals.POISSON):
+    if data is not None and data.timed and not qps and (pattern is Arrivals.TRACE or not arrivals):
         if not 0 < speed < float("inf"):
             raise UsageError(f"--trace-speed {speed} is out of range: give a number above 0, where 1 is real time")
         return LoadKind.QPS, (data.rate(speed),), Arrivals.TRACE

@@ -60,7 +60,14 @@ Turns = Annotated[
 ]
 Scale = Annotated[float, typer.Option(help="Multiply the workload's lengths: 0.125 makes W1 64/32, fit for a CPU.")]
 Think = Annotated[float, typer.Option(help="Seconds between an answer and the conversation's next turn.")]
-ArrivalPattern = Annotated[str, typer.Option("--arrivals", help="poisson or constant.")]
+ArrivalPattern = Annotated[
+    str,
+    typer.Option(
+        "--arrivals",
+        help="poisson, constant or trace.  [default: poisson; trace for a data set with time stamps when neither these "
+        "nor a load are named]",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Decides prompts and arrivals: the same seed sends the same conversations.")]
 Output = Annotated[
     Path,

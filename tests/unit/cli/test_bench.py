@@ -88,6 +88,20 @@ def test_a_trace_brings_its_rate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     plan = asked(monkeypatch, tmp_path, "--dataset", str(path), "--qps", "4", "--num-requests", "2")
     assert plan.traffic.arrivals is Arrivals.POISSON and plan.loads == (4.0,)
     assert "--trace-speed" in refused("--dataset", str(path), "--qps", "4", "--arrivals", "trace")
+    plan = asked(monkeypatch, tmp_path, "--dataset", str(path), "--arrivals", "trace", "--trace-speed", "2")
+    assert plan.traffic.arrivals is Arrivals.TRACE and plan.loads == (1.5,)
+
+
+@pytest.mark.parametrize("pattern", ["poisson", "constant", "gamma"])
+def test_arrivals_that_are_named_win_over_a_traces_own_times(
+    pattern: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps({"timestamp": t, "input_length": 9}) + "\n" for t in (0, 1000, 4000)))
+    plan = asked(monkeypatch, tmp_path, "--dataset", str(path), "--arrivals", pattern)
+    assert plan.traffic.arrivals == pattern and plan.loads == (1.0,)
+    told = refused("--dataset", str(path), "--arrivals", pattern, "--trace-speed", "2")
+    assert "--trace-speed 2 is of a trace that is replayed" in told
 
 
 def test_turns_that_no_conversation_of_a_data_set_has_take_no_requests(

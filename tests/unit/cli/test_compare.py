@@ -124,6 +124,14 @@ def test_a_data_set_is_compared_as_it_was_recorded(monkeypatch: pytest.MonkeyPat
     assert (spec.loads, spec.traffics[0].arrivals, spec.traffics[0].num_requests) == ((4.0, 8.0), "poisson", 2)
     spec = asked(monkeypatch, "--dataset", str(path), "--concurrency", "2")
     assert (spec.load_kind, spec.loads) == ("concurrency", (2.0,))
+    for pattern in ("poisson", "constant"):
+        spec = asked(monkeypatch, "--dataset", str(path), "--arrivals", pattern)
+        assert (spec.loads, spec.traffics[0].arrivals) == ((0.5,), pattern), "what is named wins"
+    spec = asked(monkeypatch, "--dataset", str(path), "--arrivals", "trace")
+    assert (spec.loads, spec.traffics[0].arrivals) == ((0.75,), "trace")
+    for load in (["--qps", "1"], ["--concurrency", "1"]):
+        assert "leave" in refused("compare", "--dataset", str(path), "--arrivals", "trace", *load)
+    assert "poisson or constant" in refused("compare", "--dataset", str(path), "--arrivals", "gamma")
     for flags in (["--workload", "W2"], ["--scale", "0.5"], ["--images", "2"], ["--preset", "demo"]):
         assert "--dataset takes the place of --workload" in refused("compare", "--dataset", str(path), *flags)
     assert "--trace-speed 0" in refused("compare", "--dataset", str(path), "--trace-speed", "0")
@@ -204,6 +212,7 @@ def test_prompts_for_a_running_server_are_new_every_time(monkeypatch: pytest.Mon
         (["--primary", "speed"], "--primary 'speed' is unknown"),
         (["--arrivals", "uniform"], "choose poisson"),
         (["--arrivals", "gamma"], "here requests come poisson or constant"),
+        (["--arrivals", "trace"], "--arrivals trace needs a --dataset"),
         (["--dtype", "int4"], "--dtype: 'int4' is not one of"),
         (["--gpu-slowdown", "2"], "--gpu-slowdown needs --engine virtual"),
         (["--preset", "fast"], "unknown preset 'fast': choose demo"),
