@@ -9,7 +9,8 @@ from itertools import combinations, groupby, pairwise
 
 from tercet.compare.cell import Cell
 from tercet.compare.metrics import Metric
-from tercet.compare.statistics import PairedRatio, paired_ratio
+from tercet.compare.statistics import PairedRatio
+from tercet.compare.verdict import SURE, Contests, contests
 from tercet.results.curve import RatioCurve, RatioPoint, Region
 
 REACH = 4.0
@@ -18,14 +19,18 @@ REACH = 4.0
 
 @dataclass(frozen=True, slots=True)
 class LogRatio:
-    """One load: the mean log-ratio and half its 95% interval. Negative where the first is smaller."""
+    """One load: the mean log-ratio and half the interval that decides. Negative where the first is smaller.
+
+    That is the 95% interval, in a primary metric made wider until it leaves out zero just where the verdict names
+    somebody: what is decided there must not be decided otherwise here.
+    """
 
     load: float
     mean: float
     half: float
 
 
-def curves(cells: Sequence[Cell], tie_margin: float) -> tuple[RatioCurve, ...]:
+def curves(cells: Sequence[Cell], tie_margin: float, primary: Sequence[str]) -> tuple[RatioCurve, ...]:
     """Return the curve of every pair of architectures, workload and metric, over the loads at which both ran.
 
     A pair is (earlier, later) in the order of the labels. Loads with fewer than three blocks have no point; a pair
@@ -33,24 +38,35 @@ def curves(cells: Sequence[Cell], tie_margin: float) -> tuple[RatioCurve, ...]:
     """
     found = []
     for _, group in groupby(cells, key=lambda cell: (cell.workload, cell.load_kind)):
-        row = list(group)
-        labels = tuple(dict.fromkeys(label for cell in row for label in cell.labels))
-        for metric in row[0].metrics:
+        row = [(cell, contests(cell, primary)) for cell in group]
+        labels = tuple(dict.fromkeys(label for cell, _ in row for label in cell.labels))
+        for metric in row[0][0].metrics:
             for first, second in combinations(labels, 2):
                 ratios = list(_ratios(row, metric, first, second))
                 if ratios:
-                    found.append(_curve(row[0], metric, first, second, ratios, tie_margin))
+                    found.append(_curve(row[0][0], metric, first, second, ratios, tie_margin))
     return tuple(found)
 
 
-def _ratios(row: Sequence[Cell], metric: Metric, first: str, second: str) -> Iterator[tuple[float, PairedRatio]]:
-    for cell in row:
-        if first not in cell.labels or second not in cell.labels or {first, second} & set(cell.short):
+@dataclass(frozen=True, slots=True)
+class _At:
+    """The ratio at one load, and the p-value below which the verdict there decides: where it is `SURE` adjusted."""
+
+    load: float
+    ratio: PairedRatio
+    level: float
+
+
+def _ratios(row: Sequence[tuple[Cell, Contests]], metric: Metric, first: str, second: str) -> Iterator[_At]:
+    for cell, among in row:
+        if {first, second} & set(cell.short):
             continue
-        figures = cell.figures(metric).values()
-        ratio = paired_ratio([f[first] for f in figures], [f[second] for f in figures])
-        if ratio is not None:
-            yield cell.load, ratio
+        contest = next((each for each in among.all if each.metric.name == metric.name), None)
+        ratio = contest.ratios.get((first, second)) if contest is not None else None
+        if contest is not None and ratio is not None:
+            p = among.p(contest, (first, second))
+            level = SURE * ratio.p / p if p else SURE
+            yield _At(cell.load, ratio if metric.lower_is_better else ratio.inverse, level)
 
 
 def _curve(
@@ -58,10 +74,10 @@ def _curve(
     metric: Metric,
     first: str,
     second: str,
-    ratios: Sequence[tuple[float, PairedRatio]],
+    ratios: Sequence[_At],
     tie_margin: float,
 ) -> RatioCurve:
-    points = [LogRatio(load, ratio.mean, ratio.half) for load, ratio in ratios]
+    points = [LogRatio(at.load, at.ratio.mean, at.ratio.half_at(at.level)) for at in ratios]
     # Whoever is smaller is better, or the other one.
     names = (first, second) if metric.lower_is_better else (second, first)
     regions = invert(points, names, math.log1p(tie_margin))
@@ -74,7 +90,7 @@ def _curve(
         metric.lower_is_better,
         first,
         second,
-        tuple(RatioPoint(load, ratio.ratio, ratio.low, ratio.high, ratio.count) for load, ratio in ratios),
+        tuple(RatioPoint(at.load, at.ratio.ratio, at.ratio.low, at.ratio.high, at.ratio.count) for at in ratios),
         regions,
         outcome,
         sentence,
@@ -164,13 +180,18 @@ def conclude(regions: Sequence[Region], points: Sequence[LogRatio]) -> tuple[str
 
 
 def _beyond(points: Sequence[LogRatio]) -> float | None:
-    """Return the load, beyond those measured but within REACH of them, at which the outermost trend would be a tie."""
+    """Return the load, beyond those measured but within REACH of them, at which the outermost trend would be a tie.
+
+    Two loads that may as well be equal make no trend.
+    """
     if len(points) < 2:
         return None
     for near, far in ((points[-1], points[-2]), (points[0], points[1])):
         here, there = near.mean, far.mean
         if here * (there - here) <= 0:
             continue  # it leads away from a tie, or has passed one already
+        if abs(there - here) <= math.hypot(near.half, far.half):
+            continue
         steps = here / (there - here)
         exponent = math.log(near.load / far.load) * steps
         if abs(exponent) <= math.log(REACH):

@@ -24,7 +24,7 @@ def derived(results: Results, method: Method) -> Results:
         verdicts=tuple(
             verdict for cell in rows for verdict in judge(cell, primary=method.primary, tie_margin=method.tie_margin)
         ),
-        curves=curves(rows, method.tie_margin),
+        curves=curves(rows, method.tie_margin, method.primary),
         improvements=improvements(rows, results.architectures),
         method=method,
     )

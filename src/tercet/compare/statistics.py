@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,10 +28,19 @@ class PairedRatio:
         """Half the width of the 95% interval of the mean."""
         return t_975(self.count - 1) * self.error
 
+    def half_at(self, level: float) -> float:
+        """Return half the width of the interval that leaves out zero where the p-value is below `level`, above 0."""
+        return student(level, self.count - 1) * self.error if self.error else 0.0
+
     @property
     def ratio(self) -> float:
         """The ratio itself: the geometric mean of the pairs' ratios."""
         return math.exp(self.mean)
+
+    @property
+    def inverse(self) -> PairedRatio:
+        """The ratio the other way round."""
+        return replace(self, mean=-self.mean)
 
     @property
     def low(self) -> float:
@@ -76,6 +85,17 @@ def two_sided_p(t: float, freedom: int) -> float:
     I_x(n / 2, 1 / 2) with x = n / (n + t^2): Abramowitz & Stegun 26.7.1.
     """
     return incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t))
+
+
+def student(level: float, freedom: int) -> float:
+    """Return the t whose two-sided p-value is `level`, 0 < level <= 1: by halving, to a part in 10^12."""
+    low, high = 0.0, 1.0
+    while two_sided_p(high, freedom) > level:
+        low, high = high, 2 * high
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if two_sided_p(middle, freedom) > level else (low, middle)
+    return high
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:

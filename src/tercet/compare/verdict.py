@@ -38,23 +38,40 @@ class Contest:
         return len(next(iter(self.figures.values())))
 
 
-def judge(cell: Cell, *, primary: Sequence[str], tie_margin: float) -> tuple[Verdict, ...]:
-    """Return the verdict of every metric of a cell.
+@dataclass(frozen=True, slots=True)
+class Contests:
+    """All metrics of a cell. `p_values` are those of the primary metrics, as Holm adjusts them, by metric and pair;
+    `dropped` answered fewer requests beyond chance."""
+
+    all: tuple[Contest, ...]
+    p_values: Mapping[tuple[str, Pair], float]
+    dropped: tuple[str, ...]
+
+    def p(self, contest: Contest, pair: Pair) -> float:
+        """Return the p-value that decides about a pair: its own, where the metric is not a primary one."""
+        return self.p_values.get((contest.metric.name, pair), contest.ratios[pair].p)
+
+
+def contests(cell: Cell, primary: Sequence[str]) -> Contests:
+    """Return every metric's ratios, and the p-values that decide.
 
     Holm's adjustment spans the pairs of architectures in all primary metrics, and in no other: a winner is named only
     there. Another metric's verdict says who is ahead, by p-values of its own. Who is behind for having answered fewer
     requests makes somebody else a winner, too: these p-values are adjusted with them.
     """
-    contests = [_contest(cell, metric) for metric in cell.metrics]
-    declared = [(contest, pair) for contest in contests if contest.metric.name in primary for pair in contest.ratios]
+    every = tuple(_contest(cell, metric) for metric in cell.metrics)
+    declared = [(contest, pair) for contest in every if contest.metric.name in primary for pair in contest.ratios]
     fewer = _fewer(cell)
     adjusted = holm([*(contest.ratios[pair].p for contest, pair in declared), *fewer.values()])
     p_values = {(contest.metric.name, pair): p for (contest, pair), p in zip(declared, adjusted, strict=False)}
     sure = zip(fewer, adjusted[len(declared) :], strict=True)
-    dropped = tuple(label for label, p in sure if p < SURE)
-    return tuple(
-        _verdict(cell, contest, p_values, contest.metric.name in primary, tie_margin, dropped) for contest in contests
-    )
+    return Contests(every, p_values, tuple(label for label, p in sure if p < SURE))
+
+
+def judge(cell: Cell, *, primary: Sequence[str], tie_margin: float) -> tuple[Verdict, ...]:
+    """Return the verdict of every metric of a cell."""
+    found = contests(cell, primary)
+    return tuple(_verdict(cell, contest, found, contest.metric.name in primary, tie_margin) for contest in found.all)
 
 
 def _fewer(cell: Cell) -> dict[str, float]:
@@ -83,14 +100,7 @@ def _contest(cell: Cell, metric: Metric) -> Contest:
     return Contest(metric, figures, ratios, obstacle)
 
 
-def _verdict(
-    cell: Cell,
-    contest: Contest,
-    p_values: Mapping[tuple[str, Pair], float],
-    primary: bool,
-    tie_margin: float,
-    dropped: Sequence[str],
-) -> Verdict:
+def _verdict(cell: Cell, contest: Contest, among: Contests, primary: bool, tie_margin: float) -> Verdict:
     metric = contest.metric
     values = {label: float(np.mean(found)) for label, found in contest.figures.items() if found}
     leaders: tuple[str, ...] = ()
@@ -98,7 +108,7 @@ def _verdict(
     if not contest.obstacle:
         best = _best(cell, contest)
         margins = tuple(
-            _margin(contest, label, best, p_values, tie_margin, short=label in cell.short, dropped=label in dropped)
+            _margin(contest, label, best, among, tie_margin, short=label in cell.short)
             for label in cell.labels
             if label != best
         )
@@ -116,7 +126,7 @@ def _verdict(
         values,
         leaders,
         margins,
-        cell.basis(contest.blocks) + _perhaps([label for label in cell.short if label not in dropped]),
+        cell.basis(contest.blocks) + _perhaps([label for label in cell.short if label not in among.dropped]),
         contest.obstacle,
     )
 
@@ -132,16 +142,7 @@ def _best(cell: Cell, contest: Contest) -> str:
     return min(fit, key=lambda label: sign * float(np.mean(np.log(contest.figures[label]))))
 
 
-def _margin(
-    contest: Contest,
-    label: str,
-    best: str,
-    p_values: Mapping[tuple[str, Pair], float],
-    tie_margin: float,
-    *,
-    short: bool,
-    dropped: bool,
-) -> Margin:
+def _margin(contest: Contest, label: str, best: str, among: Contests, tie_margin: float, *, short: bool) -> Margin:
     """Return how far `label` is behind `best`: beaten beyond chance and margin, tied within it, or undecided.
 
     Who may have answered fewer requests (`short`) is not tied: it can't win, and may be behind for that.
@@ -149,9 +150,9 @@ def _margin(
     pair = (label, best) if (label, best) in contest.ratios else (best, label)
     found = contest.ratios[pair]
     mean, half = (found.mean if pair == (label, best) else -found.mean), found.half
-    p = p_values.get((contest.metric.name, pair), found.p)
+    p = among.p(contest, pair)
     limit = math.log1p(tie_margin)
-    if dropped:
+    if label in among.dropped:
         outcome = DROPPED
     elif p < SURE and mean >= limit:
         outcome = BEATEN

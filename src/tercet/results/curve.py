@@ -30,9 +30,10 @@ class RatioCurve:
     """`first` against `second` in one metric over the loads of one workload.
 
     Between measured loads the log-ratio and its interval are interpolated over the load's logarithm; `regions` are
-    where that interval excludes 1 and the ratio is beyond the tie margin. `outcome`: "crossover" (the better one
-    changes), "none" (it doesn't), "beyond" (it doesn't, and the trend leads to a change beyond the loads) or
-    "undecided". `sentence` says it in words.
+    where that interval excludes 1 and the ratio is beyond the tie margin. In a primary metric the interval is wider
+    than a point's own, by Holm's adjustment: at a measured load it decides as the verdict does. `outcome`: "crossover"
+    (the better one changes), "none" (it doesn't), "beyond" (it doesn't, and the trend leads to a change beyond the
+    loads) or "undecided". `sentence` says it in words.
     """
 
     workload: str
@@ -46,6 +47,10 @@ class RatioCurve:
     regions: tuple[Region, ...]
     outcome: str
     sentence: str
+
+    def decided(self, load: float) -> bool:
+        """Return whether one of them is the better one at a load."""
+        return any(region.better is not None and region.start <= load <= region.end for region in self.regions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import pytest
 from tercet.compare.cell import cells
 from tercet.compare.crossover import LogRatio, conclude, curves, invert
 from tercet.compare.statistics import paired_logs
+from tercet.compare.verdict import judge
 from tercet.results.document import TrafficRecord
 from tercet.results.record import RunRecord
 
@@ -74,6 +75,21 @@ def test_a_crossover_beyond_the_grid_is_told_where_the_trend_leads_there() -> No
     assert concluded({1: -0.61, 2: -0.6})[0] == "none", "too far to tell"
 
 
+def test_two_loads_that_may_as_well_be_equal_make_no_trend() -> None:
+    assert concluded({1: -0.3, 2: -0.15}, half=0.05)[0] == "beyond"
+    assert concluded({1: -0.3, 2: -0.15}, half=0.11)[0] == "none"
+
+
+def test_the_same_lead_at_every_load_hardly_ever_makes_a_trend() -> None:
+    rng = np.random.default_rng(5)
+    told = 0
+    for _ in range(200):
+        found = [paired_logs(list(rng.normal(-0.15, 0.1, 5))) for _ in range(4)]
+        ratios = [LogRatio(2.0**i, p.mean, p.half) for i, p in enumerate(found) if p is not None]
+        told += conclude(invert(ratios, NAMES, LIMIT), ratios)[0] == "beyond"
+    assert told <= 20
+
+
 def test_too_noisy_to_tell() -> None:
     assert concluded({1: -0.3, 2: 0.3}, half=2.0) == ("undecided", "undecided from 1 to 2")
 
@@ -120,7 +136,8 @@ def test_curves_are_made_of_runs() -> None:
     runs = sweep({"pd": {1.0: 0.2, 4.0: 0.1}, "ppd": {1.0: 0.1, 4.0: 0.2}})
     traffic = (TrafficRecord("W1", 1.0, 10, 5, 1, 0.0, "poisson", 1),)
     found = {
-        curve.metric: curve for curve in curves(cells(runs, traffic, [architecture("pd"), architecture("ppd")]), 0.03)
+        curve.metric: curve
+        for curve in curves(cells(runs, traffic, [architecture("pd"), architecture("ppd")]), 0.03, ("ttft",))
     }
     ttft = found["ttft"]
     assert (ttft.first, ttft.second, ttft.outcome) == ("pd", "ppd", "crossover")
@@ -128,3 +145,29 @@ def test_curves_are_made_of_runs() -> None:
     assert [point.ratio for point in ttft.points] == pytest.approx([2.0, 0.5])
     assert [region.better for region in ttft.regions] == ["ppd", None, "pd"]
     assert found["throughput"].sentence == "undecided from 1 to 4"
+
+
+@pytest.mark.parametrize("labels", [("pd", "ppd"), ("pd", "ppd", "replicated")])
+def test_a_curve_decides_at_a_measured_load_what_the_verdict_does_and_no_more(labels: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(6)
+    primary = ("ttft", "e2e")
+    traffic = (TrafficRecord("W1", 1.0, 10, 5, 1, 0.0, "poisson", 1),)
+    decided = 0
+    for _ in range(100):
+        runs = [
+            run(label, (request("c0", 1, 0.1 * math.exp(rng.normal(0, 0.1)), 0.01),), qps=load, number=block)
+            for label in labels
+            for load in (1.0, 2.0, 4.0)
+            for block in range(4)
+        ]
+        rows = cells(runs, traffic, [architecture(label) for label in labels])
+        pairs = {(c.first, c.second): c for c in curves(rows, 0.03, primary) if c.metric == "ttft"}
+        for verdict in (
+            v for cell in rows for v in judge(cell, primary=primary, tie_margin=0.03) if v.metric == "ttft"
+        ):
+            for pair, curve in pairs.items():
+                both = set(pair) <= set(verdict.leaders)
+                if len(labels) == 2:
+                    assert curve.decided(verdict.load) != both
+                decided += both and curve.decided(verdict.load)
+    assert decided <= 2, "two that lead together may differ, where both are too near a third"

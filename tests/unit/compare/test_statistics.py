@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tercet.compare.statistics import holm, incomplete_beta, paired_logs, paired_ratio, two_sided_p
+from tercet.compare.statistics import holm, incomplete_beta, paired_logs, paired_ratio, student, two_sided_p
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,20 @@ from tercet.compare.statistics import holm, incomplete_beta, paired_logs, paired
 def test_p_values_against_printed_tables(freedom: int, t: float, p: float) -> None:
     assert two_sided_p(t, freedom) == pytest.approx(p, rel=0.003)
     assert two_sided_p(-t, freedom) == pytest.approx(p, rel=0.003)
+
+
+@pytest.mark.parametrize(("level", "freedom", "t"), [(0.05, 4, 2.776), (0.01, 4, 4.604), (0.001, 9, 4.781), (1, 3, 0)])
+def test_quantiles_against_printed_tables(level: float, freedom: int, t: float) -> None:
+    assert student(level, freedom) == pytest.approx(t, abs=5e-4)
+
+
+def test_an_interval_of_another_level_leaves_out_zero_below_it() -> None:
+    found = paired_logs([0.1, 0.12, 0.05, 0.11])
+    assert found is not None
+    assert found.half_at(0.05) == pytest.approx(found.half, rel=1e-3)
+    assert found.half_at(found.p) == pytest.approx(found.mean)
+    certain = paired_logs([0.1, 0.1, 0.1])
+    assert certain is not None and certain.half_at(0.05) == pytest.approx(0, abs=1e-12)
 
 
 def test_the_incomplete_beta_function_where_it_is_known_exactly() -> None:

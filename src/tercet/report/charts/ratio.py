@@ -79,8 +79,7 @@ def _zones(curve: RatioCurve) -> list[Row]:
 
 def _row(curve: RatioCurve, i: int) -> Row:
     point = curve.points[i]
-    sure = point.low > 1 or point.high < 1
-    outcome = "decided" if sure else "undecided"
+    outcome = "decided" if curve.decided(point.load) else "undecided"
     if point.low == point.high:
         outcome = "not judged"
     return {

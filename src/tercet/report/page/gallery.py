@@ -62,8 +62,8 @@ class Gallery:
             return None
         words = (
             "The paired ratio of two architectures over the same blocks with its 95% interval, on a logarithmic scale. "
-            "Shaded from top to bottom: loads at which neither is better beyond chance. The band around 1× is a tie "
-            f"(within {self._evidence.tie_margin:.0%}).",
+            "Shaded from top to bottom: loads at which neither is better beyond chance, by the verdict's own rule. The "
+            f"band around 1× is a tie (within {self._evidence.tie_margin:.0%}).",
         )
         panels = tuple(islice(self._ratio_panels(curves), self._max_panels))
         grids = (ratio_grid(curves),)
