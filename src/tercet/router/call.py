@@ -298,6 +298,7 @@ class Call:
         leg.let_go()
         if self._took:
             self._observation.exchange.on_exit(True)  # a ticket may be long, too
+        if self._took and not self._facts.pictures:  # whose embeddings D may have to read once more
             for url in self._visited:
                 if url != leg.rank.url:
                     self._parts.visits[url] -= 1  # its part is done: it may leave

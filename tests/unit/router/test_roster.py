@@ -142,6 +142,31 @@ async def test_a_p_that_has_handed_on_leaves_while_d_answers() -> None:
         assert not any(setup.router.parts.visits.values())
 
 
+@pytest.mark.parametrize(
+    ("letters", "mode", "seeing", "role"),
+    [
+        ("EPD", "epd", "apart", "E"),
+        ("EPD", "epd", "apart", "P"),
+        ("PD", "pd", "local", "P"),
+        ("EA", "epd", "apart", "E"),
+    ],
+)
+async def test_whoever_may_be_asked_for_embeddings_again_stays_until_the_answer_is_whole(
+    letters: str, mode: str, seeing: str, role: str
+) -> None:
+    """An engine that has to compute a prompt again, as its blocks went to another, reads those of the pictures anew."""
+    async with routing(letters, mode, seeing=seeing) as setup:
+        leaving, last = setup.role(role)[0], setup.role(letters[-1])[0]
+        last.gate, last.gate_after = asyncio.Event(), 1
+        stream = asyncio.create_task(setup.look([b"one", "what is this"], stream=True, max_tokens=3))
+        await setup.answering()
+        got = await setup.send("DELETE", f"/workers/{name_of(leaving)}")
+        assert got.json == {"url": leaving.url, "draining": True, "in_flight": 1}
+        last.gate.set()
+        assert (await stream).events[-1] == "[DONE]"
+        await until(lambda: leaving.url not in setup.router.parts.fleet.workers)
+
+
 async def test_what_outlasts_being_cut_off_leaves_no_debt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roster, "CUT_S", 0.0)
     async with routing("PPD", "pd", balancer="round_robin", max_unaccepted_handoffs=1) as setup:
