@@ -76,11 +76,16 @@ def list_command(file: File) -> None:
     if not file.exists():
         raise UsageError(f"there is no {file}: `tercet keys new {file}` makes it, with a first key")
     lines = key_lines("\n".join(_lines(file)))
-    for key, line in zip(KeyRing(lines), lines, strict=True):
+    KeyRing(lines)  # refuses what a router would
+    first: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        key = read_line(line, number, admin=False)
         shown = replace(key, digest=key.digest[:12])
         words = shown.line().removeprefix(HASHED).split()[1:]
         kind = words[1:] if line.startswith(HASHED) else ["not hashed"]
-        typer.echo(f"{key.name}  {key.digest[:12]}  {' '.join(kind) or 'no limits'}")
+        holder = first.setdefault(key.digest, key.name)
+        same = "" if holder == key.name else f"  the same key as {holder}"
+        typer.echo(f"{key.name}  {key.digest[:12]}  {' '.join(kind) or 'no limits'}{same}")
 
 
 @app.command("revoke")

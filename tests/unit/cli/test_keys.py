@@ -46,6 +46,15 @@ def test_a_file_that_is_not_there_has_no_keys_to_list(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "") and "there is no" in done.stderr and "keys new" in done.stderr
 
 
+def test_a_key_that_is_there_twice_is_listed_twice(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    file.write_text("secret-1\nsecret-2\nsecret-1\n")
+    done = _keys("list", str(file))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["line-1", "line-2", "line-3"]
+    assert done.stdout.splitlines()[2].endswith("the same key as line-1")
+
+
 def test_who_could_read_the_file_still_can_after_a_change_also_behind_a_link(tmp_path: Path) -> None:
     file, link = tmp_path / "keys.txt", tmp_path / "elsewhere" / "link.txt"
     for name in ("alice", "bob"):
