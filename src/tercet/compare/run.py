@@ -47,6 +47,11 @@ LONG_PROMPT = 512
 """Tokens of the prompt whose interference with running answers is probed; more where the workloads send longer ones."""
 
 
+INEXACT = (
+    "The server knows no ignore_eos: answers end where the model ends them, so that architectures may have written "
+    "answers of different lengths."
+)
+
 RETRIES = 2
 """How often a run whose client was late (it measured itself, not the server) is measured again, from empty caches."""
 
@@ -185,6 +190,8 @@ class Comparison:
             # Found out once: every architecture gets the same prompts.
             turns = max(traffic.turns for traffic in self.spec.traffics)
             self._prompts = await server.prompts(self._model, PromptForm.CHAT, turns=turns, exact=True, extra={})
+            if not self._prompts.exact and INEXACT not in self.journal.kept.notes:
+                self.journal.note(INEXACT)
         await self._warm_up(architecture, endpoint)
         kept = self.journal.kept
         if _knows_the_capital(architecture) and architecture.label not in kept.capital:

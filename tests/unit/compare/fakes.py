@@ -35,6 +35,8 @@ class Behaviour:
     stuck_after: int = 0
     max_model_len: int = 4096
     api_key: str = ""
+    plain: bool = False
+    """It refuses what OpenAI's API does not know, and answers a token shorter than asked."""
 
 
 async def punctual_drive(
@@ -139,6 +141,8 @@ class FakeDeployment:
         behaviour = self.behaviour
         if behaviour.failing_mode == self.mode:
             raise RequestError(503, "no worker is left")
+        if behaviour.plain and "ignore_eos" in body:
+            raise RequestError(400, "ignore_eos is not known")
         self._completions += "warm" not in session
         self.busy_s += 0.01
         if behaviour.stuck_mode == self.mode and self._completions > behaviour.stuck_after:
@@ -150,7 +154,7 @@ class FakeDeployment:
         cached = max((n for n in range(0, len(prompt), 16) if (salt, tuple(prompt[:n])) in self.cached), default=0)
         await asyncio.sleep(behaviour.later_s.get(self.mode, behaviour.first_s) if cached else behaviour.first_s)
         seed = zlib.crc32(repr(prompt).encode()) + (behaviour.mistaken_mode == self.mode)
-        answer = [300 + (seed + i) % 500 for i in range(body["max_tokens"])]
+        answer = [300 + (seed + i) % 500 for i in range(max(1, body["max_tokens"] - behaviour.plain))]
         whole = prompt + answer
         self.cached.update((salt, tuple(whole[:n])) for n in range(0, len(whole) + 1, 16))
         responder.start(200, headers=(("X-Tercet-Route", "P0>D0"), ("X-Tercet-Cached-Tokens", str(cached))))

@@ -377,6 +377,22 @@ async def test_real_texts_go_as_chats_and_the_journal_names_their_file(tmp_path:
     assert plan_of(replace(wanted, traffics=(replace(TRAFFIC, dataset=other),))) != plan_of(wanted)
 
 
+async def test_a_server_that_ends_answers_where_it_likes_answers_nothing_wrong(tmp_path: Path) -> None:
+    data = Dataset("sharegpt", (Script((ScriptTurn(4, text="Why?"), ScriptTurn(4, text="And then?"))),))
+    async with servers("1P1D", behaviour=Behaviour(plain=True)) as (server,):
+        wanted = spec(
+            architectures=(Architecture("now", None, url=server.url),),
+            traffics=(replace(TRAFFIC, dataset=data),),
+            probe=False,
+        )
+        lab = Lab(wanted, folder=tmp_path)
+        await lab.comparison.run()
+        results = lab.comparison.results()
+    assert {request.output_tokens for run in results.runs for request in run.finished} == {3}
+    assert results.answers is not None and results.answers.lengths_wrong == 0 and results.answers.passed
+    assert [note for note in results.notes if "ignore_eos" in note]
+
+
 async def test_of_recorded_pictures_the_first_is_not_the_first_that_anybody_sends(tmp_path: Path) -> None:
     """What encodes and who hands embeddings on is warmed up, too."""
     warm: list[int] = []
