@@ -46,6 +46,7 @@ class Benchmark:
         self._model = ServedModel(plan.model)
         self._prompts = Prompts()
         self._tokenizer = _tokenizer(plan)
+        self._devices: int | None = None
 
     async def run(self) -> None:
         """Measure. Raises TercetError when the server can't be reached, lists no model or takes no request."""
@@ -56,6 +57,7 @@ class Benchmark:
         try:
             self._model = await server.model(plan.model)
             mode = await server.mode() or SERVER
+            self._devices = sum((await server.workers()).values()) or None
             require_room(self._model, plan.traffic)
             self._prompts = await server.prompts(
                 self._model, _form(plan), turns=plan.traffic.turns, exact=plan.exact, extra=plan.extra
@@ -185,6 +187,11 @@ class Benchmark:
         sent = traffic_record(self.plan.traffic.at(self.plan.load_kind, self.plan.loads[0]), self.plan.scale)
         sent = sent.with_slo(self.plan.slo)
         stopped = (f"Stopped early by {stopped_by}: only what was measured until then is here.",) if stopped_by else ()
+        unknown = (
+            f"its router counts {self._devices} ranks, taken for devices; its other load is not known here"
+            if self._devices
+            else "its devices and its other load are not known here"
+        )
         return Results(
             kind="bench",
             created_at=self._created_at.isoformat(timespec="seconds"),
@@ -195,15 +202,15 @@ class Benchmark:
             seed=self.plan.traffic.seed,
             traffics=(sent,),
             architectures=tuple(
-                ArchitectureRecord(mode, mode, "", {}, 1, {}, {}, self.plan.url)
+                ArchitectureRecord(mode, mode, "", {}, self._devices or 1, {}, {}, self.plan.url)
                 for mode in dict.fromkeys(run.mode for run in runs)
             ),
             runs=runs,
-            summaries=summarise(runs, {}),
+            summaries=summarise(runs, {run.mode: self._devices or 1 for run in runs}),
             verdicts=(),
             answers=None,
             notes=(
-                f"Measured against {self.plan.url}; its devices and its other load are not known here.",
+                f"Measured against {self.plan.url}; {unknown}.",
                 *self.notes,
                 *stopped,
             ),

@@ -69,6 +69,18 @@ class TargetServer:
         status, data = await self._call("GET", "/mode")
         return str(data["mode"]) if status == 200 and isinstance(data, dict) and "mode" in data else None
 
+    async def workers(self) -> dict[str, int]:
+        """Return the URLs of the workers behind a Tercet router and how many ranks each has.
+
+        Empty for any other server, and where the key is no admin's.
+        """
+        status, data = await self._call("GET", "/status")
+        listed = data.get("workers") if status == 200 and isinstance(data, dict) else None
+        try:
+            return {str(worker["url"]): len(worker["ranks"]) for worker in listed or ()}
+        except (TypeError, KeyError):
+            return {}
+
     async def reset_caches(self) -> None:
         """Empty the server's prefix caches. Raises UsageError when it offers no way to, TercetError when it fails."""
         for path in RESET_PATHS:

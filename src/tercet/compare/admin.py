@@ -29,14 +29,6 @@ async def switch_mode(client: Client, url: str, mode: str, headers: Headers = ()
         raise TercetError(f"{url} refused mode {mode} with {status}: {_message(data)}")
 
 
-async def router_workers(client: Client, url: str, headers: Headers = ()) -> dict[str, int]:
-    """Return the URLs of the workers behind a Tercet router and how many ranks each has; empty for any other server."""
-    status, data = await _call(client, "GET", f"{url}/status", headers=headers)
-    if status != 200 or not isinstance(data, dict):
-        return {}
-    return {str(worker["url"]): len(worker["ranks"]) for worker in data.get("workers", ())}
-
-
 async def forget_everything(client: Client, router_url: str) -> None:
     """Empty every worker's prefix cache and the router's memory of conversations.
 

@@ -101,8 +101,9 @@ class Fleet:
         if architecture.mode is not None:
             await admin.switch_mode(self._client, url, str(architecture.mode), self._headers)
         if architecture.label not in self._remote:
-            mode = architecture.mode or await TargetServer(self._client, url, headers=self._headers).mode()
-            workers = await admin.router_workers(self._client, url, self._headers)
+            server = TargetServer(self._client, url, headers=self._headers)
+            mode = architecture.mode or await server.mode()
+            workers = await server.workers()
             devices = architecture.url_devices or sum(workers.values()) or None
             if devices is None:
                 raise UsageError(

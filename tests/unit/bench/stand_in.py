@@ -33,6 +33,8 @@ class StandIn:
     max_model_len: int = 4096
     models: object = None
     """What /v1/models answers, instead of two."""
+    router: object = None
+    """What /status answers, as a router in mode pd; None: it is none."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
     resets: int = 0
@@ -44,6 +46,9 @@ class StandIn:
             card = {"id": "m", "max_model_len": self.max_model_len}
             listed = {"data": [card, {"id": "other"}]} if self.models is None else self.models
             await responder.send(200, json.dumps(listed).encode())
+        elif self.router is not None and request.path in ("/mode", "/status"):
+            said = {"mode": "pd"} if request.path == "/mode" else self.router
+            await responder.send(200, json.dumps(said).encode())
         elif request.path == "/reset_prefix_cache":
             self.resets += 1
             self.seen.clear()

@@ -63,6 +63,27 @@ async def test_every_load_of_every_run_is_recorded() -> None:
             assert request.headers_s is not None and request.sent_s <= request.headers_s <= request.chunk_s[0]
 
 
+@pytest.mark.parametrize(
+    ("said", "devices", "note"),
+    [
+        (None, 1, "its devices and its other load are not known here"),
+        ({"workers": 3}, 1, "its devices and its other load are not known here"),
+        (
+            {"workers": [{"url": "http://p", "ranks": [{}]}, {"url": "http://d", "ranks": [{}, {}]}]},
+            3,
+            "its router counts 3 ranks, taken for devices; its other load is not known here",
+        ),
+    ],
+)
+async def test_a_routers_ranks_are_counted_as_devices(said: object, devices: int, note: str) -> None:
+    async with serving(StandIn(router=said)) as url:
+        results = (await done(plan(url))).results()
+    validate(to_json(results), "results")
+    assert [each.devices for each in results.architectures] == [devices]
+    assert {each.devices for each in results.summaries} == {devices}
+    assert note in results.notes[0]
+
+
 async def test_no_run_repeats_anothers_prompts_unless_asked() -> None:
     stand_in = StandIn()
     async with serving(stand_in) as url:
