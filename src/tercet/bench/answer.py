@@ -24,7 +24,6 @@ class Answer:
 
     __slots__ = (
         "_chunk_tokens",
-        "_content_type",
         "_counted",
         "_done",
         "_known",
@@ -44,7 +43,6 @@ class Answer:
     )
 
     def __init__(self, status: int, content_type: str) -> None:
-        self._content_type = content_type
         self._sse = SSEParser() if content_type.startswith("text/event-stream") and status == 200 else None
         self._whole: list[bytes] = []
         self._done = False

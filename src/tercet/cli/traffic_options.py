@@ -12,7 +12,6 @@ from tercet.core.errors import UsageError
 from tercet.traffic.arrivals import Arrivals
 from tercet.traffic.lengths import parse_lengths
 from tercet.traffic.pictures import Pictures, parse_size
-from tercet.traffic.spec import TrafficSpec
 from tercet.traffic.workload import Workload as Shape
 from tercet.traffic.workload import workload_from_name
 
@@ -93,14 +92,6 @@ ImagePool = Annotated[
     int | None,
     typer.Option(help="So many pictures rotate, so that an encoder's cache can help; 0 makes every picture new."),
 ]
-
-
-def traffic_spec(
-    workload: str, scale: float, qps: float, num_requests: int, turns: int, think: float, arrivals: str, seed: int
-) -> TrafficSpec:
-    """Return the traffic that the flags describe. Raises UsageError naming the flag that can't be."""
-    shape = workload_from_name(workload).scaled(scale)
-    return TrafficSpec(shape, qps, num_requests, turns, think, arrival_pattern(arrivals), seed)
 
 
 def arrival_pattern(text: str) -> Arrivals:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import secrets
 from itertools import count
 
-from tercet.core.digits import count_in
-from tercet.core.errors import UsageError
-
 MAX_NAME_CHARS = 256
 
 
@@ -32,17 +29,6 @@ class RequestIds:
     def next(self) -> str:
         """Return a new name."""
         return f"{self._prefix}{next(self._count):08x}"
-
-
-def split_rank(address: str) -> tuple[str, int | None]:
-    """Split `http://host:port@3` into (`http://host:port`, 3); rank None when absent."""
-    head, at, tail = address.rpartition("@")
-    if not at or "/" in tail or "://" not in head:
-        return address, None
-    rank = count_in(tail)
-    if rank is None:
-        raise UsageError(f"bad rank {tail!r} in {address!r}: write URL@NUMBER")
-    return head, rank
 
 
 def join_rank(url: str, rank: int | None) -> str:

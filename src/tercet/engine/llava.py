@@ -5,7 +5,6 @@ Either is loaded without the other: an encode worker holds no language model, th
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -44,17 +43,6 @@ def language_weights(folder: Path) -> dict[str, torch.Tensor]:
 def vision_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Read the weights `vision_tower.*` and `multi_modal_projector.*`. Raises UsageError when there are none."""
     return _read(folder, lambda name: _renamed(name, _VISION), "a vision tower")
-
-
-def vision_files(folder: Path) -> list[Path]:
-    """Return the weight files that hold any part of tower and projector, by name."""
-    found: list[Path] = []
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        if any(_renamed(name, _VISION) for name in header):
-            found.append(path)
-    return found
 
 
 def _renamed(name: str, rules: tuple[tuple[re.Pattern[str], str], ...]) -> str | None:

@@ -67,11 +67,6 @@ class Responder:
         return self._chunked
 
     @property
-    def mute(self) -> bool:
-        """True when the started answer carries no body (HEAD, 204, 304): what is written is dropped."""
-        return self._mute
-
-    @property
     def gone(self) -> bool:
         """True when the client has left: nothing that is written now arrives."""
         return self.finished or self._channel.transport.is_closing()

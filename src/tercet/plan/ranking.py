@@ -101,11 +101,6 @@ class Ranking:
         """The recommended one."""
         return self.standings[0]
 
-    @property
-    def runner_up(self) -> Standing | None:
-        """The next one."""
-        return self.standings[1] if len(self.standings) > 1 else None
-
 
 def rank(question: Question, standings: Sequence[Standing]) -> Ranking:
     """Order them: by the objective; what ties with the best of it by headroom, then latency, then simplicity."""

@@ -55,6 +55,3 @@ METRICS = (
     GOODPUT,
 )
 """Every figure that is estimated, in the order of the CSV's columns."""
-
-AGAINST_LOAD = (TTFT_P50, TTFT_P99, TPOT_P50, TPOT_P99, E2E_MEAN, E2E_P50, E2E_P99, REQUESTS, TOKENS, SUCCESS)
-"""Those drawn against load, one section each."""

@@ -69,11 +69,6 @@ class Tokenizer:
         self.eos_token_ids = eos_token_ids
         self.vocab_size = vocab_size or max(fast.get_vocab_size(with_added_tokens=True), max(added, default=-1) + 1)
 
-    @property
-    def has_chat_template(self) -> bool:
-        """True when `encode_chat` can work."""
-        return self._chat is not None
-
     def encode(self, text: str, add_special_tokens: bool = False, most: int | None = None) -> list[int]:
         """Return the token ids of `text`; with `add_special_tokens` what the model expects around a bare prompt (BOS).
 

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterator
 from enum import StrEnum
-from itertools import count, islice
+from itertools import count
 
 from tercet.core.errors import UsageError
 
@@ -35,11 +35,6 @@ def arrivals(
         raise UsageError(f"--burstiness {burstiness} is out of range: give a number above 0, where 1 is Poisson")
     steady = _steady(pattern, rate, random.Random(seed), burstiness)
     return (_warped(time, ramp_s) for time in steady) if ramp_s > 0 else steady
-
-
-def arrival_times(pattern: Arrivals, rate: float, number: int, seed: int) -> list[float]:
-    """Return the first `number` arrivals."""
-    return list(islice(arrivals(pattern, rate, seed), number))
 
 
 def _steady(pattern: Arrivals, rate: float, rng: random.Random, burstiness: float) -> Iterator[float]:

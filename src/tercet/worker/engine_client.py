@@ -61,7 +61,7 @@ class EngineClient:
         self._secret, self._probe_token, self._command, self._stall_s = secret, probe_token, command, stall_s
         self.ready = False
         self.engine_id: str | None = None
-        self.fingerprint = self.image_fingerprint = ""
+        self.fingerprint = ""
         self.kv_tokens = 0
         self.embedding_tokens: int | None = None
         self.stats: dict[str, Any] = {}
@@ -222,7 +222,6 @@ class EngineClient:
                 hello = self._hello.result()
                 self.fingerprint, self.engine_id = hello["fingerprint"], hello["engine_id"]
                 self.kv_tokens, self.embedding_tokens = hello["kv_tokens"], hello["embedding_tokens"]
-                self.image_fingerprint = hello["image_fingerprint"]
                 self._channel = child.channel
                 await self._serve(child)
         except TimeoutError:

@@ -163,7 +163,6 @@ def _assemble(
         "op": "hello",
         "engine_id": engine_id,
         "fingerprint": "" if executor is None else executor.layout.fingerprint,
-        "image_fingerprint": "" if store is None else store.layout.fingerprint,
         "embedding_tokens": None if store is None else store.pool.num_blocks * BLOCK_ROWS if store.pool.keep else 0,
         "kv_tokens": 0 if executor is None else executor.layout.num_blocks * executor.layout.block_size,
     }

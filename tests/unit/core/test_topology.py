@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tercet.core.errors import UsageError
-from tercet.core.ids import join_rank, split_rank
+from tercet.core.ids import join_rank
 from tercet.core.stage import Mode
 from tercet.core.topology import missing_stage, mode_from_name, parse_short_form
 
@@ -41,11 +41,5 @@ def test_unknown_mode_lists_the_known() -> None:
 
 
 def test_ranks() -> None:
-    assert split_rank("http://h:1@3") == ("http://h:1", 3)
-    assert split_rank("http://h:1") == ("http://h:1", None)
-    assert split_rank("http://user@h:1/x") == ("http://user@h:1/x", None)
     assert join_rank("http://h:1", 3) == "http://h:1@3"
-    with pytest.raises(UsageError):
-        split_rank("http://h:1@x")
-    with pytest.raises(UsageError):
-        split_rank("http://h:1@" + "9" * 5000)
+    assert join_rank("http://h:1", None) == "http://h:1"

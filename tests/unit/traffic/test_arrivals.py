@@ -5,19 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from collections.abc import Iterator
 
 import pytest
 
 from tercet.core.errors import UsageError
-from tercet.traffic.arrivals import Arrivals, arrival_times, arrivals
+from tercet.traffic.arrivals import Arrivals, arrivals
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:
-    assert arrival_times(Arrivals.CONSTANT, 2.0, 4, seed=0) == [0.0, 0.5, 1.0, 1.5]
+    assert _first(4, arrivals(Arrivals.CONSTANT, 2.0, 0)) == [0.0, 0.5, 1.0, 1.5]
 
 
 def test_poisson_gaps_have_the_rate_and_spread_of_an_exponential() -> None:
-    times = arrival_times(Arrivals.POISSON, 5.0, 5001, seed=3)
+    times = _first(5001, arrivals(Arrivals.POISSON, 5.0, 3))
     gaps = [b - a for a, b in itertools.pairwise(times)]
     assert times[0] == 0.0
     assert min(gaps) > 0
@@ -42,11 +43,15 @@ def test_a_ramp_rises_evenly_to_the_rate() -> None:
 
 
 def test_the_seed_decides_poisson_arrivals() -> None:
-    first, again, other = (arrival_times(Arrivals.POISSON, 1.0, 5, seed) for seed in (1, 1, 2))
+    first, again, other = (_first(5, arrivals(Arrivals.POISSON, 1.0, seed)) for seed in (1, 1, 2))
     assert first == again != other
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf])
 def test_a_rate_that_is_not_positive_and_finite_is_refused(rate: float) -> None:
     with pytest.raises(UsageError, match="above 0"):
-        arrival_times(Arrivals.CONSTANT, rate, 1, seed=0)
+        arrivals(Arrivals.CONSTANT, rate, 0)
+
+
+def _first(number: int, times: Iterator[float]) -> list[float]:
+    return list(itertools.islice(times, number))
