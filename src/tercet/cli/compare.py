@@ -124,6 +124,13 @@ def compare(
     ] = None,
     scale: flags.Scale = DEFAULT_SCALE,
     seed: flags.Seed = 0,
+    salt: Annotated[
+        str,
+        typer.Option(
+            help="Sets the conversations apart from those of other comparisons; what is to be merged needs the same "
+            "one.  [default: random where a server is named by URL, which may hold earlier prompts; else none]"
+        ),
+    ] = "",
     blocks: Annotated[
         int,
         typer.Option(
@@ -307,6 +314,7 @@ def compare(
         show_responses=show_responses,
         slo=limits,
         api_key=api_key,
+        salt=salt,
     )
     if code := comparing.run(spec, output, cache_dir, resume):
         raise typer.Exit(code)

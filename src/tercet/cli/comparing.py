@@ -110,7 +110,8 @@ def journal_for(spec: CompareSpec, output: Path, resume: str) -> Journal:
         return found
     # A server that was running before may hold the prompts of an earlier comparison.
     served = any(each.url is not None for each in spec.architectures)
-    nonce = f"s{spec.seed}-{token_hex(4)}" if served else f"s{spec.seed}"
+    salt = spec.salt or (token_hex(4) if served else "")
+    nonce = f"s{spec.seed}-{salt}" if salt else f"s{spec.seed}"
     return Journal.create(output, created_at=datetime.now(UTC).isoformat(timespec="seconds"), nonce=nonce, plan=plan)
 
 

@@ -221,7 +221,7 @@ def _unpaired(parts: Sequence[Part]) -> str | None:
             return (
                 f"block {block + 1} of {workload} at {load:g} sent other conversations in each file ("
                 + ", ".join(f"{name}: {salt}" for name, salt in by_file.items())
-                + ")"
+                + "); where servers were named by URL, measure all files with the same --salt"
             )
     return None
 

@@ -314,6 +314,7 @@ def plan_of(spec: CompareSpec) -> dict[str, Any]:
         "tie_margin": spec.tie_margin,
         "keep": spec.keep,
         "probe": spec.probe,
+        **({"salt": spec.salt} if spec.salt else {}),
     }
 
 

@@ -26,7 +26,7 @@ class CompareSpec:
     `scale` is for the record: the workloads of `traffics` are scaled already. `keep` "warm" keeps every topology
     running beside the others, "turn" one at a time. `probe`: measure how prefill disturbs decode, too. Of
     the first block, so many answers are shown as `show_responses` says. `slo` is what goodput asks for. `api_key` is
-    sent to the servers that are named by URL.
+    sent to the servers that are named by URL. Comparisons of one `salt` (and seed) send the same conversations.
     """
 
     architectures: tuple[Architecture, ...]
@@ -43,6 +43,7 @@ class CompareSpec:
     show_responses: int = 0
     slo: Slo | None = None
     api_key: str = field(default="", repr=False)
+    salt: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what can't be compared. Raises UsageError."""

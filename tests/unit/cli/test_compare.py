@@ -189,6 +189,20 @@ def test_prompts_for_a_running_server_are_new_every_time(monkeypatch: pytest.Mon
     assert len({*nonces}) == 3
 
 
+def test_what_running_servers_are_sent_can_be_sent_again_and_merged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two topologies on the same GPUs, one after the other, started by somebody else: their files belong together."""
+    first, second = ("--arch", "pd=http://127.0.0.1:8000"), ("--arch", "replicated=http://127.0.0.1:9000")
+    specs = [asked(monkeypatch, *source, "--salt", "gpus-0-1") for source in (first, second)]
+    journals = [comparing.journal_for(spec, tmp_path, "") for spec in specs]
+    assert [journal.header["nonce"] for journal in journals] == ["s0-gpus-0-1"] * 2
+    journals[0].note("begun")
+    journals[0].close()
+    with pytest.raises(UsageError, match='its salt is "gpus-0-1", not null'):
+        comparing.journal_for(asked(monkeypatch, *first), tmp_path, str(journals[0].path))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

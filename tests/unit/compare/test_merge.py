@@ -93,6 +93,7 @@ def changed_runs(**changes: Any) -> Callable[[Results], Results]:
         (changed_traffic(options={"duration_s": 5}), "differ in the options of W1"),
         (changed_runs(load=8.0), "no workload, load and block in common"),
         (changed_runs(salt="other"), "block 1 of W1 at 1 sent other conversations in each file (0.json: s-b0, 1.json"),
+        (changed_runs(salt="other"), "where servers were named by URL, measure all files with the same --salt"),
         (
             lambda d: replace(d, architectures=(replace(architecture("ppd"), devices=4),)),
             "have unequal numbers of devices (pd 2, ppd 4); --allow-unequal",
