@@ -20,11 +20,21 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 def loads(raw: bytes) -> Any:
     """Return what `raw` says. What only the standard library takes (NaN, lone surrogates, a byte order mark) is taken
-    too. Raises ValueError and RecursionError."""
+    too, but UTF-8 alone: where a field is to be changed in it, no other could be. Raises ValueError and
+    RecursionError."""
     try:
         return _decode(raw)
     except (msgspec.MsgspecError, ValueError):
-        return json.loads(raw)
+        return json.loads(raw.decode("utf-8-sig", "surrogatepass"))
+
+
+def loads_answer(raw: bytes) -> Any:
+    """Return what a worker says. Raises ValueError, for what is nested too deeply as well: that is no fault of who
+    asked."""
+    try:
+        return loads(raw)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def split_object(raw: bytes) -> dict[str, bytes]:

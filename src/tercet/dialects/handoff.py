@@ -131,12 +131,15 @@ def split_ticket(body: bytes) -> tuple[dict[str, Any], Ticket | None]:
     The ticket's own text is kept: reading and writing it, or only reading over it, would cost more than all else that
     the router does about a request.
     """
-    found = _cut(body)
-    if found is not None:
-        return found
-    fields = split_object(body)
-    raw = fields.pop(TICKET_FIELD, None)
-    answer = {name: loads(value) for name, value in fields.items()}
+    try:
+        found = _cut(body)
+        if found is not None:
+            return found
+        fields = split_object(body)
+        raw = fields.pop(TICKET_FIELD, None)
+        answer = {name: loads(value) for name, value in fields.items()}
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if raw is None or raw[:1] != b"{" or not raw[1:-1].strip():
         return answer, None
     return answer, Ticket(raw)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 from tercet.core.errors import RequestError
+from tercet.core.fast_json import loads_answer
 from tercet.core.route import Rank
 from tercet.dialects.protocol import Answer, Failure, Leg, PicturesNeeded, Reply, Step
 from tercet.dialects.request import dump
@@ -25,7 +26,7 @@ def worker_error(rank: Rank, answer: Answer) -> RequestError:
     object."""
     status = answer.status if answer.status >= 400 else 502
     try:
-        error = json.loads(answer.body)["error"]
+        error = loads_answer(answer.body)["error"]
         message = str(error["message"])
         code = error.get("code")
         param = error.get("param")
@@ -45,7 +46,7 @@ def nested(answer: Answer) -> Answer:
     """Return an error as OpenAI writes it: SGLang and TensorRT-LLM leave out the `error` around message, type and
     code."""
     try:
-        data = json.loads(answer.body)
+        data = loads_answer(answer.body)
     except ValueError:
         return answer
     if not isinstance(data, dict) or "error" in data or not isinstance(data.get("message"), str):
@@ -102,7 +103,7 @@ def error_in(events: bytes) -> Answer | None:
         return None
     body = events[at + len(b"data: ") :].partition(b"\n")[0]
     try:
-        error = json.loads(body)["error"]
+        error = loads_answer(body)["error"]
     except ValueError:
         return None
     code = error.get("code") if isinstance(error, dict) else None
@@ -120,7 +121,7 @@ def merged_reply(leg: Leg, answer: Answer, details: Mapping[str, int]) -> Step:
     """Return D's whole answer as the client's, with what P's usage said of the prompt and D doesn't know."""
     if details:
         try:
-            data = json.loads(answer.body)
+            data = loads_answer(answer.body)
         except ValueError:
             return broken(leg, "its answer is not JSON")
         if isinstance(data, dict) and merge_details(data, details):

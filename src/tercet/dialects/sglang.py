@@ -5,7 +5,6 @@ Facts read in sglang 0.5.23 unless said otherwise.
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 from tercet.core.choices import wants_several
 from tercet.core.errors import RequestError
+from tercet.core.fast_json import loads_answer
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.early_end import early_answer
@@ -144,7 +144,7 @@ class SglangExchange:
 
     def _merged(self, leg: Leg) -> Step:
         try:
-            prefilled, decoded = (json.loads(self._whole[stage].body) for stage in (Stage.PREFILL, Stage.DECODE))
+            prefilled, decoded = (loads_answer(self._whole[stage].body) for stage in (Stage.PREFILL, Stage.DECODE))
             join_logprobs(prefilled, decoded)
             return Reply(200, *early_answer(decoded, self._request))
         except (ValueError, LookupError, TypeError, AttributeError):

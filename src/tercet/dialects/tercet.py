@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from tercet.core.build import EngineBuild
+from tercet.core.fast_json import loads_answer
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.handoff import HandoffExchange, leg_headers
@@ -43,8 +43,8 @@ class TercetDialect:
     def engines(self, ready_answer: bytes) -> tuple[EngineState, ...]:
         """Read the `engines` of a front's answer to /ready; empty when there are none."""
         try:
-            return tuple(_state(engine) for engine in json.loads(ready_answer)["engines"])
-        except (ValueError, LookupError, TypeError, AttributeError):
+            return tuple(_state(engine) for engine in loads_answer(ready_answer)["engines"])
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
             return ()
 
 

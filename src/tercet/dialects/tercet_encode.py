@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tercet.core.errors import RequestError
+from tercet.core.fast_json import loads_answer
 from tercet.core.route import EncodeShare, Rank, Route
 from tercet.core.stage import Mode, Stage
 from tercet.dialects.encode import EncodeExchange, EncodeProbe
@@ -46,7 +46,7 @@ def release_leg(rank: Rank, ticket_ids: list[str], headers: Headers) -> Leg:
 def read_encoded(rank: Rank, body: bytes) -> dict[int, EncodedPicture]:
     """Return what an encode rank answered, by index. Raises ValueError when it is no such answer."""
     try:
-        return {int(item["index"]): _read_picture(rank, item) for item in json.loads(body)["data"]}
+        return {int(item["index"]): _read_picture(rank, item) for item in loads_answer(body)["data"]}
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError("no list of encoded pictures") from error
 

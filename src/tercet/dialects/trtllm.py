@@ -6,12 +6,12 @@ after the field `ctx_usage` came in. Its models forbid unknown fields: nothing i
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tercet.core.fast_json import loads_answer
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.early_end import early_answer
@@ -115,7 +115,7 @@ class TrtllmExchange:
 
     def _context_done(self, leg: Leg, answer: Answer) -> Step:
         try:
-            data = json.loads(answer.body)
+            data = loads_answer(answer.body)
             (choice,) = data["choices"]
             finish, params = choice["finish_reason"], choice.get(PARAMS)
         except (ValueError, LookupError, TypeError, AttributeError):

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tercet.core.fast_json import loads
+from tercet.core.fast_json import loads_answer
 from tercet.core.record import record
 
 CACHED, CREATED = "cached_tokens", "created_cache_tokens"
@@ -108,7 +108,7 @@ def _first_object(text: bytes) -> object:
     end = max(0, end - 1)
     while end := text.find(b"}", end) + 1:
         try:
-            return loads(text[:end])
+            return loads_answer(text[:end])
         except ValueError:
             if end > MAX_USAGE_BYTES:
                 return None
@@ -198,7 +198,7 @@ class StreamedUsage:
         if not event.startswith(b"data: {") or b'"usage":' not in event:
             return event
         try:
-            data = json.loads(event[6:])
+            data = loads_answer(event[6:])
         except ValueError:
             return event
         if not merge_details(data, self._details):

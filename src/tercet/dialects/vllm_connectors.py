@@ -7,7 +7,6 @@ in their request id, and nothing else.
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from tercet.core.fast_json import loads_answer
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.early_end import TICKET_FIELD
@@ -101,7 +101,7 @@ class MooncakeExchange(Wrapped):
             return super().on_answer(leg, answer)
         if leg.method == "GET":
             try:
-                self._engines = dict(json.loads(answer.body))
+                self._engines = dict(loads_answer(answer.body))
             except (ValueError, TypeError):
                 return broken(leg, f"its bootstrap server ({_PORT}) answered {answer.status}, no engines")
         elif answer.status != 200:
@@ -113,7 +113,7 @@ class MooncakeExchange(Wrapped):
         leg, answer = self._prefilled
         try:
             engine = str(self._engines[str(leg.rank.rank or 0)]["engine_id"])
-            data = json.loads(answer.body)
+            data = loads_answer(answer.body)
             unfinished = data["choices"][0]["finish_reason"] == "length"
             usage = read_usage(data.get("usage"))
         except (ValueError, LookupError, TypeError):
@@ -165,7 +165,7 @@ class TokenisedOnce(Wrapped):
         if leg.stage is Stage.PREFILL and leg.method == "POST" and answer.status == 200:
             # Where it is no answer the inner exchange says what is wrong with it.
             with suppress(ValueError, LookupError, TypeError, AttributeError):
-                answer = Answer(200, answer.headers, _moved(json.loads(answer.body)))
+                answer = Answer(200, answer.headers, _moved(loads_answer(answer.body)))
         return super().on_answer(leg, answer)
 
 

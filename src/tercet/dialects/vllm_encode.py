@@ -6,11 +6,11 @@ Facts read in vllm 0.32.0: `collect_ec_item_metadata` (ec_connector/utils.py) ma
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tercet.core.fast_json import loads_answer
 from tercet.core.route import EncodeShare, Rank, Route
 from tercet.core.stage import Stage
 from tercet.dialects.encode import EncodeExchange, EncodeProbe
@@ -56,7 +56,7 @@ def read_embeddings(body: bytes, count: int) -> list[Embedding]:
     """Return what an encoder published of its `count` pictures, in their order. Raises ValueError when it is no such
     answer or a picture is missing in it."""
     try:
-        data = json.loads(body)
+        data = loads_answer(body)
         tokens = max(1, _picture_tokens(data.get("usage")) // count)
         found: dict[int, Embedding] = {}
         for name, entry in data[EC_FIELD].items():

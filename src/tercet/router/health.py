@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import secrets
 from collections import defaultdict
@@ -15,6 +14,7 @@ from typing import Any
 
 from tercet.core.build import misfit
 from tercet.core.errors import RequestError
+from tercet.core.fast_json import loads_answer
 from tercet.core.route import Rank, Route
 from tercet.core.stage import Mode, Stage, role_letter
 from tercet.dialects.protocol import EngineState, Exchange, Failure, Leg, Legs, Reply, Step
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 PROBES_AT_ONCE = 4
 """Across pairs of one decode rank: others' are proven meanwhile, however long this one's take."""
 PAIR_RETRY_S = 1.0
+NOT_TAKEN_IN = "what it says of itself can't be taken in"
 PROBE_WORDS = "a b c d e f g h i j k l"
 """With the random digits before it more than a block of 16 tokens, yet short for a model of few positions that counts
 bytes."""
@@ -130,11 +131,14 @@ class Prober:
                     dead = True
             else:
                 unanswered = 0
-                engines = self._parts.dialect.engines(body)
-                self._count_ranks(url, engines)
-                self._look(url, status, engines, returned=dead and url in self._said)
-                dead = False
-                self._begin_proofs(url, status, engines)
+                try:
+                    self._take(url, status, self._parts.dialect.engines(body), returned=dead and url in self._said)
+                    dead = False
+                except Exception as error:
+                    if self._said.get(url) != NOT_TAKEN_IN:
+                        log.critical("worker %s: %s", url, NOT_TAKEN_IN, exc_info=error)
+                    self._down(url, NOT_TAKEN_IN, dead)
+                    dead = True
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(config.health_interval_s):
                     await doubt.wait()
@@ -157,6 +161,11 @@ class Prober:
 
     def _fixed(self, url: str) -> bool:
         return url in self._parts.pinned or self._parts.config.fixed_ranks(url)
+
+    def _take(self, url: str, status: int, engines: tuple[EngineState, ...], *, returned: bool) -> None:
+        self._count_ranks(url, engines)
+        self._look(url, status, engines, returned=returned)
+        self._begin_proofs(url, status, engines)
 
     def _look(self, url: str, status: int, engines: tuple[EngineState, ...], *, returned: bool) -> None:
         """Take in what the worker says of itself: restarted engines, engines that are not ready."""
@@ -254,7 +263,7 @@ class Prober:
     async def _list_models(self, url: str) -> None:
         status, body = await self._get(url, "/v1/models", self._parts.config.probe_timeout_s)
         try:
-            cards = [card for card in json.loads(body)["data"] if isinstance(card["id"], str)]
+            cards = [card for card in loads_answer(body)["data"] if isinstance(card["id"], str)]
         except (ValueError, LookupError, TypeError):
             raise RequestError(502, f"/v1/models answered {status}, no list of models") from None
         self.cards[url] = cards

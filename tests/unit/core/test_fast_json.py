@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tercet.core.fast_json import loads, spliced, spliced_pieces
+from tercet.core.fast_json import loads, loads_answer, spliced, spliced_pieces
 
 LONG = "word " * 20_000
 CHANGES: dict[str, bytes | None] = {"max_tokens": b"1", "stream_options": None, "new": b'{"a":[1]}'}
@@ -43,3 +43,16 @@ def test_what_only_the_standard_library_takes_is_left_to_the_caller() -> None:
     for raw in (b'{"a": NaN', b"[1]"):
         assert spliced(raw, CHANGES) is None
         assert spliced_pieces(raw, CHANGES) is None
+
+
+def test_json_is_utf_8() -> None:
+    assert loads('\ufeff{"a": "ü"}'.encode()) == {"a": "ü"}
+    assert loads(b'"\xed\xa0\x80"') == "\ud800"
+    for coding in ("utf-16", "utf-16-le", "utf-32"):
+        with pytest.raises(ValueError):
+            loads('{"a": "ü"}'.encode(coding))
+
+
+def test_an_answer_that_is_nested_too_deeply_is_no_answer() -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        loads_answer(b"[" * 100_000)

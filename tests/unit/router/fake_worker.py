@@ -65,6 +65,7 @@ class FakeWorker:
         self.token_s = 0.0
         self.timing = "queue;dur=1.00, prefill;dur=2.00"
         self.cut_after: int | None = None  # break the connection after so many events
+        self.says: dict[str, bytes] = {}  # by path, in place of its answers with `status`
         self.stream: tuple[bytes, ...] = ()  # in place of every stream's events; before a second one it awaits the gate
         self.misfit = False
         self.refused_from = ""  # the URL of a prefill worker whose tickets end in a 500
@@ -109,14 +110,20 @@ class FakeWorker:
 
     async def handle(self, request: Request, responder: Responder) -> None:
         path = request.path
-        if path in ("/ready", "/health"):
+        if path in self.says:
+            await responder.send(self.status, self.says[path])
+        elif path in ("/ready", "/health"):
             engines = [
                 {"rank": i, "engine_id": engine_id, "ready": self.ready, "build": self.build}
                 for i, engine_id in enumerate(self.engine_ids)
             ]
             data = {"ready": self.ready, "engines": engines}
             await self._json(responder, data, 200 if self.ready or path == "/health" else 503)
-            return
+        else:
+            await self._behind_door(request, responder)
+
+    async def _behind_door(self, request: Request, responder: Responder) -> None:
+        path = request.path
         if self.api_key is not None and request.headers.get("authorization") != f"Bearer {self.api_key}":
             raise RequestError(401, "who are you?")
         if path == "/v1/models":

@@ -37,6 +37,27 @@ async def test_a_5xx_with_nobody_else_reaches_the_client(letters: str, mode: str
         await setup.idle()
 
 
+DEEP = b"[" * 100_000
+
+
+async def test_an_answer_of_p_that_is_nested_too_deeply_is_no_fault_of_the_client() -> None:
+    async with routing("PPD", "pd", balancer="round_robin") as setup:
+        setup.workers[0].says["/v1/completions"] = b'{"a": ' + DEEP
+        for _ in range(2):
+            got = await setup.complete("a b c", max_tokens=3)
+            assert got.status == 200 and got.text == "w3 w4 w5"
+        assert await setup.metric("tercet:router_retries_total") >= 1
+        await setup.idle()
+
+
+@pytest.mark.parametrize("status", [400, 500])
+async def test_an_error_that_is_nested_too_deeply_is_told_with_its_status(status: int) -> None:
+    async with routing("A") as setup:
+        setup.workers[0].says["/v1/completions"], setup.workers[0].status = DEEP, status
+        got = await setup.complete("a b c")
+        assert got.status == status and b"request body" not in got.body
+
+
 async def test_retries_are_bounded() -> None:
     async with routing("AAAAA", max_retries=2) as setup:
         for worker in setup.workers:

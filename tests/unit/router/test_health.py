@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from tercet.core.errors import RequestError
+from tercet.dialects.protocol import EngineState
+from tercet.dialects.tercet import TercetDialect
 from tercet.http.server import Request, Responder
+from tercet.router.health import NOT_TAKEN_IN
 from tests.unit.core.test_build import BUILD
 from tests.unit.router.fake_worker import FakeWorker, Tickets
 from tests.unit.router.harness import routing, until
@@ -34,6 +37,42 @@ async def test_a_workers_trouble_is_told_in_one_plain_line(caplog: pytest.LogCap
         assert str(setup.router.prober.problem(worker.url)).isprintable()
     said = [record.getMessage() for record in caplog.records if "stuck" in record.getMessage()]
     assert said and all(line.isprintable() for line in said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"[" * 100_000,
+        b'{"engines": ' + b"[" * 100_000,
+        b'{"engines": [{"rank": 1e999, "engine_id": "e", "ready": true}]}',
+        b"\xff\xfe",
+        b"",
+    ],
+)
+@pytest.mark.parametrize("path", ["/ready", "/v1/models"])
+async def test_a_worker_that_says_nonsense_is_looked_at_again(path: str, said: bytes) -> None:
+    async with routing("A", wait=False) as setup:
+        (worker,) = setup.workers
+        worker.says[path] = said
+        await until(lambda: setup.router.prober.problem(worker.url) or worker.seen)
+        worker.says.clear()
+        await setup.ready()
+        worker.ready = False
+        await until(lambda: not setup.router.parts.fleet.ready(worker.url))
+
+
+async def test_a_look_that_fails_by_a_fault_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with routing("A") as setup:
+        (worker,) = setup.workers
+
+        def faulty(_self: object, _answer: bytes) -> tuple[EngineState, ...]:
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(TercetDialect, "engines", faulty)
+            await until(lambda: not setup.router.parts.fleet.ready(worker.url))
+            assert setup.router.prober.problem(worker.url) == NOT_TAKEN_IN
+        await setup.ready()
 
 
 async def test_every_rank_is_probed() -> None:
