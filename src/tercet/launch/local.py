@@ -151,7 +151,7 @@ class LocalDeployment:
         workers = [self._worker_part(self._placement, worker) for worker in self.topology.workers]
         argv = self._router_argv(self._placement)
         router = PartSpec("router", argv, self.url, restarted_path="/health", key=self._workers_key)
-        self._tell_router()
+        self._tell_router(self._placement)
         self._publish("starting")
         for warning in self.warnings:
             self._on_progress(Progress("deployment", "warning", warning))
@@ -194,13 +194,18 @@ class LocalDeployment:
         ]
         if parts:
             await start_all(parts)
+        try:
+            self._tell_router(placement)  # before anything is taken over: there may be no room for it
+        except UsageError:
+            await asyncio.gather(*(part.end(self._grace_s) for part in parts))
+            raise
         left = {name: self.worker_urls[name] for name in change.removed}
         self._as_asked, self.topology, self._placement = wanted, placement.topology, placement
         self._workers += parts
         self._watch(*parts)
         self._router.spec = replace(self._router.spec, argv=argv)
-        self._tell_router()
-        self._publish("ready")
+        with suppress(UsageError):
+            self._publish("ready")
         for name, url in left.items():
             self._follow(self._let_go(name, url))
 
@@ -224,11 +229,11 @@ class LocalDeployment:
     def _refuse(self, why: str) -> None:
         self._on_progress(Progress("deployment", "warning", why))
         with suppress(UsageError):  # no room for it: the log has it
-            self._tell_router(why)
+            self._tell_router(self._placement, why)
 
-    def _tell_router(self, refused: str = "") -> None:
+    def _tell_router(self, placement: Placement, refused: str = "") -> None:
         if self._reload is not None and self._run_dir is not None:
-            write_private(self._run_dir.path / WORKERS_FILE, workers_file(self._placement, refused))
+            write_private(self._run_dir.path / WORKERS_FILE, workers_file(placement, refused))
 
     def _router_argv(self, placement: Placement) -> tuple[str, ...]:
         argv = tuple(self._commands.router(placement))

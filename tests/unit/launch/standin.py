@@ -24,6 +24,8 @@ def main() -> None:
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--engine", action="store_true", help="start a child that ignores everything")
     parser.add_argument("--segment", default="", help="make a shared segment with this name and never remove it")
+    parser.add_argument("--workers-file")  # a router's
+    parser.add_argument("--discovery-interval")
     parser.add_argument("--config", default="", help="a file, `api-key: KEY`: answer only who shows it")
     args = parser.parse_args()
     key = Path(args.config).read_text().removeprefix("api-key: ").strip() if args.config else ""

@@ -27,6 +27,7 @@ from tercet.launch.engines.protocol import WorkerProcess
 from tercet.launch.local import LocalDeployment
 from tercet.launch.placement import Placement
 from tercet.launch.progress import LaunchError, Progress
+from tercet.launch.source import Asked
 from tercet.launch.state import running
 from tercet.launch.topology_file import parse_topology
 
@@ -166,6 +167,23 @@ async def test_of_workers_that_join_none_stays_where_one_does_not_start(tmp_path
         assert len(local.worker_urls) == 3
     finally:
         await local.stop()
+
+
+async def test_it_stays_as_it_was_where_the_router_can_not_be_told(tmp_path: Path) -> None:
+    path = tmp_path / "topology.yaml"
+    path.write_text("{workers: 1P1D, devices: ['cpu'], router: {port: 0}}")
+    local = deployment(tmp_path, {"decode-1": ["--ready-after", joined := f"0.00{os.getpid()}"]}, asked=Asked(path))
+    async with local:
+        (state,) = running(tmp_path / "run")
+        for file in ("state.json", "workers.yaml"):
+            (tmp_path / "run" / state.topology_id / f".{file}.new").mkdir()  # as good as a full disk
+        with pytest.raises(UsageError, match=r"can't write .*workers\.yaml"):
+            await local.become(changed("1P2D"))
+        assert list(local.worker_urls) == ["prefill-0", "decode-0"] and not children_of(joined)
+        (tmp_path / "run" / state.topology_id / ".workers.yaml.new").rmdir()
+        await local.become(changed("1P2D"))
+        assert list(local.worker_urls) == ["prefill-0", "decode-0", "decode-1"]
+        assert int(await get(f"{local.worker_urls['decode-1']}/pid"))
 
 
 async def test_it_ends_in_order_where_its_state_can_not_be_written(tmp_path: Path) -> None:
