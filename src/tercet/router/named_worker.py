@@ -10,6 +10,9 @@ from tercet.core.errors import UsageError
 from tercet.core.stage import ROLE_STAGES, Stage
 from tercet.routing.events import WorkerAdded
 
+_MOST = {"ranks": 4096, "bootstrap": 65535, "events": 65535, "events-here": 65535}
+"""The router keeps a state for each rank: a number mistyped would fill the memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class EventPort:
@@ -71,9 +74,9 @@ def read_worker(text: str) -> NamedWorker:
         key, _, value = part.partition("=")
         if part == "encode":
             said[key] = 1
-        elif key not in ("ranks", "bootstrap", "events", "events-here") or not (number := count_in(value)):
+        elif key not in _MOST or not (number := count_in(value)) or number > _MOST[key]:
             raise UsageError(
-                f"{text!r}: write URL#ranks=N for a worker of N ranks, URL#bootstrap=PORT for its port, "
+                f"{text!r}: write URL#ranks=N for a worker of N ranks, at most 4,096, URL#bootstrap=PORT for its port, "
                 "URL#events=PORT for that of its KV events, URL#events-here=PORT where it brings them to, "
                 "URL#encode for one that encodes too"
             )

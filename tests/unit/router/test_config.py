@@ -40,6 +40,8 @@ def test_the_mode_to_begin_with(settings: dict[str, Any], mode: Mode) -> None:
         ({"workers": ("http://a:1#ranks=0",)}, "ranks=N"),
         ({"workers": ("http://a:1#foo=2",)}, "ranks=N"),
         ({"workers": ("http://a:1#ranks=" + "9" * 5000,)}, "ranks=N"),
+        ({"workers": ("http://a:1#ranks=4097",)}, "at most 4,096"),
+        ({"workers": ("http://a:1#events=65536",), "dialect": "vllm"}, "events=PORT"),
         ({"workers": ("http://a:1#ranks=2,bootstrap=x",), "dialect": "sglang"}, "bootstrap=PORT"),
         ({"workers": ("http://a:1#bootstrap=9001",)}, "bootstrap"),
         ({"workers": (A, "http://a:1/")}, "twice"),
