@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # PD, PPD and replication over W1-W4 and a sweep of loads, two turns a conversation.
 #   ./run.sh                     scaled down, on virtual GPUs, in minutes
-#   ./run.sh --scale 1 --qps 1,2,4,8,16 --num-requests 120 --blocks 5        the whole size on virtual GPUs
+#   ./run.sh --scale 1 --qps 1,2,4,8,16 --num-requests 120 --blocks 5 --max-num-batched-tokens 8192   whole size, virtual GPUs
 #   ./run.sh real                W1 and W3, scaled to a sixteenth, on this machine's cores with SmolLM2-135M
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -172,6 +172,8 @@ def compare(
     dtype: engine_flags.Dtype = None,
     transport: engine_flags.Transport = None,
     embedding_cache_bytes: engine_flags.EmbeddingCacheBytes = None,
+    max_num_seqs: engine_flags.MaxNumSeqs = None,
+    max_num_batched_tokens: engine_flags.MaxNumBatchedTokens = None,
     max_model_len: Annotated[
         int | None, typer.Option(help="Longest prompt plus answer.  [default: the conversations' need, at least 4096]")
     ] = None,
@@ -289,6 +291,8 @@ def compare(
         "transport": transport,
         "embedding_cache_bytes": embedding_cache_bytes,
         "random_weights": random_weights,
+        "max_num_seqs": max_num_seqs,
+        "max_num_batched_tokens": max_num_batched_tokens,
         "max_model_len": max_model_len,
         "ppd_threshold": ppd_threshold,
         "hybrid": hybrid or None,

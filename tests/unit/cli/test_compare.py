@@ -74,8 +74,9 @@ def test_a_preset_fills_in_what_was_not_given(monkeypatch: pytest.MonkeyPatch) -
 def test_architectures_of_every_kind_and_settings_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     sources = ("--arch", "wide=1P2D", "--arch", "now=http://127.0.0.1:8000", "--url-devices", "now=3")
     flags = "--modes aggregated --allow-unequal --devices cpu:0,cpu:1 --random-weights tiny --dtype fp32"
+    limits = ("--max-num-seqs", "7", "--max-num-batched-tokens", "99")
     more = "--transport tcp --ppd-threshold 64 --blocks 3 --keep warm --primary e2e --tie-margin 0.1 --no-probe"
-    spec = asked(monkeypatch, *sources, *flags.split(), *more.split(), "--hybrid")
+    spec = asked(monkeypatch, *sources, *flags.split(), *more.split(), *limits, "--hybrid")
     assert [(each.label, each.mode) for each in spec.architectures] == [
         ("aggregated", "aggregated"),
         ("wide", "pd"),
@@ -85,6 +86,7 @@ def test_architectures_of_every_kind_and_settings_reach_the_plan(monkeypatch: py
     wide = topology(spec, "wide")
     assert [worker.devices for worker in wide.workers] == [("cpu:0",), ("cpu:1",), ("cpu:0",)]
     assert (wide.engine.random_weights, wide.engine.dtype, wide.engine.transport) == ("tiny", "fp32", "tcp")
+    assert (wide.engine.max_num_seqs, wide.engine.max_num_batched_tokens) == (7, 99)
     assert wide.router.hybrid and not topology(asked(monkeypatch, *sources), "wide").router.hybrid
     assert (wide.router.ppd_threshold, spec.blocks, spec.allow_unequal, spec.keep) == (64, 3, True, "warm")
     assert (spec.primary, spec.tie_margin, spec.probe) == (("e2e",), 0.1, False)
