@@ -23,6 +23,9 @@ PRIVATE_FIELDS = frozenset(
     }
 )
 PRIVATE_PREFIX = "bootstrap_"
+PEERS = "_addr_"
+"""In the name of a request: vLLM's P2P-NCCL connector reads there with whom to exchange blocks
+(`___prefill_addr_HOST:PORT`)."""
 MOST_PARTS = 16_384
 """Messages of a chat, and parts of these: what looks at each lets all other requests wait meanwhile."""
 
@@ -104,6 +107,10 @@ def read_body(raw: bytes) -> tuple[dict[str, Any], bytes]:
     # Nearly always there are none, and a loop costs more.
     if not PRIVATE_FIELDS.isdisjoint(data) or PRIVATE_PREFIX in "\n".join(data):
         stripped = _strip(data) or stripped
+    name = data.get("request_id")
+    if isinstance(name, str) and PEERS in name:
+        del data["request_id"]
+        stripped = True
     return (data, dump(data)) if stripped else (data, raw)
 
 

@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 from tercet.core.api_keys import ApiKey
 from tercet.core.errors import RequestError
 from tercet.core.ids import RequestIds
+from tercet.dialects.request import PEERS
 from tercet.router.dashboard.pages import HOME
 from tercet.router.key_file import KeyFile
 from tercet.router.quota import Quota, Quotas
 
-_REQUEST_ID = re.compile(r"(?!.*_addr_)[A-Za-z0-9_.:-]{1,128}")
-"""Not what vLLM's P2P-NCCL connector reads there: with whom to exchange blocks (`___prefill_addr_HOST:PORT`)."""
+_REQUEST_ID = re.compile(rf"(?!.*{PEERS})[A-Za-z0-9_.:-]{{1,128}}")
 OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/openapi.json", HOME})
 PASSED_ON = ("traceparent", "tracestate")
 ADMIN_V1 = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})

@@ -81,6 +81,21 @@ async def test_private_fields_are_taken_out_whatever_the_body_is_called(kind: st
         assert json.loads((await response.read()).partition(b"|")[2]) == {"model": "m", "input": "a"}
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/echo"])
+async def test_a_name_in_a_body_says_no_more_where_blocks_come_from_than_one_in_a_header(path: str) -> None:
+    """vLLM's /v1/responses takes its name for the engine from there, in which P2P-NCCL workers read their peer's
+    address."""
+    theirs = "___prefill_addr_10.0.0.9:21001___decode_addr_10.0.0.9:22001_x"
+    async with routing("A") as setup:
+        for name, reaches in ((theirs, False), ("mine", True), (7, True)):
+            body = {"model": "m", "prompt": "a", "messages": [{"role": "user", "content": "a"}], "request_id": name}
+            got = await setup.post(path, body)
+            assert got.status == 200
+            worker = setup.workers[0]
+            sent = json.loads(got.body.partition(b"|")[2]) if path == "/v1/echo" else worker.inferences[-1][1]
+            assert ("request_id" in sent) is reaches and sent["model"] == "m"
+
+
 @pytest.mark.parametrize("path", ["/v1/echo", "/v1/chat/completions"])
 @pytest.mark.parametrize(
     "part",
