@@ -298,7 +298,7 @@ def compare(
         "hybrid": hybrid or None,
         "devices": split(devices) or None,
     }
-    longest = max(traffic.longest for traffic in traffics)
+    longest = max(traffic.longest_taken for traffic in traffics)
     seen = any(traffic.most_pictures for traffic in traffics)
     spec = CompareSpec(
         architectures=ready(

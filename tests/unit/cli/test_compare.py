@@ -113,6 +113,14 @@ def test_pictures_are_workloads_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (pictures.low, pictures.high, pictures.width, pictures.height) == (2, 3, 64, 32)
 
 
+def test_engines_are_made_long_enough_for_a_data_sets_texts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps({"prompt": "word " * 5000, "max_tokens": 16}))
+    assert topology(asked(monkeypatch, "--dataset", str(path)), "pd").engine.max_model_len == 6400
+    spec = asked(monkeypatch, "--dataset", str(path), "--max-model-len", "5000")
+    assert topology(spec, "pd").engine.max_model_len == 5000, "how many tokens they have is a guess: nothing is refused"
+
+
 def test_a_data_set_is_compared_as_it_was_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     lines = [{"timestamp": t, "input_length": 5000, "output_length": 3} for t in (0, 1000, 4000)]
