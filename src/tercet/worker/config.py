@@ -70,6 +70,8 @@ class WorkerConfig:
             raise UsageError("--engine virtual needs --gpu NAME: which GPU to imitate")
         if self.gpu is not None and self.gpu.lower() not in gpu_names():
             raise UsageError(f"unknown --gpu {self.gpu!r}: known are {', '.join(gpu_names())}")
+        if self.gpu is not None and self.engine != "virtual":
+            raise UsageError("--gpu is what --engine virtual imitates: add that, or leave --gpu out")
         if not 0.01 <= self.gpu_slowdown <= 100:
             raise UsageError(f"--gpu-slowdown {self.gpu_slowdown:g} is out of range: 1.1 is 10% slower")
         if self.gpu_slowdown != 1 and self.engine != "virtual":

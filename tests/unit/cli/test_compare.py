@@ -238,6 +238,7 @@ def test_what_running_servers_are_sent_can_be_sent_again_and_merged(
         (["--arrivals", "gamma"], "here requests come poisson or constant"),
         (["--arrivals", "trace"], "--arrivals trace needs a --dataset"),
         (["--dtype", "int4"], "--dtype: 'int4' is not one of"),
+        (["--gpu", "h100"], "--gpu is what --engine virtual imitates"),
         (["--gpu-slowdown", "2"], "--gpu-slowdown needs --engine virtual"),
         (["--preset", "fast"], "unknown preset 'fast': choose demo"),
         (["--resume", "none.journal"], "can't open the journal none.journal"),
