@@ -215,7 +215,7 @@ class Router:
         asks, generation = request.path in GENERATION and request.method == "POST", False
         try:
             if not asks or not door.open or self._asks_certificate:
-                key = self._enter(request.method, request.path, request.headers, responder.transport)
+                key = self._enter(request.method, request.path, request.headers, lambda: responder.transport)
             generation = asks
             if generation:
                 await generate(self.parts, request, responder, headers, self.suspect, key)
@@ -233,16 +233,19 @@ class Router:
                 name = None if key is None else key.name
                 self.parts.log.answered(request, headers[0][1], name, responder.status)
 
-    def _enter(self, method: str, path: str, headers: Mapping[str, str], transport: asyncio.Transport) -> ApiKey | None:
-        """Return the key that a request came with, None where none is needed. Raises RequestError."""
-        if self._asks_certificate and path not in PROBED and not transport.get_extra_info("peercert"):
+    def _enter(
+        self, method: str, path: str, headers: Mapping[str, str], transport: Callable[[], asyncio.Transport]
+    ) -> ApiKey | None:
+        """Return the key that a request came with, None where none is needed. `transport` is its connection's, which
+        it has not any more where another process took it. Raises RequestError."""
+        if self._asks_certificate and path not in PROBED and not transport().get_extra_info("peercert"):
             raise RequestError(403, "a client certificate is needed", code="client_certificate_needed")
         return self.parts.door.check(method, path, headers)
 
     def _before_long(self, method: str, path: str, headers: Mapping[str, str], transport: asyncio.Transport) -> None:
         """Refuse what will be refused before its long body is here: a stranger's would fill the memory. Raises
         RequestError."""
-        self._enter(method, path, headers, transport)
+        self._enter(method, path, headers, lambda: transport)
         if without_key(path):
             raise RequestError(413, f"{path} takes no body", code="request_too_large")
 
