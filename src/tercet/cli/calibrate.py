@@ -53,9 +53,13 @@ def calibrate(
     """
     from tercet.bench.observed_csv import read_csv_samples
     from tercet.cli.calibrating import is_known, known_device, print_calibration, this_machine
+    from tercet.cli.measurements import measurements
     from tercet.cli.timings import Timings, timings_of
     from tercet.latency.calibration_file import write_calibration
 
+    if all_loads and not csv:
+        raise UsageError("--all-loads is of --csv: of results every load is fitted anyway")
+    files = measurements(files)
     if csv:
         rows = [sample for path in files for sample in read_csv_samples(path, all_loads=all_loads)]
         if not rows:

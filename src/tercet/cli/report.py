@@ -52,6 +52,7 @@ def report(
       tercet report results/*.json -o out/ --slo ttft:500 --slo tpot:30
       tercet report vllm-bench.json aiperf.json -o out/ --no-tables
     """
+    from tercet.cli.measurements import measurements
     from tercet.cli.publishing import Wanted, print_blocks
     from tercet.compare.tables import print_comparison
     from tercet.report.folder import require_extra, write_report
@@ -61,6 +62,7 @@ def report(
     from tercet.results.slo import slo_from_flags
 
     asked = slo_from_flags(slo or [])
+    files = measurements(files)
     each = list(zip(_names(files), map(_read, files), strict=True))
     results, warnings = together(each)
     require_extra()

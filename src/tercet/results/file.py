@@ -28,7 +28,9 @@ def load_schema() -> dict[str, Any]:
 
 def validate(data: Any, where: str) -> None:
     """Raise UsageError naming `where`, the place inside and the fault, unless `data` is a results document."""
-    version = data.get("schema_version") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or "schema_version" not in data:
+        raise UsageError(f"{where}: no results file, neither of Tercet nor of another tool that it reads")
+    version = data["schema_version"]
     if version != SCHEMA_VERSION:
         raise UsageError(f"{where}: results of schema version {version!r}; this Tercet reads version {SCHEMA_VERSION}")
     best = jsonschema.exceptions.best_match(
