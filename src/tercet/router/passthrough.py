@@ -12,7 +12,7 @@ from tercet.http.server import Request, Responder
 from tercet.router.answer_headers import passed_through
 from tercet.router.call import Suspect
 from tercet.router.parts import Parts
-from tercet.router.sender import TOO_MANY, words_for_clients
+from tercet.router.sender import unanswered
 
 OTHER_PATHS = "/v1/{path}"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -47,10 +47,7 @@ async def pass_through(
                 if responder.started:
                     responder.abort()
                     return
-                full = error.reason == TOO_MANY
-                status = 504 if error.reason == "first_byte_timeout" else 503 if full else 502
-                message = f"worker {rank.label} failed: {words_for_clients(error)}"
-                raise RequestError(status, message, code=TOO_MANY if full else "worker_unreachable") from None
+                raise unanswered(f"worker {rank.label}", error) from None
         finally:
             parts.visits[rank.url] -= 1
 

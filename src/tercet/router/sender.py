@@ -85,18 +85,19 @@ def _tell(done: asyncio.Future[None], task: asyncio.Task[Answer]) -> None:
         done.set_result(None)
 
 
-def words_for_clients(error: ClientError) -> str:
-    """Return what a client hears of a worker's failure."""
-    return _UNSAID.get(error.reason, str(error))
+def unanswered(worker: str, error: ClientError) -> RequestError:
+    """Return what a client hears of a worker's silence or absence."""
+    status, code = 502, "worker_unreachable"
+    if error.reason in ("first_byte_timeout", "idle_timeout"):
+        status, code = 504, "worker_timeout"
+    elif error.reason == TOO_MANY:
+        status, code = 503, TOO_MANY
+    return RequestError(status, f"{worker} failed: {_UNSAID.get(error.reason, error)}", code=code)
 
 
 def failure(leg: Leg, error: ClientError) -> Failure:
     """Return what a worker's silence or absence means. A connection that broke in the middle of an answer is worth
     another try, too: of an answer that is read whole, the client has seen nothing yet."""
-    late = error.reason == "first_byte_timeout"
-    status = 504 if late or error.reason == "idle_timeout" else 503 if error.reason == TOO_MANY else 502
-    code = TOO_MANY if status == 503 else "worker_timeout" if status == 504 else "worker_unreachable"
-    message = f"the {leg.stage} worker {leg.rank.label} failed: {words_for_clients(error)}"
     # To encode once more costs nobody anything, so a slow encoder is given up for another one too.
     retry = leg.stage is Stage.ENCODE or error.reason in _CONNECTION
-    return Failure(RequestError(status, message, code=code), leg.rank, retry)
+    return Failure(unanswered(f"the {leg.stage} worker {leg.rank.label}", error), leg.rank, retry)

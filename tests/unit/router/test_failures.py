@@ -210,6 +210,21 @@ async def test_no_first_byte_has_a_deadline_and_is_not_retried() -> None:
         await setup.idle()
 
 
+async def test_silence_is_called_the_same_on_a_path_that_is_passed_on() -> None:
+    async with routing("A", answer_timeout_s=0.3) as setup:
+        (worker,) = setup.workers
+        handle = worker.server.handler
+
+        async def silent(request: Request, responder: Responder) -> None:
+            if request.path == "/v1/embeddings":
+                await asyncio.Event().wait()  # until the router leaves
+            await handle(request, responder)
+
+        worker.server.handler = silent
+        got = await asyncio.wait_for(setup.post("/v1/embeddings", {"model": "m", "input": "a"}), 20)
+        assert (got.status, got.error["code"], got.error["type"]) == (504, "worker_timeout", "timeout_error")
+
+
 async def test_a_ticket_that_does_not_fit_is_a_502_and_the_pair_is_probed_again() -> None:
     async with routing("PD", "pd") as setup:
         (worker,) = setup.role("D")
