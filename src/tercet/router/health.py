@@ -352,7 +352,7 @@ class Prober:
             raise RequestError(step.status, f"it answered {step.status}: {step.body[:200].decode(errors='replace')}")
 
     async def _exchange(self, exchange: Exchange, legs: Legs) -> tuple[Step, bool]:
-        """Send legs, all at once; return the step that decides, and whether D answered. It ends the other legs."""
+        """Send legs, all at once; return the step that decides, and whether D took over. It ends the other legs."""
         tasks = {asyncio.ensure_future(self._parts.sender.whole(leg)): leg for leg in legs.legs}
         waiting, more = set(tasks), tuple[Leg, ...]()
         try:
@@ -362,7 +362,9 @@ class Prober:
                     leg, answer = tasks[task], task.result()
                     step = exchange.on_answer(leg, answer)
                     if not isinstance(step, Legs):
-                        return step, leg.stage is Stage.DECODE and answer.status == 200
+                        # If the blocks did not come, and D computed them, P still holds them.
+                        took = leg.stage is Stage.DECODE and answer.headers.get("x-tercet-external-tokens") != "0"
+                        return step, took and answer.status == 200
                     more += step.legs
             return Legs(more), False
         finally:

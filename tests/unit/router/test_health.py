@@ -140,6 +140,14 @@ async def test_a_pair_is_ready_when_a_request_crossed_it() -> None:
         await setup.idle()
 
 
+async def test_what_d_did_not_take_over_from_a_probe_is_released() -> None:
+    async with routing("PD", "pd", wait=False) as setup:
+        setup.role("D")[0].recomputes = True
+        await setup.ready()
+        await until(lambda: not setup.tickets.held)
+        assert set(setup.tickets.ended) == {"released"}
+
+
 async def test_a_pair_across_which_nothing_comes_keeps_no_other_pair_out() -> None:
     async with routing("PDD", "pd") as setup:
         (prefill,), (returning, stuck) = setup.role("P"), setup.role("D")
