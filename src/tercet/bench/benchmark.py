@@ -160,7 +160,8 @@ class Benchmark:
 
         with self._display.running(text, total, tally):
             if workers > 1:
-                return judge(records, await Children(job, workers, keep, tally).run(LEAD_NS))
+                shared = await Children(job, workers, keep, tally).run(LEAD_NS)
+                return judge(records, shared, closed=job.traffic.concurrency > 0)
             talks = prepare(job)
             with quiet_memory():
                 origin_ns = perf_counter_ns() + LEAD_NS
@@ -169,7 +170,7 @@ class Benchmark:
                     keep(result.record(origin_ns), result.text if job.keep_text else "")
 
                 vitals = await run_job(job, talks, origin_ns, on_result, tally)
-            return judge(records, (vitals,))
+            return judge(records, (vitals,), closed=job.traffic.concurrency > 0)
 
     def _counted(self, records: Sequence[RequestRecord], texts: Sequence[str]) -> list[RequestRecord]:
         """Count the answers' texts with the tokeniser that was named, if one was."""

@@ -70,7 +70,7 @@ async def drive(
             timeout_s=timeout_s,
             idle_timeout_s=idle_timeout_s,
         )
-    return judge(records, (vitals,))
+    return judge(records, (vitals,), closed=concurrency is not None)
 
 
 async def send_all(

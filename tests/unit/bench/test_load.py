@@ -198,3 +198,21 @@ async def test_the_projects_own_conversations_become_records_of_a_results_file()
     assert {(record.output_tokens, record.expected_output_tokens) for record in records} == {(3, 3)}
     assert len({record.output_digest for record in records}) == 2  # by prompt length
     assert health.lateness_ms_p99 >= 0 and health.saturated == bool(health.reasons)
+
+
+async def test_a_closed_loop_whose_client_does_not_keep_up_is_no_evidence() -> None:
+    """What it sends follows what it has read: nothing is ever sent late there, and read late all the same."""
+    records: list[RequestRecord] = []
+
+    def dawdle(record: RequestRecord) -> None:
+        records.append(record)
+        until = perf_counter_ns() + 40_000_000
+        while perf_counter_ns() < until:
+            pass
+
+    spec = TrafficSpec(Workload("w", 5, 3), qps=1.0, num_requests=24, concurrency=8)
+    planned = conversations(spec, salt="s", tokens=TokenRange(300, 400))
+    async with serving(Model()) as url:
+        health = await drive(url, planned, model="m", on_record=dawdle, concurrency=8)
+    assert len(records) == 24 and all(record.ok for record in records)
+    assert health.saturated and "read" in health.reasons[0]

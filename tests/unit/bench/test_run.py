@@ -62,6 +62,17 @@ def test_a_late_client_makes_the_run_invalid() -> None:
     assert not judge([request(i, late_s=0.006, ttft_s=0.2) for i in range(9)], vitals).saturated
 
 
+def test_in_a_closed_loop_it_is_reading_that_is_late() -> None:
+    requests = [request(i) for i in range(98)]
+    stood = (Vitals((0.0,) * 100 + (90.0, 90.0), 1.0, 4.0),)  # for 0.2 of 1.2 seconds
+    assert not judge(requests, stood).saturated, "what was due by the clock was sent in time"
+    slow = judge(requests, stood, closed=True)
+    assert slow.saturated and "was read 15.0 ms too late on average; 5.0 ms is the limit" in slow.reasons[0]
+    assert not judge([request(i, ttft_s=0.31) for i in range(9)], stood, closed=True).saturated
+    busy_machine = (Vitals((0.5,) * 95 + (9.0,) * 5, 1.0, 4.0),)
+    assert not judge(requests, busy_machine, closed=True).saturated
+
+
 def test_requests_that_were_never_sent_do_not_make_a_client_punctual() -> None:
     late = [request(0.0, late_s=0.02)]
     skipped = [replace(request(0.0, turn=2), chunk_s=(), failure="not_sent", error="not sent")] * 500
