@@ -80,7 +80,7 @@ class Call:
 
     async def run(self) -> None:
         """Answer the request. Raises RequestError while nothing has been sent."""
-        parts, failures, asked_again = self._parts, 0, False
+        parts, failures, lacked = self._parts, 0, 0
         avoid: set[str] = set()
         found = self._route(avoid)
         while isinstance(found, Route):
@@ -90,10 +90,10 @@ class Call:
             self._timing.clear()
             self._cache.clear()
             if isinstance(outcome, PicturesNeeded):
-                if asked_again:
+                lacked += 1
+                if lacked > 2:  # while the first were encoded others may have gone; then all were
                     raise without_pictures(outcome)
-                asked_again = True
-                found = self._with_more(found, outcome, avoid)
+                found = self._with_more(found, outcome, avoid, everything=lacked > 1)
                 continue
             failures += 1
             self._observation.failed(parts, outcome)
@@ -113,13 +113,14 @@ class Call:
     def _route(self, avoid: set[str]) -> Route | Refusal:
         return route(self._mode, self._facts, self._parts.fleet, self._parts.policy, avoid)
 
-    def _with_more(self, way: Route, needed: PicturesNeeded, avoid: set[str]) -> Route | Refusal:
-        """Return how to ask again a rank that lacks pictures: the same way with those encoded, or as if it held
-        nothing where nobody but a prefilling rank encodes."""
+    def _with_more(self, way: Route, needed: PicturesNeeded, avoid: set[str], *, everything: bool) -> Route | Refusal:
+        """Return how to ask again a rank that lacks pictures: the same way with those encoded, or `everything`, or as
+        if it held nothing where nobody but a prefilling rank encodes."""
         parts = self._parts
         parts.metrics.images_needed.add(self._mode)
         if way.mode.encodes_apart:
-            return place_again(way, needed.pictures, self._facts, parts.fleet, parts.policy, avoid)
+            wanted = range(len(self._facts.pictures)) if everything else needed.pictures
+            return place_again(way, wanted, self._facts, parts.fleet, parts.policy, avoid)
         parts.fleet.apply(PrefixLost(self._facts, needed.rank.address))
         return self._route(avoid)
 

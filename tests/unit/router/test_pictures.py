@@ -111,6 +111,26 @@ async def test_p_that_lost_a_picture_gets_it_again_at_once() -> None:
         await setup.idle()
 
 
+class RoomForOne(set[str]):
+    """Embeddings of which each drives out those before."""
+
+    def add(self, key: str) -> None:
+        self.clear()
+        super().add(key)
+
+
+async def test_p_that_loses_a_picture_while_another_comes_again_gets_all_of_them() -> None:
+    async with routing("EPD", "epd", seeing="apart") as setup:
+        answer = await whole(setup, ["hm", ONE, TWO])
+        (prefill,) = setup.seeing("P")
+        prefill.pool = RoomForOne([key_of(TWO)])
+        prefill.cache.clear()
+        got = await setup.look(["hm", ONE, TWO], max_tokens=3)
+        assert (got.text, got.route, got.headers["x-tercet-cache"]) == (answer, "E0>P0>D0", "hit=2")
+        assert await setup.metric("tercet:router_images_needed_total") == 2
+        await setup.idle()
+
+
 @pytest.mark.parametrize(("letters", "mode", "seeing"), [("EPD", "epd", "apart"), ("PD", "pd", "local")])
 async def test_d_that_must_recompute_gets_fresh_embeddings(letters: str, mode: str, seeing: str) -> None:
     async with routing(letters, mode, seeing=seeing) as setup:
