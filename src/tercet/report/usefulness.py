@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -97,7 +98,7 @@ def _sensitivity(label: str, evidence: Evidence, several: bool) -> list[str]:
         valid = [cell for cell in evidence.of(group) if not cell.invalid]
         mine = [cell for cell in valid if cell.architecture == label]
         where = f"{group.workload} " if several else ""
-        if text := _growth_text(label, valid, evidence.labels):
+        if text := _growth_text(label, valid, evidence.labels, evidence.tie_margin):
             growth.append(f"{where}{text}")
         pairs = [(a.value, b.value) for c in mine if (a := c.get(TTFT_FIRST)) and (b := c.get(TTFT_LATER))]
         pairs = [(first, later) for first, later in pairs if first > 0]
@@ -111,23 +112,42 @@ def _sensitivity(label: str, evidence: Evidence, several: bool) -> list[str]:
     return [*lines, *_prompt_length(label, evidence)]
 
 
-def _growth_text(label: str, valid: Sequence[Cell], labels: Sequence[str]) -> str:
+@dataclass(frozen=True, slots=True)
+class _Growth:
+    """The factor by which the median TTFT grows to the load `top`: its logarithm, and half the 95% interval of that,
+    which the two ends' own make up; None with too few runs."""
+
+    log: float
+    half: float | None
+    top: float
+
+    def less_than(self, other: _Growth, margin: float) -> bool:
+        """Return whether it is less beyond chance and by more than a tie."""
+        if self.half is None or other.half is None:
+            return False
+        return other.log - self.log > max(math.hypot(self.half, other.half), math.log1p(margin))
+
+
+def _growth_text(label: str, valid: Sequence[Cell], labels: Sequence[str], margin: float) -> str:
     growths = {name: _growth([cell for cell in valid if cell.architecture == name]) for name in labels}
     mine = growths[label]
     if mine is None:
         return ""
-    factor, top = mine
-    rivals = [growth[0] for growth in growths.values() if growth is not None and growth[1] == top]
-    rank = ""
-    if len(rivals) > 1 and max(rivals) > min(rivals):
-        rank = " (least of all)" if factor == min(rivals) else " (most of all)" if factor == max(rivals) else ""
-    return f"×{factor:.1f}{rank}"
+    rivals = [each for name, each in growths.items() if name != label and each is not None and each.top == mine.top]
+    least = rivals and all(mine.less_than(rival, margin) for rival in rivals)
+    most = rivals and all(rival.less_than(mine, margin) for rival in rivals)
+    return f"×{math.exp(mine.log):.1f}{' (least of all)' if least else ' (most of all)' if most else ''}"
 
 
-def _growth(cells: Sequence[Cell]) -> tuple[float, float] | None:
-    """Return the factor by which the median TTFT grows, and the load it grows to."""
-    known = [(cell.place.load, found.value) for cell in cells if (found := cell.get(TTFT_P50)) is not None]
-    return (known[-1][1] / known[0][1], known[-1][0]) if len(known) > 1 and known[0][1] > 0 else None
+def _growth(cells: Sequence[Cell]) -> _Growth | None:
+    known = [
+        (cell.place.load, found) for cell in cells if (found := cell.get(TTFT_P50)) is not None and found.value > 0
+    ]
+    if len(known) < 2:
+        return None
+    (_, low), (top, high) = known[0], known[-1]
+    ends = [math.log(end.high / end.low) / 2 for end in (low, high) if end.low and end.high]
+    return _Growth(math.log(high.value / low.value), math.hypot(*ends) if len(ends) == 2 else None, top)
 
 
 def _busy_text(cell: Cell) -> str:

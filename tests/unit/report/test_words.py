@@ -189,6 +189,20 @@ def test_who_dropped_work_is_not_behind_by_what_that_made_it_faster() -> None:
     )
 
 
+def test_whose_first_token_grows_most_is_told_only_beyond_chance() -> None:
+    def growths(results: Results) -> dict[str, str]:
+        lines = {each.architecture: each.sensitivity[0] for each in usefulness(results, gather(results))}
+        return {label: line.partition("highest: ")[2] for label, line in lines.items()}
+
+    unlike = growths(comparison(("replicated", "ppd"), workloads=("W1",), loads=(1, 4, 8)))
+    assert unlike["replicated"].endswith("(most of all)") and unlike["ppd"].endswith("(least of all)")
+    one = comparison(("pd",), workloads=("W1",), loads=(1, 4))
+    twins = tuple(replace(run, architecture="twin") for run in one.runs if run.block)
+    (pd,) = one.architectures
+    both = growths(replace(one, runs=one.runs + twins, architectures=(pd, replace(pd, label="twin"))))
+    assert not [text for text in both.values() if "of all" in text], "the same device, in all but one of the same runs"
+
+
 def test_first_tokens_that_took_no_time_divide_nothing() -> None:
     """As a tool writes them that takes an empty piece for the first token."""
     results = comparison(("pd", "ppd"), workloads=("W1", "W2"), loads=(1, 4), blocks=3)
