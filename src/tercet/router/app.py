@@ -215,7 +215,7 @@ class Router:
         asks, generation = request.path in GENERATION and request.method == "POST", False
         try:
             if not asks or not door.open or self._asks_certificate:
-                key = self._enter(request.method, request.path, request.headers, lambda: responder.transport)
+                key = self._enter(request, responder)
             generation = asks
             if generation:
                 await generate(self.parts, request, responder, headers, self.suspect, key)
@@ -233,19 +233,18 @@ class Router:
                 name = None if key is None else key.name
                 self.parts.log.answered(request, headers[0][1], name, responder.status)
 
-    def _enter(
-        self, method: str, path: str, headers: Mapping[str, str], transport: Callable[[], asyncio.Transport]
-    ) -> ApiKey | None:
-        """Return the key that a request came with, None where none is needed. `transport` is its connection's, which
-        it has not any more where another process took it. Raises RequestError."""
-        if self._asks_certificate and path not in PROBED and not transport().get_extra_info("peercert"):
-            raise RequestError(403, "a client certificate is needed", code="client_certificate_needed")
-        return self.parts.door.check(method, path, headers)
+    def _enter(self, request: Request, responder: Responder) -> ApiKey | None:
+        """Return the key that a request came with, None where none is needed. Raises RequestError."""
+        if self._asks_certificate:  # else nobody looks for its connection, which another process may have
+            _ask_certificate(request.path, responder.transport)
+        return self.parts.door.check(request.method, request.path, request.headers)
 
     def _before_long(self, method: str, path: str, headers: Mapping[str, str], transport: asyncio.Transport) -> None:
         """Refuse what will be refused before its long body is here: a stranger's would fill the memory. Raises
         RequestError."""
-        self._enter(method, path, headers, lambda: transport)
+        if self._asks_certificate:
+            _ask_certificate(path, transport)
+        self.parts.door.check(method, path, headers)
         if without_key(path):
             raise RequestError(413, f"{path} takes no body", code="request_too_large")
 
@@ -277,6 +276,12 @@ class Router:
                     quota.leave(len(request.body) // BYTES_PER_TOKEN)
         else:
             raise RequestError(404, f"no such path: {path}")
+
+
+def _ask_certificate(path: str, transport: asyncio.Transport) -> None:
+    """Raise RequestError 403 for who shows no certificate."""
+    if path not in PROBED and not transport.get_extra_info("peercert"):
+        raise RequestError(403, "a client certificate is needed", code="client_certificate_needed")
 
 
 def no_port(config: RouterConfig, error: OSError) -> UsageError:
