@@ -24,8 +24,8 @@ class Server:
     exception a 500 and a log entry; after the start, either cuts the connection. When the client leaves, the
     handler's task is cancelled. With `reuse_port` other processes of this user may listen on the port, too: the kernel
     gives each new connection to one of them. There are at most `max_connections`, and no more than the files that this
-    process may open suffice for if each needs `files_each`; further ones are answered 503. `before_long` may refuse a
-    request before all of its long body is here.
+    process may open suffice for if each needs `files_each`; further ones are answered 503, and closed without a word
+    when there are many of them. `before_long` may refuse a request before all of its long body is here.
     """
 
     def __init__(
