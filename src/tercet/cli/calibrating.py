@@ -64,10 +64,24 @@ def this_machine(
         neighbour=round(values["neighbour"], 4),
         source=f"{source}, {model or 'model unknown'}",
     )
-    report = residuals(samples, fit.errors)
+    report = residuals(samples, fit.errors) | {"measured": reach(samples)}
     if notes := unknowns(samples):
         report["unknown"] = notes
     return Calibration(stack, oracle, report), fit.errors
+
+
+def reach(samples: Sequence[Sample]) -> str:
+    """Return how far the timings reach: lengths of prompts, sequences that decoded at once, and their contexts."""
+    prompts = [sample.tokens for sample in samples if isinstance(sample, FirstToken)]
+    stretches = [sample for sample in samples if isinstance(sample, Stretch)]
+    parts = []
+    if prompts:
+        low, high = min(prompts), max(prompts)
+        parts.append(f"prompts of {low} new tokens" if low == high else f"prompts of {low} to {high} new tokens")
+    if stretches:
+        parts.append(f"batches of up to {max(each.batch for each in stretches):.3g}")
+        parts.append(f"contexts of up to {max(each.context for each in stretches):.0f} tokens")
+    return ", ".join(parts)
 
 
 def unknowns(samples: Sequence[Sample]) -> list[str]:
@@ -118,10 +132,12 @@ def print_calibration(calibration: Calibration, samples: Sequence[Sample], error
     for name in ("timing", "count", "median error", "90th percentile"):
         table.add_column(name, justify="left" if name == "timing" else "right")
     fit = calibration.fit or {}
-    for name, each in ((name, each) for name, each in fit.items() if name != "unknown"):
+    for name, each in ((name, each) for name, each in fit.items() if name not in ("measured", "unknown")):
         row = (f"{each['timings']}", f"{each['median_error']:.1%}", f"{each['p90_error']:.1%}")
         table.add_row(name.replace("_", " "), *row)
     console.print(table)
+    if measured := fit.get("measured"):
+        console.print(f"Measured: {measured}; predictions beyond are extrapolated", markup=False, soft_wrap=True)
     for note in fit.get("unknown", ()):
         console.print(f"Not known: {note}", markup=False, soft_wrap=True)
     order = sorted(range(len(errors)), key=lambda i: -abs(errors[i]))[:WORST]

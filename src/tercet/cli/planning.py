@@ -194,8 +194,7 @@ def _measured(path: Path, model: str | None) -> Machine:
     calibration, _ = this_machine(found.samples, name, found.engines, path.name)
     chosen = calibration.chosen()
     assert chosen is not None
-    assumed = (*chosen.source.assumptions, *(calibration.fit or {}).get("unknown", ()))
-    device = Device(chosen, calibration.stack, name, "the measured machine", "tercet", assumed)
+    device = Device(chosen, calibration.stack, name, "the measured machine", "tercet", chosen.source.assumptions)
     first = found.engines[0] if found.engines else {}
     engine = EngineSpec(**{field: value for field, value in first.items() if field in _ENGINE_FIELDS})
     return Machine(device, found.devices or None, engine)

@@ -22,7 +22,8 @@ LINK_BYTES_S = 5e9
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """`oracle` is there when the machine itself was measured; `fit` reports residuals, for people to read."""
+    """`oracle` is there when the machine itself was measured; `fit` reports residuals, for people to read, what was
+    `measured` and what stayed `unknown`: whoever predicts by it is told that it is extrapolated beyond."""
 
     stack: StackConstants
     oracle: MeasuredOracle | None = None
@@ -32,8 +33,15 @@ class Calibration:
         """Return the measured oracle with its source, if there is one."""
         if self.oracle is None:
             return None
-        said = (f"a link between workers moves {LINK_BYTES_S / 1e9:g} GB/s",)
-        return ChosenOracle(self.oracle, OracleSource("measured", f"measured: {self.stack.source}", said), LINK_BYTES_S)
+        said = [f"a link between workers moves {LINK_BYTES_S / 1e9:g} GB/s"]
+        fit = self.fit if isinstance(self.fit, Mapping) else {}
+        if measured := fit.get("measured"):
+            said.append(f"what lies beyond the measured is extrapolated ({measured})")
+        unknown = fit.get("unknown")
+        said += [f"not known is {text}" for text in unknown] if isinstance(unknown, list) else []
+        return ChosenOracle(
+            self.oracle, OracleSource("measured", f"measured: {self.stack.source}", tuple(said)), LINK_BYTES_S
+        )
 
 
 def write_calibration(calibration: Calibration, path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tercet.cli.device_options import device_from
 from tercet.cli.main import build_app
 from tercet.core.errors import UsageError
 from tercet.latency.calibration_file import read_calibration
@@ -70,3 +71,21 @@ def test_what_the_timings_can_not_tell_is_said(tmp_path: Path) -> None:
     assert "Not known: what a further decoding sequence costs" in said
     assert "Not known: how a prompt's time grows" in said
     assert "unknown" in (tmp_path / "s.yaml").read_text()
+
+
+def test_whoever_predicts_by_a_machine_is_told_how_far_it_was_measured(tmp_path: Path) -> None:
+    file, alike = tmp_path / "machine.yaml", tmp_path / "alike.csv"
+    said = run(str(measured(tmp_path / "m.csv")), "--csv", "-o", str(file))
+    reach = "prompts of 400 to 5400 new tokens, batches of up to 1, contexts of up to 5496 tokens"
+    assert f"Measured: {reach}; predictions beyond are extrapolated" in said
+
+    def assumed(path: Path) -> str:
+        flags = {"gpu": None, "gpu_spec": None, "model": "m", "engine": "tercet", "oracle": "auto"}
+        return "; ".join(device_from(**flags, tp=1, memory_share=0.9, stack=str(path)).assumed)  # type: ignore[arg-type]
+
+    assert f"what lies beyond the measured is extrapolated ({reach})" in assumed(file)
+    alike.write_text(
+        "\n".join([HEADER, *(f"W{i},replication,0.001,{446 + i},100,50,{8 + i / 100},850" for i in range(6))])
+    )
+    run(str(alike), "--csv", "-o", str(file))
+    assert "not known is what a further decoding sequence costs" in assumed(file)
