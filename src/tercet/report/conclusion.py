@@ -132,8 +132,9 @@ def _own_cache(where: str, summaries: Sequence[Summary]) -> list[str]:
 
 def detour_lines(runs: Sequence[RunRecord]) -> list[str]:
     """Say how many later turns of ppd went through a prefill worker after all."""
-    later = [request for run in runs if run.mode == Mode.PPD for request in run.requests if request.turn > 1]
-    detours = sum(">" in (request.route or "") for request in later)
+    routes = [(request.turn, request.route) for run in runs if run.mode == Mode.PPD for request in run.requests]
+    later = [route for turn, route in routes if turn > 1 and route is not None]  # a turn that was never sent took none
+    detours = sum(">" in route for route in later)
     if not detours:
         return []
     return [

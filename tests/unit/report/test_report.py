@@ -145,6 +145,11 @@ def test_the_prefix_that_decode_held_is_told() -> None:
         "Under ppd 1 of 1 later turns went through P after all: D no longer held their prefix, or they brought as many "
         "uncached tokens as --ppd-threshold says.",
     ]
+    unsent = (*runs[0].requests, replace(runs[0].requests[1], conversation="c1", route=None))
+    assert any(
+        "1 of 1 later turns" in line
+        for line in conclusions(replace(document, runs=(replace(runs[0], requests=unsent),)))
+    )
     direct = tuple(replace(request, route="D0") for request in runs[0].requests)
     assert len(conclusions(replace(document, runs=(replace(runs[0], requests=direct),)))) == 1
 
