@@ -31,6 +31,7 @@ def doctor(
         str, typer.Option(metavar="NAME", help="What the running workers speak: tercet, vllm.")
     ] = "tercet",
     engine: flags.ServedEngine = None,
+    engine_python: flags.EnginePython = None,
     model: flags.Model = None,
     rank_match: flags.RankMatch = None,
     api_key_file: Annotated[
@@ -75,7 +76,8 @@ def doctor(
     elif target is not None and "://" in target:
         findings = asyncio.run(examine_router(server_url(target), key))
     else:
-        given = {"engine": engine, "model": model, "rank_match": rank_match}
+        python = None if engine_python is None else str(engine_python)
+        given = {"engine": engine, "engine_python": python, "model": model, "rank_match": rank_match}
         findings = list(examine(with_settings(topology_from(target, None), given), cache_dir))
     table = Table("", "what", "finding", box=None)
     for finding in findings:

@@ -267,7 +267,9 @@ def _serve(
     from rich.console import Console
 
     from tercet.cli.start_view import start_view
+    from tercet.launch.commands import check_workers
     from tercet.launch.detached import DetachedSpec, start_detached
+    from tercet.launch.devices import resolve_devices
     from tercet.launch.door import check_door
     from tercet.launch.foreground import run_until_signal
     from tercet.launch.local import LocalDeployment
@@ -276,6 +278,7 @@ def _serve(
 
     # Before minutes go into fetching a model; the launcher looks again.
     check_door(default_run_root(), topology.router)
+    check_workers(resolve_devices(topology)[0])
     console = Console(highlight=False)
     if topology.idle:
         console.print(topology.idle, markup=False)

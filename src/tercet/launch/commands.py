@@ -70,6 +70,13 @@ _PASSED_FIELDS = (
 )
 
 
+def check_workers(assigned: Topology) -> None:
+    """Raise UsageError for settings of workers, on their devices, that their engine can't follow. Fetches nothing."""
+    placement = Placement(assigned, assigned.name)
+    for worker in assigned.workers:
+        engine_commands(assigned.engine.engine).check(placement.of(worker), worker)
+
+
 def _own_choices(router: RouterSpec) -> Iterator[tuple[str, object]]:
     """Yield (flag, value) of the settings on failure, logs and traces that are not the router's own already."""
     for field in _PASSED_FIELDS:

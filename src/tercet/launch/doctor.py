@@ -19,7 +19,7 @@ from tercet.core.topology import Topology, WorkerSpec, check_sight
 from tercet.dialects.registry import dialect_named
 from tercet.engine.fingerprint import LAYOUT_NAME
 from tercet.engine.models.store import resolve
-from tercet.launch.commands import router_arguments
+from tercet.launch.commands import check_workers, router_arguments
 from tercet.launch.devices import resolve_devices
 from tercet.launch.engines.environment import engine_python
 from tercet.launch.engines.registry import engine_commands
@@ -99,6 +99,7 @@ def _devices(topology: Topology) -> Iterator[Finding]:
     yield from (Finding("warning", "devices", warning) for warning in warnings)
     if not warnings:
         yield Finding("ok", "devices", ", ".join(f"{w.name} on {'+'.join(w.devices)}" for w in assigned.workers))
+    yield from _fault("settings", partial(check_workers, assigned))
 
 
 def _ports(topology: Topology) -> Iterator[Finding]:

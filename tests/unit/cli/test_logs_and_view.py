@@ -169,3 +169,11 @@ def test_the_doctor_says_brackets_as_they_are() -> None:
     line = ["doctor", "1A", "--model", "/nowhere/[engine]"]
     done = CliRunner().invoke(build_app(line), line)
     assert done.exit_code == 1 and "'/nowhere/[engine]'" in done.output and "FAULT" in done.output
+
+
+def test_the_doctor_looks_for_an_engine_where_it_is_told() -> None:
+    line = ["doctor", "1A", "--engine", "vllm", "--engine-python"]
+    done = CliRunner().invoke(build_app(line), [*line, "/nowhere/python"])
+    assert done.exit_code == 1 and "--engine-python /nowhere/python: no program there" in " ".join(done.output.split())
+    done = CliRunner().invoke(build_app(line), [*line, sys.executable])
+    assert f"vllm with {sys.executable}" in " ".join(done.output.split())

@@ -148,3 +148,10 @@ def test_what_fails_at_start_is_shown_detached_or_not(shell: Shell, tmp_path: Pa
         assert "error: worker-0 ended while starting" in done.stderr
         assert str(shell.home / "state" / "tercet" / "1a" / "worker-0.log") in done.stderr
         assert not list((shell.home / "run" / "tercet").glob("1a*"))
+
+
+def test_settings_that_an_engine_cannot_follow_are_refused_before_its_model_is_fetched(shell: Shell) -> None:
+    here = ("--engine", "sglang", "--engine-python", sys.executable, "--devices", "cpu:0", "--port", str(free_port()))
+    done = shell.run("serve", "1P1D", "--model", "nobody/has-this-model", *here)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "sglang computes on GPUs, not on cpu:0" in done.stderr

@@ -51,6 +51,20 @@ def test_a_pair_that_does_not_fit(own: str, words: str) -> None:
     assert words in faults(examine(topology(workers, engine)))["prefill-0 > decode-0"]
 
 
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ("{engine: sglang}", "sglang computes on GPUs, not on cpu:0"),
+        ("{engine: tercet, gpu: h100}", "--gpu is what --engine virtual imitates"),
+        ("{engine: vllm, transport: tcp}", "vllm's workers hand KV over by nixl"),
+        ("{engine: trtllm}", "trtllm computes on GPUs, not on cpu:0"),
+    ],
+)
+def test_settings_that_starting_would_refuse(engine: str, words: str) -> None:
+    file = f"devices: [cpu:0]\nengine: {engine}"
+    assert words in faults(examine(topology("1P1D", file)))["settings"]
+
+
 def test_ranks_that_find_no_counterpart() -> None:
     workers = "[{stages: [prefill], ranks: 2}, {stages: [decode]}]"
     assert "ranks" not in faults(examine(topology(workers)))

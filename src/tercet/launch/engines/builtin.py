@@ -70,6 +70,10 @@ class BuiltinCommands:
         """Return 0: its engines find each other by the topology's id."""
         return 0
 
+    def check(self, placement: Placement, worker: WorkerSpec) -> None:
+        """Raise UsageError for settings that can't work."""
+        worker_config(placement, worker)
+
     def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         """Return the worker's command line. Raises UsageError for settings that can't work, before anything runs."""
         return WorkerProcess((sys.executable, "-m", "tercet", "worker", *arguments_of(placement, worker)))

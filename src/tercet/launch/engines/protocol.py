@@ -49,6 +49,10 @@ class EngineCommands(Protocol):
         """Return how many consecutive ports the worker needs beside the one it serves on."""
         ...
 
+    def check(self, placement: Placement, worker: WorkerSpec) -> None:
+        """Raise UsageError for settings that the engine can't follow. Fetches nothing, and needs no engine here."""
+        ...
+
     def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         """Return how to start the worker. Raises UsageError for settings that can't work, before anything runs."""
         ...

@@ -32,6 +32,10 @@ class SglangCommands:
         """Return one port for the bootstrap server of a prefill worker."""
         return 1 if role_letter(worker.stages) == "P" else 0
 
+    def check(self, placement: Placement, worker: WorkerSpec) -> None:
+        """Raise UsageError for settings that SGLang can't follow."""
+        check(placement.topology, worker)
+
     def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         """Return how to start the worker. Raises UsageError for settings SGLang has no word for, and without SGLang."""
         python = python_of("sglang", placement)

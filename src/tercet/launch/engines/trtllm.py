@@ -35,6 +35,10 @@ class TrtllmCommands:
         """Return 0: the addresses of the KV transfer travel in the context's answer."""
         return 0
 
+    def check(self, placement: Placement, worker: WorkerSpec) -> None:
+        """Raise UsageError for settings that TensorRT-LLM can't follow."""
+        check(placement.topology, worker)
+
     def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         """Return how to start the worker. Raises UsageError for settings it has no word for, and when it is missing."""
         python = python_of("trtllm", placement)

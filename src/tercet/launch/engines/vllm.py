@@ -45,6 +45,10 @@ class VllmCommands:
         """Return a port a rank for its connector, of workers that hand on or take over KV, and one for its events."""
         return worker.ranks * (_hands_over(worker) + _publishes(topology, worker))
 
+    def check(self, placement: Placement, worker: WorkerSpec) -> None:
+        """Raise UsageError for settings that vLLM can't follow."""
+        check(placement.topology, worker)
+
     def worker(self, placement: Placement, worker: WorkerSpec) -> WorkerProcess:
         """Return how to start the worker. Raises UsageError for settings vLLM has no word for, and without vLLM."""
         topology = placement.topology
