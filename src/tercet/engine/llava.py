@@ -53,14 +53,17 @@ def _renamed(name: str, rules: tuple[tuple[re.Pattern[str], str], ...]) -> str |
 
 
 def _read(folder: Path, rename: Callable[[str], str | None], what: str) -> dict[str, torch.Tensor]:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     weights: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                if (own := rename(name)) is not None:
-                    weights[own] = file.get_tensor(name)
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - not a mapping
+                    if (own := rename(name)) is not None:
+                        weights[own] = file.get_tensor(name)
+        except SafetensorError as error:
+            raise UsageError(f"{path} is cut off or damaged, download it again: {error}") from error
     if not weights:
         raise UsageError(f"{folder} holds no weights of {what} under the names of a LLaVA checkpoint")
     return weights

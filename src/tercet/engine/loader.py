@@ -87,6 +87,7 @@ def load_model(
 
 def _transformers_model(folder: Path, backend: DeviceBackend, random_weights: bool, seed: int) -> Any:
     try:
+        from safetensors import SafetensorError
         from transformers import AutoConfig, AutoModelForCausalLM
         from transformers.modeling_utils import AttentionInterface
         from transformers.utils import logging
@@ -110,6 +111,8 @@ def _transformers_model(folder: Path, backend: DeviceBackend, random_weights: bo
             return AutoModelForCausalLM.from_config(
                 config, dtype=backend.weight_dtype or torch.float32, attn_implementation=ATTENTION_NAME
             ).eval()
+    except SafetensorError as error:
+        raise UsageError(f"the weights in {folder} are cut off or damaged, download them again: {error}") from error
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{folder} can't be loaded as a causal language model: {error}") from error
 

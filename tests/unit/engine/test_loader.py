@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from tercet.core.errors import UsageError
 from tercet.engine.backend import CpuBackend
 from tercet.engine.decoder import FusedDecoder
 from tercet.engine.fingerprint import model_fingerprint, weights_hash
 from tercet.engine.hf_model import HFModel
 from tercet.engine.linear import PackedLinear, PlainLinear, TransposedLinear, can_prepack
+from tercet.engine.llava import language_weights
 from tercet.engine.loader import LoadedModel, load_model
 from tercet.engine.sequence import Batch
 from tercet.engine.torch_executor import TorchExecutor
@@ -84,6 +88,18 @@ def test_end_ids_come_from_the_generation_config_first(tmp_path: Path) -> None:
     assert load(folder, backend_of("fp32")).eos_token_ids == {2}
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}))
     assert load(folder, backend_of("fp32")).eos_token_ids == {7, 9}
+
+
+@pytest.mark.parametrize("sees", [False, True])
+@pytest.mark.parametrize("kept", [0, 4, 100, 100_000])
+def test_weights_that_are_cut_off_are_an_error_that_says_so(tmp_path: Path, sees: bool, kept: int) -> None:
+    folder = write_config(tmp_path)
+    save_file({"model.embed_tokens.weight": torch.zeros(256, 256)}, folder / "model.safetensors")
+    os.truncate(folder / "model.safetensors", kept)
+    with pytest.raises(UsageError, match=f"{folder}.*cut off or damaged, download"):
+        language_weights(folder) if sees else load_model(
+            folder, backend_of("fp32"), dtype="fp32", block_size=4, max_model_len=64
+        )
 
 
 def test_weights_hash_sees_content_size_and_name(tmp_path: Path) -> None:
