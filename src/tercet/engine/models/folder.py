@@ -34,10 +34,14 @@ def open_folder(path: Path, name: str, *, weights: bool = True) -> ModelFolder:
 
 
 def missing_weights(path: Path) -> str | None:
-    """Return the name of a weights file that is not there, or None when all are."""
+    """Return the name of a weights file that is not there, or None when all are. Raises UsageError for an index that
+    can't be read."""
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        try:
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UsageError(f"{index} is cut off or damaged, download it again: {error}") from error
         return next((shard for shard in shards if not (path / shard).is_file()), None)
     return None if any(path.glob("*.safetensors")) else "model.safetensors"
 

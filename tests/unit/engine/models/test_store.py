@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,14 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         resolve("gpt-17")
     for model in KNOWN_MODELS:
         assert model.name in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", '{"weight_map": {"a": "model', "[]", "{}", '{"weight_map": 5}'])
+def test_an_index_that_is_cut_off_is_an_error_that_says_so(folder: Path, tmp_path: Path, text: str) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(UsageError, match=r"model\.safetensors\.index\.json is cut off or damaged"):
+        resolve(str(tmp_path / "model"))
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
