@@ -172,8 +172,8 @@ def compare(
     dtype: engine_flags.Dtype = None,
     transport: engine_flags.Transport = None,
     embedding_cache_bytes: engine_flags.EmbeddingCacheBytes = None,
-    max_num_seqs: engine_flags.MaxNumSeqs = None,
-    max_num_batched_tokens: engine_flags.MaxNumBatchedTokens = None,
+    max_num_seqs: engine_flags.ServedMaxNumSeqs = None,
+    max_num_batched_tokens: engine_flags.ServedMaxNumBatchedTokens = None,
     max_model_len: Annotated[
         int | None, typer.Option(help="Longest prompt plus answer.  [default: the conversations' need, at least 4096]")
     ] = None,

@@ -64,9 +64,21 @@ KvBlocks = Annotated[
     int | None, typer.Option(metavar="N", help="KV blocks of each rank; 0: as many as fit.  [default: 0]")
 ]
 MaxNumSeqs = Annotated[int | None, typer.Option(metavar="N", help="Sequences in one batch.  [default: 64]")]
+ServedMaxNumSeqs = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Sequences in one batch.  [default: 64; vllm, sglang and trtllm on GPUs: 256]"),
+]
 MaxNumBatchedTokens = Annotated[
     int | None,
     typer.Option(metavar="N", help="Token budget of one step; longer prompts are cut in chunks.  [default: 512]"),
+]
+ServedMaxNumBatchedTokens = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Token budget of one step; longer prompts are cut in chunks.  [default: 512; vllm, sglang and trtllm on "
+        "GPUs: 8192]",
+    ),
 ]
 MaxModelLen = Annotated[
     int | None, typer.Option(metavar="N", help="Longest prompt plus answer, in tokens.  [default: 4096]")

@@ -117,9 +117,10 @@ def _caps_of(topology: Topology, model: str) -> EngineCaps:
         row_bytes = find_model(model).shape.hidden * BYTES_A_VALUE
     except UsageError:  # a measured machine needs no known model
         row_bytes = 4096 * BYTES_A_VALUE
+    limits = engine.limits(on_gpu=True)
     return EngineCaps(
-        engine.max_num_seqs,
-        engine.max_num_batched_tokens,
+        limits.sequences,
+        limits.tokens,
         engine.max_model_len,
         engine.block_size,
         engine.kv_blocks,

@@ -80,7 +80,14 @@ def _ready(architecture: Architecture, settings: Settings) -> Architecture:
 
 
 def _assigned(topology: Topology) -> Topology:
-    return resolve_devices(topology)[0]
+    """Return the topology with its devices, and with the limits that engines take on these: results tell them."""
+    assigned = resolve_devices(topology)[0]
+    devices = [device for worker in assigned.workers for device in worker.devices]
+    limits = assigned.engine.limits(on_gpu=any(device.startswith("cuda") for device in devices))
+    return replace(
+        assigned,
+        engine=replace(assigned.engine, max_num_seqs=limits.sequences, max_num_batched_tokens=limits.tokens),
+    )
 
 
 def _servers(architectures: Sequence[Architecture]) -> set[str]:

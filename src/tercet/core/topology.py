@@ -34,9 +34,23 @@ class WorkerSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """Sequences in one batch, and the token budget of one step."""
+
+    sequences: int
+    tokens: int
+
+
+USUAL = BatchLimits(64, 512)
+ON_GPU = BatchLimits(256, 8192)
+"""Where nobody says; the second for vLLM, SGLang and TensorRT-LLM on GPUs."""
+ENGINES_OF_OTHERS = ("vllm", "sglang", "trtllm")
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """Settings of every worker's engine. `kv_blocks` 0 lets the engine size its pool. `tensor_parallel` GPUs make up
-    the device of each rank.
+    the device of each rank. `max_num_seqs` and `max_num_batched_tokens` None depend on engine and device: `limits`.
 
     For vLLM's workers alone: `kv_connector` hands their KV on, with `events` they tell the router what they cache, with
     `cache_reset` they can be told to empty it.
@@ -49,8 +63,8 @@ class EngineSpec:
     tensor_parallel: int = 1
     block_size: int = 16
     kv_blocks: int = 0
-    max_num_seqs: int = 64
-    max_num_batched_tokens: int = 512
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
     max_model_len: int = 4096
     transport: str = "auto"
     kv_connector: str = "nixl"
@@ -66,6 +80,12 @@ class EngineSpec:
     media_timeout_s: float = 10.0
     random_weights: str | None = None
     engine_python: str | None = None
+
+    def limits(self, *, on_gpu: bool) -> BatchLimits:
+        """Return how much a rank takes at once, on a GPU or on cores. What fits a core would cut a prompt into many
+        steps on a GPU, and leave most of it idle."""
+        usual = ON_GPU if on_gpu and self.engine in ENGINES_OF_OTHERS else USUAL
+        return BatchLimits(self.max_num_seqs or usual.sequences, self.max_num_batched_tokens or usual.tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,9 @@ BATCHES_AHEAD = 2
 
 def max_concurrent(topology: Topology) -> int:
     """Return how many requests may be under way for each rank that answers."""
-    return topology.router.max_concurrent or BATCHES_AHEAD * topology.engine.max_num_seqs
+    devices = [device for worker in topology.workers for device in worker.devices]
+    on_gpu = any(device.startswith("cuda") for device in devices)
+    return topology.router.max_concurrent or BATCHES_AHEAD * topology.engine.limits(on_gpu=on_gpu).sequences
 
 
 ROUTER_GRACE_S = 3.0

@@ -62,6 +62,7 @@ def test_the_issues_command_line_is_understood(monkeypatch: pytest.MonkeyPatch) 
     assert (spec.primary, spec.tie_margin, spec.keep, spec.probe) == (("ttft", "throughput"), 0.03, "turn", True)
     pd = topology(spec, "pd")
     assert (pd.model, pd.engine.dtype, pd.router.port, pd.short_form) == ("smollm2-135m", "bf16", 0, "1P1D")
+    assert (pd.engine.max_num_seqs, pd.engine.max_num_batched_tokens) == (64, 512), "results tell them"
 
 
 def test_a_preset_fills_in_what_was_not_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from tercet.cli.main import build_app
 from tercet.cli.planning import DEFAULT_MODEL
-from tercet.core.topology import EngineSpec, RouterSpec
+from tercet.core.topology import ON_GPU, USUAL, EngineSpec, RouterSpec
 from tercet.router.config import RouterConfig
 from tercet.worker.config import WorkerConfig
 
@@ -61,6 +61,13 @@ def test_a_default_is_told_as_it_is(command: str, kinds: tuple[type, ...]) -> No
         # One text for two commands.
         assert "router: 1024]" in str(told(command)["max_concurrent"]) + "]" and defaults.pop("max_concurrent") == 1024
     assert differing(command, defaults) == {}
+
+
+@pytest.mark.parametrize("command", ["serve", "compare"])
+def test_how_much_engines_take_at_once_is_told(command: str) -> None:
+    others = "vllm, sglang and trtllm on GPUs"
+    assert told(command)["max_num_seqs"] == f"{USUAL.sequences}; {others}: {ON_GPU.sequences}"
+    assert told(command)["max_num_batched_tokens"] == f"{USUAL.tokens}; {others}: {ON_GPU.tokens}"
 
 
 def test_the_model_of_a_plan_is_told() -> None:

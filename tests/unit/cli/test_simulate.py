@@ -118,7 +118,7 @@ def test_every_worker_has_the_gpus_and_the_limits_that_the_file_gives_it(tmp_pat
     assert own.devices == 6
     assert own.engine["engine"] == "sglang, predicted" and "gpus_a_rank" not in own.engine
     assert (own.engine["encode-0 gpus_a_rank"], own.engine["worker-0 gpus_a_rank"]) == (1, 4)
-    assert (own.engine["encode-0 max_num_seqs"], own.engine["encode-1 max_num_seqs"]) == (64, 4)
+    assert (own.engine["encode-0 max_num_seqs"], own.engine["encode-1 max_num_seqs"]) == (256, 4)
     assert "on h200, TP 4" in own.engine["worker-0 oracle"]
     (told,) = read(run(tmp_path / "told", *flags, "--tp", "2", "--gpu", "h100")).architectures
     assert set(told.workers.values()) == {("2 x h100",)} and told.devices == 6

@@ -76,6 +76,24 @@ def test_without_the_engine_and_without_gpus_the_lines_are_those_of_a_machine_wi
         lines_of("1A", engine="sglang", model=model, devices=("cuda:0",), engine_python=str(tmp_path / "none"))
 
 
+@pytest.mark.parametrize(("device", "sequences", "tokens"), [(CORE, 64, 512), ("cuda:0", 256, 8192)])
+def test_an_engine_of_others_takes_as_much_at_once_as_its_device_bears(
+    tmp_path: Path, device: str, sequences: int, tokens: int
+) -> None:
+    model = small_model(tmp_path / "model")
+    settings = {"engine_python": sys.executable, "model": model, "devices": (device,)}
+    lines = lines_of("1A", engine="vllm", **settings)
+    words, router = after(lines, "worker-0"), after(lines, "router")
+    assert words[words.index("--max-num-seqs") + 1] == str(sequences)
+    assert words[words.index("--max-num-batched-tokens") + 1] == str(tokens)
+    assert router[router.index("--max-concurrent") + 1] == str(2 * sequences)
+    lines = lines_of("1A", engine="vllm", max_num_seqs=8, max_num_batched_tokens=99, **settings)
+    words = after(lines, "worker-0")
+    assert (
+        words[words.index("--max-num-seqs") + 1] == "8" and words[words.index("--max-num-batched-tokens") + 1] == "99"
+    )
+
+
 def test_no_weights_are_fetched_for_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def config_of(name: str, cache_dir: Path | None = None) -> dict[str, object]:
         return {"model_type": "llama"}

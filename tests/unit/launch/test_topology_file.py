@@ -45,7 +45,7 @@ def test_a_full_file_is_read_field_by_field() -> None:
     assert topology.workers[1].stages == {Stage.DECODE}
     assert (topology.workers[1].ranks, topology.workers[1].port) == (2, 8102)
     assert (topology.engine.engine, topology.engine.gpu, topology.engine.lease_s) == ("virtual", "h100", 5.0)
-    assert (topology.engine.block_size, topology.engine.max_num_seqs) == (32, 64)
+    assert (topology.engine.block_size, topology.engine.max_num_seqs) == (32, None)
     assert (topology.router.connect_timeout_s, topology.router.idle_timeout_s) == (1.0, 7.5)
     assert (topology.router.first_byte_timeout_s, topology.router.max_retries) == (60.0, 0)
     assert (topology.router.port, topology.router.balancer, topology.router.ppd_threshold) == (9000, "least_loaded", 64)
@@ -168,7 +168,7 @@ engine: {max_num_seqs: 8}
     prefill, decode = topology.workers
     assert topology.of(prefill).engine.max_num_batched_tokens == 4096 and topology.of(prefill).engine.lease_s == 5.0
     assert topology.of(prefill).engine.max_num_seqs == topology.of(decode).engine.max_num_seqs == 8
-    assert topology.of(decode).engine.max_num_batched_tokens == 512
+    assert topology.of(decode).engine.limits(on_gpu=False).tokens == 512
     assert parse_topology(json.dumps(topology_to_dict(topology)), "again") == topology
     with pytest.raises(UsageError, match=r"workers\[0\].engine.engine: unknown key"):
         parse_topology("workers: [{stages: [prefill, decode], engine: {engine: virtual}}]", "t.yaml")

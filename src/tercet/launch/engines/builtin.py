@@ -25,6 +25,7 @@ def worker_config(placement: Placement, worker: WorkerSpec) -> WorkerConfig:
     gpu = engine.gpu or (DEFAULT_GPU if engine.engine == "virtual" else None)
     if gpu is not None:
         named_oracle(gpu)  # an unknown one is refused here, not in every worker's log
+    limits = engine.limits(on_gpu=False)
     return WorkerConfig(
         name=worker.name,
         stages=worker.stages,
@@ -40,8 +41,8 @@ def worker_config(placement: Placement, worker: WorkerSpec) -> WorkerConfig:
         devices=worker.devices,
         block_size=engine.block_size,
         kv_blocks=engine.kv_blocks,
-        max_num_seqs=engine.max_num_seqs,
-        max_num_batched_tokens=engine.max_num_batched_tokens,
+        max_num_seqs=limits.sequences,
+        max_num_batched_tokens=limits.tokens,
         max_model_len=engine.max_model_len,
         transport=engine.transport,
         lease_s=engine.lease_s,

@@ -73,12 +73,13 @@ def arguments_of(placement: Placement, worker: WorkerSpec) -> list[str]:
         "--encoder-only": encoder,
     }
     if not encoder:
+        limits = engine.limits(on_gpu=True)
         settings |= {
             "--page-size": engine.block_size,
             "--max-total-tokens": engine.kv_blocks * engine.block_size or None,
             # SGLang shares this number out among a worker's ranks.
-            "--max-running-requests": engine.max_num_seqs * worker.ranks,
-            "--chunked-prefill-size": engine.max_num_batched_tokens,
+            "--max-running-requests": limits.sequences * worker.ranks,
+            "--chunked-prefill-size": limits.tokens,
             "--context-length": engine.max_model_len,
             "--dp-size": worker.ranks if worker.ranks > 1 else None,
             "--enable-cache-report": True,

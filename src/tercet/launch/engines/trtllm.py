@@ -59,12 +59,13 @@ class TrtllmCommands:
 def arguments_of(placement: Placement, worker: WorkerSpec, options: Path) -> list[str]:
     """Return the arguments of `trtllm-serve`; `options` is its file of options."""
     topology, engine = placement.topology, placement.topology.engine
+    limits = engine.limits(on_gpu=True)
     settings: dict[str, object] = {
         "--host": placement.host,
         "--port": worker.port,
         "--backend": "pytorch",
-        "--max_batch_size": engine.max_num_seqs,
-        "--max_num_tokens": max(engine.max_num_batched_tokens, engine.max_num_seqs),
+        "--max_batch_size": limits.sequences,
+        "--max_num_tokens": max(limits.tokens, limits.sequences),
         "--max_seq_len": engine.max_model_len,
         "--tp_size": max(worker.ranks, engine.tensor_parallel),
         "--enable_chunked_prefill": True,

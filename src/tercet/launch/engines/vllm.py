@@ -117,6 +117,7 @@ def arguments_of(placement: Placement, worker: WorkerSpec, model: Path, *, sees:
     letter = role_letter(worker.stages)
     encoder = letter == "E"
     on_cpu = _on_cpu(worker)
+    limits = engine.limits(on_gpu=not on_cpu)
     settings: dict[str, object] = {
         "--model": model,
         "--served-model-name": topology.model,
@@ -125,8 +126,8 @@ def arguments_of(placement: Placement, worker: WorkerSpec, model: Path, *, sees:
         "--dtype": DTYPES[engine.dtype],
         "--block-size": _block_size(engine.block_size, on_cpu),
         "--num-gpu-blocks-override": engine.kv_blocks or None,
-        "--max-num-seqs": engine.max_num_seqs,
-        "--max-num-batched-tokens": max(engine.max_num_batched_tokens, engine.max_num_seqs),
+        "--max-num-seqs": limits.sequences,
+        "--max-num-batched-tokens": max(limits.tokens, limits.sequences),
         "--max-model-len": engine.max_model_len,
         "--tensor-parallel-size": engine.tensor_parallel if engine.tensor_parallel > 1 else None,
         "--data-parallel-size": worker.ranks if worker.ranks > 1 else None,
