@@ -67,6 +67,7 @@ class Children:
     async def _start(self, share: int) -> None:
         child = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",
             "-m",
             "tercet.bench.child",
             stdin=asyncio.subprocess.PIPE,

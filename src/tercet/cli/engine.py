@@ -64,9 +64,10 @@ def run_command(
     """
     from tercet.launch.engines.environment import engine_python
     from tercet.launch.engines.vllm import CLI, site_path
+    from tercet.launch.process import OWN_MODULES
 
     if name != "vllm":
         raise UsageError(f"{name!r} has no command to run here: known is vllm")
     python = engine_python(name, None)
-    env = {**os.environ, "PYTHONPATH": site_path(os.environ.get("PYTHONPATH", ""))}
+    env = {**os.environ, **OWN_MODULES, "PYTHONPATH": site_path(os.environ.get("PYTHONPATH", ""))}
     os.execve(python, [str(python), "-m", CLI, *context.args], env)

@@ -15,7 +15,7 @@ from tercet.transfer.pool import sweep
 from tercet.worker.channel import FrontChannel, Message
 from tercet.worker.config import EngineConfig
 
-ENGINE_COMMAND = (sys.executable, "-m", "tercet.worker.engine_process")
+ENGINE_COMMAND = (sys.executable, "-P", "-m", "tercet.worker.engine_process")
 STOP_TIMEOUT_S = 1.5
 """What an engine gets to end its step and go; it leaves nothing that can't be swept."""
 

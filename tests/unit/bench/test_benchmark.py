@@ -105,7 +105,9 @@ async def test_a_closed_loop_sends_for_its_duration() -> None:
     assert max(request.due_s for request in run.requests) < 3.0
 
 
-async def test_several_processes_send_every_conversation_once() -> None:
+async def test_several_processes_send_every_conversation_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit('of the folder that it is started in')")
+    monkeypatch.chdir(tmp_path)
     stand_in = StandIn(delay_s=0.05)
     async with serving(stand_in) as url:
         traffic = replace(TRAFFIC, num_requests=24)

@@ -162,7 +162,7 @@ def _run(module: list[str], watch: Callable[[str], None], timeout_s: float, env:
     with (
         tempfile.TemporaryFile("w+", errors="replace") as errors,
         subprocess.Popen(
-            [sys.executable, "-m", *module],
+            [sys.executable, "-P", "-m", *module],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,

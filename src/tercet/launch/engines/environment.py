@@ -97,8 +97,8 @@ def install(engine: str, cache_dir: Path | None, say: Callable[[str], None]) -> 
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_complete(folder, engine):
             shutil.rmtree(folder, ignore_errors=True)
-            _run([sys.executable, "-m", "venv", str(folder)], say)
-            pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
+            _run([sys.executable, "-P", "-m", "venv", str(folder)], say)
+            pip = [str(folder / "bin" / "python"), "-P", "-m", "pip", "--disable-pip-version-check", "install"]
             _run([*pip, "--progress-bar", "off", *_packages(engine)], say)
             _mark(folder, engine).write_text("\n".join(_packages(engine)), encoding="utf-8")
     return folder / "bin" / "python"

@@ -88,6 +88,7 @@ class Member:
         try:
             child = self._child = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",
                 "-m",
                 "tercet.router.processes.child",
                 str(theirs.fileno()),

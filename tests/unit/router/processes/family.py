@@ -110,12 +110,14 @@ async def many(
     workers = [await FakeWorker(letter, tickets).start() for letter in letters]
     names = {"A": "--worker", "P": "--prefill", "D": "--decode"}
     named = [text for worker in workers for text in (names[worker.role], worker.url)]
+    (folder / "random.py").write_text("raise SystemExit('of the folder that it is started in')")
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tercet", "router", "--workers", str(processes), "--mode", mode, *named),
+            *(sys.executable, "-P", "-m", "tercet", "router", "--workers", str(processes), "--mode", mode, *named),
             *("--port", str(port), "--health-interval", "0.2", "--breaker-pause", "0.2", *flags),
             stdout=out,
             stderr=out,
+            cwd=folder,
             start_new_session=True,
         )
     router = Many(process, port, workers, tickets, log, key)
