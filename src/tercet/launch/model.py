@@ -7,8 +7,8 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from tercet.core.errors import MissingExtraError, UsageError
-from tercet.core.topology import Topology, check_sight, with_sight
+from tercet.core.errors import MissingExtraError, TercetError, UsageError
+from tercet.core.topology import ENGINES_OF_OTHERS, Topology, check_sight, has_encoders, with_sight
 from tercet.engine.models.folder import ModelFolder
 from tercet.engine.models.random_model import random_model_folder
 from tercet.engine.models.store import model_config, resolve
@@ -21,6 +21,19 @@ def sees(topology: Topology, cache_dir: Path | None = None) -> bool:
         return "vision_config" in prepare_model(topology, cache_dir).config
     _check_computes(topology)
     return "vision_config" in model_config(topology.model, cache_dir)
+
+
+def sees_or_may(topology: Topology, cache_dir: Path | None = None) -> tuple[bool, str]:
+    """Return whether the model takes pictures, for a start on another machine, and why it is not known: where Hugging
+    Face can't be reached, encode workers say so. Raises as `sees` does otherwise."""
+    try:
+        return sees(topology, cache_dir), ""
+    except UsageError:
+        raise
+    except TercetError as error:
+        if topology.engine.engine not in ENGINES_OF_OTHERS:
+            raise
+        return has_encoders(topology.workers), str(error).splitlines()[0]
 
 
 def with_stages(topology: Topology, model_sees: bool) -> Topology:

@@ -11,7 +11,7 @@ from tercet.core.topology import Topology
 from tercet.launch.commands import TercetCommands
 from tercet.launch.devices import default_devices, present_gpus, resolve_devices
 from tercet.launch.engines.environment import BY_HAND, STAND_IN, python_of
-from tercet.launch.model import with_stages
+from tercet.launch.model import sees_or_may, with_stages
 from tercet.launch.placement import Placement
 
 RUN_PATH = Path("/tmp/tercet")
@@ -27,7 +27,10 @@ def planned_lines(topology: Topology, cache_dir: Path | None = None) -> Iterator
     commands = TercetCommands()
     gpus = _assumed_gpus(topology)
     topology = replace(topology, devices=topology.devices or gpus)
-    assigned, warnings = resolve_devices(with_stages(topology, commands.sees(topology, cache_dir)))
+    seeing, unknown = sees_or_may(topology, cache_dir)
+    assigned, warnings = resolve_devices(with_stages(topology, seeing))
+    if unknown:
+        yield f"# {unknown}: whether it takes pictures is not known; {'yes' if seeing else 'no'} is assumed"
     if gpus:
         yield f"# no GPU is here, and {topology.engine.engine} needs some: these are assumed: {', '.join(gpus)}"
     yield from (f"# {warning}" for warning in warnings)

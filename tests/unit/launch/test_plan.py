@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tercet.core.errors import UsageError
+from tercet.core.errors import TercetError, UsageError
 from tercet.launch.engines.environment import engine_python
 from tercet.launch.plan import planned_lines
 from tercet.launch.source import topology_from, with_settings
@@ -106,6 +106,23 @@ def test_no_weights_are_fetched_for_a_dry_run(tmp_path: Path, monkeypatch: pytes
     assert not any(word.startswith("HF_HUB_OFFLINE") for word in words), "who starts it fetches them"
     words = after(lines_of("1A", engine="vllm", model=small_model(tmp_path / "m"), devices=("cuda:0",)), "worker-0")
     assert words[words.index("--model") + 1] == str(tmp_path / "m") and "HF_HUB_OFFLINE=1" in words
+
+
+def test_a_dry_run_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(name: str, cache_dir: Path | None = None) -> dict[str, object]:
+        raise TercetError(f"can't download {name} from Hugging Face: no route\nCheck the network")
+
+    monkeypatch.setattr("tercet.launch.model.model_config", unreachable)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    for form, assumed in (("1P1D", "no"), ("1E1P1D", "yes")):
+        lines = lines_of(form, engine="vllm", model="somebody/large-8b", devices=("cuda:0", "cuda:1", "cuda:2"))
+        words = after(lines, "prefill-0")
+        assert ("--limit-mm-per-prompt" in words) == (assumed == "yes")
+        assert any(
+            line.endswith(f"no route: whether it takes pictures is not known; {assumed} is assumed") for line in lines
+        )
+    with pytest.raises(TercetError, match="no route"):
+        lines_of("1A", engine="virtual", model="somebody/large-8b", devices=(CORE,))
 
 
 def test_what_is_missing_is_said_in_one_line() -> None:

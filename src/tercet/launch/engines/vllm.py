@@ -14,7 +14,7 @@ from tercet.launch.engines.environment import python_of
 from tercet.launch.engines.flags import flags_of
 from tercet.launch.engines.gpus import check_tensor_parallel, visible_gpus
 from tercet.launch.engines.protocol import WorkerProcess
-from tercet.launch.model import path_or_name, prepare_model, sees
+from tercet.launch.model import path_or_name, prepare_model, sees_or_may
 from tercet.launch.placement import Placement
 
 SITE = Path(__file__).parent / "vllm_site"
@@ -55,7 +55,8 @@ class VllmCommands:
         check(topology, worker)
         python = python_of("vllm", placement)
         if placement.dry:
-            path, seeing = path_or_name(topology, placement.cache_dir), sees(topology, placement.cache_dir)
+            path = path_or_name(topology, placement.cache_dir)
+            seeing, _ = sees_or_may(topology, placement.cache_dir)
         else:
             model = prepare_model(topology, placement.cache_dir)
             path, seeing = model.path, "vision_config" in model.config
