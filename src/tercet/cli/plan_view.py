@@ -196,7 +196,7 @@ def ranges(plan: Plan) -> Iterator[str]:
     """Yield who is best in which range of load. Not all were simulated at the highest: beyond what arithmetic lets one
     bear it is left out."""
     everybody = min(curve[-1].trial.load for curve in plan.curves.values())
-    for low, high, best in crossovers(plan.question, plan.curves):
+    for low, high, best in crossovers(plan.question, plan.curves, plan.ranking.standings):
         unit = "/s" if plan.question.kind is LoadKind.QPS else " at once"
         span = f"At {low:.3g}{unit}" if low == high else f"From {low:.3g} to {high:.3g}{unit}"
         who = "a tie at the top" if best is None else f"{best.label} is best"

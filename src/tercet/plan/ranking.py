@@ -159,18 +159,27 @@ def _stages(architecture: Architecture) -> int:
 
 
 def crossovers(
-    question: Question, curves: Mapping[Architecture, Sequence[Outcome]]
+    question: Question, curves: Mapping[Architecture, Sequence[Outcome]], ranked: Sequence[Standing] = ()
 ) -> list[tuple[float, float, Architecture | None]]:
     """Return ranges of load (from, to) with who is best in them, None where nobody is by more than the tie margin.
 
-    Loads are those that were simulated; neighbouring loads with the same answer are one range.
+    Loads are those that were simulated; neighbouring loads with the same answer are one range. At the load at which all
+    were `ranked`, by more than one seed, it is as there.
     """
+    known = {standing.architecture: standing for standing in ranked}
+    asked = ranked[0].outcomes[0].trial.load if ranked else None
     ranges: list[tuple[float, float, Architecture | None]] = []
     names = list(curves)
     for index in range(max(len(curve) for curve in curves.values())):
-        standings = [Standing(name, (curves[name][index],)) for name in names if index < len(curves[name])]
+        standings = [
+            known[name]
+            if curves[name][index].trial.load == asked and name in known
+            else Standing(name, (curves[name][index],))
+            for name in names
+            if index < len(curves[name])
+        ]
         ordered = _sorted(question, standings)
-        sure = len(ordered) == 1 or objective_gap(question, ordered[0], ordered[1]).sure
+        sure = all(objective_gap(question, ordered[0], other).sure for other in ordered[1:])
         best = ordered[0].architecture if sure else None
         load = ordered[0].outcomes[0].trial.load
         if ranges and ranges[-1][2] == best:

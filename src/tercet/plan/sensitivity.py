@@ -28,7 +28,8 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a change does. `best` is then ahead of the recommended one by `ratio` (of the objective), surely or not."""
+    """What a change does. `best` is then ahead of the recommended one by `ratio` (of the objective); `flips` when that
+    is sure, and not so without the change."""
 
     name: str
     best: Architecture
@@ -44,8 +45,8 @@ def sensitivity(plan: Plan, progress: Progress, *, jobs: int = 1, ray: str = "")
     trials = [(change.question, Trial(each, change.load)) for change in changes for each in rivals]
     with progress.task("changing assumptions", len(trials)) as advance:
         outcomes = run_trials(trials, jobs=jobs, ray=ray, advance=advance)
-    best, count = plan.ranking.best.architecture, len(rivals)
-    return tuple(_effect(change, best, outcomes[i * count : (i + 1) * count]) for i, change in enumerate(changes))
+    count = len(rivals)
+    return tuple(effect_of(change, plan, outcomes[i * count : (i + 1) * count]) for i, change in enumerate(changes))
 
 
 def _rivals(plan: Plan) -> list[Architecture]:
@@ -87,10 +88,23 @@ def _grown(question: Question, inputs: float, outputs: float) -> Question:
     return replace(question, traffic=replace(question.traffic, workload=grown))
 
 
-def _effect(change: Change, recommended: Architecture, outcomes: Sequence[Outcome]) -> Effect:
+def effect_of(change: Change, plan: Plan, outcomes: Sequence[Outcome]) -> Effect:
+    """Return the effect of a change with which the rivals had such `outcomes`, one seed each.
+
+    Who is as surely ahead by that seed without any change is so by its arrivals: the change flips nothing.
+    """
     standings: Mapping[Architecture, Standing] = {
         outcome.trial.architecture: Standing(outcome.trial.architecture, (outcome,)) for outcome in outcomes
     }
-    best = rank(change.question, tuple(standings.values())).standings[0]
-    gap = objective_gap(change.question, best, standings[recommended])
-    return Effect(change.name, best.architecture, gap.ratio, gap.sign > 0)
+    recommended = plan.ranking.best.architecture
+    best = rank(change.question, tuple(standings.values())).standings[0].architecture
+    gap = objective_gap(change.question, standings[best], standings[recommended])
+    seed = outcomes[0].trial.seed
+    before = {
+        standing.architecture: Standing(
+            standing.architecture, tuple(o for o in standing.outcomes if o.trial.seed == seed)
+        )
+        for standing in plan.ranking.standings
+    }
+    already = objective_gap(plan.question, before[best], before[recommended]).sign > 0
+    return Effect(change.name, best, gap.ratio, gap.sign > 0 and not already)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tercet.core.stage import Mode
 from tercet.plan.architecture import Architecture
 from tercet.plan.ranking import Standing, crossovers, objective_gap, rank
+from tercet.plan.search import Plan
+from tercet.plan.sensitivity import Change, effect_of
 from tercet.plan.trial import Outcome, Trial
 from tercet.results.summary import Spread
 from tests.unit.plan.questions import question
@@ -79,3 +83,23 @@ def test_ranges_of_load() -> None:
         PD: [outcome(PD, value, load=load) for load, value in zip(loads, (1.0, 2.0, 3.9, 5.0), strict=True)],
     }
     assert crossovers(ASKED, curves) == [(1.0, 2.0, None), (4.0, 8.0, PD)]
+
+
+def test_the_range_that_was_ranked_says_what_the_ranking_says() -> None:
+    """One seed has A ahead, the others don't: that is a tie, in the table of loads as in the verdict."""
+    ranking = rank(ASKED, [standing(A, 4.0, 3.0, 3.0), standing(PD, 3.0, 3.1, 3.1)])
+    curves = {way: [outcome(way, value, load=4.0)] for way, value in ((A, 4.0), (PD, 3.0))}
+    assert ranking.ties
+    assert crossovers(ASKED, curves) == [(4.0, 4.0, A)]
+    assert crossovers(ASKED, curves, ranking.standings) == [(4.0, 4.0, None)]
+
+
+def test_what_one_seed_shows_without_a_change_is_not_that_changes_doing() -> None:
+    standings = [standing(A, 3.0, 4.0, 4.0, bears=9.0), standing(PD, 4.0, 3.9, 3.9, bears=5.0)]
+    found = Plan(ASKED, rank(ASKED, standings), 4.0, (4.0,), {}, {}, 2, 2)
+    assert found.ranking.best.architecture == A
+    change = Change("every step 15% slower", ASKED, 4.0)
+    as_before = effect_of(change, found, [outcome(A, 3.0), outcome(PD, 4.0)])
+    assert (as_before.best, as_before.flips) == (PD, False)
+    told = replace(found, ranking=rank(ASKED, [standing(A, 4.0, 4.0, 4.0), standing(PD, 4.0, 3.9, 3.9, bears=5.0)]))
+    assert effect_of(change, told, [outcome(A, 3.0), outcome(PD, 4.0)]).flips
