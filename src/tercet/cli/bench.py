@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -197,7 +196,7 @@ def bench(
         form=_form(prompt_format),
         exact=ignore_eos,
         extra=_extra(extra_body),
-        headers=_headers(api_key, header or ()),
+        headers=tuple(Header(*each) for each in flags.headers_from(api_key, header or ())),
         reset_caches=reset_caches,
         show_responses=show_responses,
         timeout_s=timeout,
@@ -228,16 +227,6 @@ def _extra(text: str) -> dict[str, Any]:
     if not isinstance(extra, dict):
         raise UsageError("--extra-body must be a JSON object, such as '{\"temperature\": 0.7}'")
     return extra
-
-
-def _headers(api_key: str, given: Sequence[str]) -> tuple[Header, ...]:
-    headers = [Header("Authorization", f"Bearer {api_key}")] if api_key else []
-    for line in given:
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip():
-            raise UsageError("--header: write 'NAME: VALUE'")
-        headers.append(Header(name.strip(), value.strip()))
-    return tuple(headers)
 
 
 def _exports(text: str) -> tuple[str, ...]:

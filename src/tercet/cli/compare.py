@@ -77,6 +77,13 @@ def compare(
     api_key: Annotated[
         str, typer.Option(help="Sent as a bearer token to servers named by URL; results files don't keep it.")
     ] = "",
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="'NAME: VALUE'",
+            help="Sent with every request to servers named by URL, and not kept; may be repeated.",
+        ),
+    ] = None,
     workload: Annotated[
         str,
         typer.Option(
@@ -317,7 +324,7 @@ def compare(
         probe=probe,
         show_responses=show_responses,
         slo=limits,
-        api_key=api_key,
+        headers=flags.headers_from(api_key, header or ()),
         salt=salt,
     )
     if code := comparing.run(spec, output, cache_dir, resume):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -171,3 +172,14 @@ def _pictures(before: Pictures, images: str, size: str, pool: int | None) -> Pic
         height,
         before.pool if pool is None else pool,
     )
+
+
+def headers_from(api_key: str, given: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Read --api-key and --header: (name, value) of what every request carries. Raises UsageError."""
+    headers = [("Authorization", f"Bearer {api_key}")] if api_key else []
+    for line in given:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise UsageError("--header: write 'NAME: VALUE'")
+        headers.append((name.strip(), value.strip()))
+    return tuple(headers)

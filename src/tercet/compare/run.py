@@ -86,7 +86,7 @@ class Comparison:
             client=self._client,
             narrator=narrator,
             note=journal.note,
-            headers=(("Authorization", f"Bearer {spec.api_key}"),) if spec.api_key else (),
+            headers=spec.headers,
         )
         self._model = ServedModel(spec.model or "")
         self._prompts: Prompts | None = None

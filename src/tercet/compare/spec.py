@@ -25,8 +25,9 @@ class CompareSpec:
 
     `scale` is for the record: the workloads of `traffics` are scaled already. `keep` "warm" keeps every topology
     running beside the others, "turn" one at a time. `probe`: measure how prefill disturbs decode, too. Of
-    the first block, so many answers are shown as `show_responses` says. `slo` is what goodput asks for. `api_key` is
-    sent to the servers that are named by URL. Comparisons of one `salt` (and seed) send the same conversations.
+    the first block, so many answers are shown as `show_responses` says. `slo` is what goodput asks for. `headers` are
+    sent to the servers that are named by URL, and kept nowhere. Comparisons of one `salt` (and seed) send the same
+    conversations.
     """
 
     architectures: tuple[Architecture, ...]
@@ -42,7 +43,7 @@ class CompareSpec:
     probe: bool = True
     show_responses: int = 0
     slo: Slo | None = None
-    api_key: str = field(default="", repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     salt: str = ""
 
     def __post_init__(self) -> None:
@@ -60,8 +61,10 @@ class CompareSpec:
             raise UsageError(f"--tie-margin {self.tie_margin:g} is out of range: 0.03 calls up to three percent a tie")
         if self.keep not in (TURN, WARM):
             raise UsageError(f"--keep {self.keep!r} is unknown: choose {TURN} or {WARM}")
-        if self.api_key and not any(each.url for each in self.architectures):
-            raise UsageError("--api-key is for servers that --arch names by URL: those that are started here need none")
+        if self.headers and not any(each.url for each in self.architectures):
+            raise UsageError(
+                "--api-key and --header are for servers that --arch names by URL: those that are started here need none"
+            )
         primary_metrics(self.primary, self.traffics[0].turns, self.slo)
         for each in self.architectures:
             self._check(each)

@@ -200,6 +200,16 @@ def test_prompts_for_a_running_server_are_new_every_time(monkeypatch: pytest.Mon
     assert len({*nonces}) == 3
 
 
+def test_headers_are_for_servers_named_by_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = ("--arch", "now=http://127.0.0.1:8000")
+    spec = asked(monkeypatch, *url, "--api-key", "k", "--header", "X-Tenant: a: b", "--header", "Empty:")
+    assert spec.headers == (("Authorization", "Bearer k"), ("X-Tenant", "a: b"), ("Empty", ""))
+    assert "X-Tenant" not in repr(spec)
+    assert "write 'NAME: VALUE'" in refused("compare", *url, "--header", "nothing")
+    for flags in (("--api-key", "k"), ("--header", "X-Tenant: a")):
+        assert "are for servers that --arch names by URL" in refused("compare", "--modes", "pd", *flags)
+
+
 def test_what_running_servers_are_sent_can_be_sent_again_and_merged(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -315,7 +315,7 @@ async def test_a_server_that_wants_a_key_gets_it_with_every_request(tmp_path: Pa
         wanted = spec(architectures=(Architecture("now", Mode.PPD, url=server.url),), blocks=1, probe=True)
         with pytest.raises(TercetError, match="401"):
             await Lab(wanted, folder=made(tmp_path / "1")).comparison.run()
-        lab = Lab(replace(wanted, api_key="k-123"), folder=made(tmp_path / "2"))
+        lab = Lab(replace(wanted, headers=(("Authorization", "Bearer k-123"),)), folder=made(tmp_path / "2"))
         await lab.comparison.run()
         results = lab.comparison.results()
     assert [len(run.finished) for run in results.runs] == [4] and server.mode == "ppd"
