@@ -25,10 +25,14 @@ class MissingExtraError(UsageError):
         self.extra = extra
 
 
+MESSAGE_CHARS = 4096
+
+
 class RequestError(TercetError):
     """A request that is refused; becomes an OpenAI error object with HTTP status `status`.
 
-    `retry_after_s` says when another try is worth it.
+    `retry_after_s` says when another try is worth it. Of a long message, which may quote what a client sent, the
+    beginning is kept: written as JSON, 64 MiB of a model's name would keep a server for seconds.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class RequestError(TercetError):
         param: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
+        message = message if len(message) <= MESSAGE_CHARS else f"{message[:MESSAGE_CHARS]} ..."
         super().__init__(message)
         self.status = status
         self.message = message

@@ -55,7 +55,7 @@ async def pass_through(
 def _choose(parts: Parts, model: str, tried: set[str]) -> Rank:
     fleet = parts.fleet
     if model and fleet.known_models and model not in fleet.known_models:
-        raise RequestError(404, f"model {model!r} is not served here", code="model_not_found", param="model")
+        raise RequestError(404, f"model {model[:80]!r} is not served here", code="model_not_found", param="model")
     for letter in "ADP":
         ranks = [rank for rank in fleet.candidates(letter, model) if rank.url not in tried]
         if ranks:

@@ -28,7 +28,7 @@ def route(
     if facts.model and known_models and facts.model not in known_models:
         return Refusal(
             404,
-            f"model {facts.model!r} is not served here; there is {', '.join(map(repr, known_models))}",
+            f"model {facts.model[:80]!r} is not served here; there is {', '.join(map(repr, known_models))}",
             "model_not_found",
         )
     question = Question(mode, facts, fleet, policy, avoid, fleet.conversations.find(facts))

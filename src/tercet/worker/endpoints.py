@@ -212,7 +212,7 @@ class Endpoints:
         if model not in (None, "", self._model):
             raise RequestError(
                 404,
-                f"model {model!r} is not served here; this worker serves {self._model!r}",
+                f"model {model!r:.80} is not served here; this worker serves {self._model!r}",
                 code="model_not_found",
                 param="model",
             )

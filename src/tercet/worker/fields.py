@@ -13,7 +13,17 @@ T = TypeVar("T")
 
 def bad(field: str, wanted: str, got: object) -> RequestError:
     """Return the complaint that `field` must be `wanted`."""
-    return RequestError(400, f"{field} must be {wanted}, not {json.dumps(got, default=str)[:80]}", param=field)
+    return RequestError(400, f"{field} must be {wanted}, not {_begin(got)}", param=field)
+
+
+def _begin(value: object) -> str:
+    """Return the first characters of a value as JSON, without writing all of it: it may be 64 MiB."""
+    text = ""
+    for piece in json.JSONEncoder(default=str).iterencode(value[:80] if isinstance(value, str) else value):
+        text += piece[:80]
+        if len(text) >= 80:
+            break
+    return text[:80]
 
 
 def number(body: Mapping[str, Any], field: str, default: T, kind: Callable[[Any], T], low: float, high: float) -> T:

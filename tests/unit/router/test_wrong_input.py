@@ -37,6 +37,13 @@ async def test_unknown_model_is_404_and_reaches_no_worker() -> None:
         assert not any(worker.inferences for worker in setup.workers)
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
+async def test_a_long_name_is_not_told_back_whole(path: str) -> None:
+    async with routing("A") as setup:
+        got = await setup.post(path, b'{"model": "%s", "prompt": "a", "messages": []}' % ("ü" * 3_000_000).encode())
+        assert got.status == 404 and "üüü" in got.error["message"] and len(got.body) < 2_000
+
+
 @pytest.mark.parametrize("mode", ["pd", "ppd"])
 async def test_words_that_are_no_unicode_are_no_fault_of_the_router(mode: str) -> None:
     async with routing("PD", mode) as setup:

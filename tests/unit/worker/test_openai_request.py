@@ -7,6 +7,7 @@ import pytest
 from tercet.core.errors import RequestError
 from tercet.engine.models.store import random_model_folder
 from tercet.text.tokenizer import Tokenizer, load_tokenizer
+from tercet.worker.fields import bad
 from tercet.worker.openai_request import Generation, parse_body, parse_generation
 from tests.unit.worker.test_wire import TICKET
 
@@ -161,3 +162,10 @@ def test_tickets_that_could_break_an_engine(tokenizer: Tokenizer, change: dict[s
     with pytest.raises(RequestError) as caught:
         parse(tokenizer, {"kv_transfer_params": {**TICKET.to_params(), **change}})
     assert (caught.value.status, caught.value.code) == (400, "ticket_mismatch")
+
+
+@pytest.mark.parametrize("value", ["ü" * 3_000_000, ["ü" * 50] * 100_000, {"a": ["ü" * 3_000_000]}])
+def test_of_a_long_value_that_is_wrong_the_beginning_is_told(value: object) -> None:
+    assert len(bad("temperature", "a number", value).message) < 200
+    assert len(RequestError(400, f"role is {value!r}").message) < 5_000
+    assert bad("n", "an integer", ["x", None]).message == 'n must be an integer, not ["x", null]'
