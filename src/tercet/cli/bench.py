@@ -66,9 +66,7 @@ def bench(
             "time stamps when neither these nor a load are named]"
         ),
     ] = "",
-    burstiness: Annotated[
-        float, typer.Option(help="Shape of gamma arrivals: 1 is Poisson, below it bursts, above it evenness.")
-    ] = 1.0,
+    burstiness: flags.Burstiness = 1.0,
     trace_speed: flags.TraceSpeed = 1.0,
     turns: flags.Turns = 1,
     think: flags.Think = 0.0,

@@ -170,6 +170,7 @@ def compare(
     image_pool: flags.ImagePool = None,
     think: flags.Think = 0.0,
     arrivals: flags.ArrivalPattern = "",
+    burstiness: flags.Burstiness = 1.0,
     model: engine_flags.Model = None,
     random_weights: engine_flags.RandomWeights = None,
     cache_dir: engine_flags.CacheDir = None,
@@ -277,6 +278,7 @@ def compare(
             pattern,
             seed,
             duration_s=duration,
+            burstiness=burstiness,
             speed=trace_speed,
             dataset=data,
         )

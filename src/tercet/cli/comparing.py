@@ -131,8 +131,6 @@ def parse_arrivals(arrivals: str, data: Dataset | None, *, loaded: bool) -> Arri
     if not arrivals:
         return Arrivals.TRACE if data is not None and data.timed and not loaded else Arrivals.POISSON
     pattern = flags.arrival_pattern(arrivals)
-    if pattern is Arrivals.GAMMA:
-        raise UsageError(f"--arrivals {arrivals}: here requests come poisson or constant; tercet bench knows others")
     if pattern is Arrivals.TRACE and loaded:
         raise UsageError("--arrivals trace takes its times from the data set: leave --qps and --concurrency out")
     return pattern

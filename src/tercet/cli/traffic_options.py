@@ -64,9 +64,12 @@ ArrivalPattern = Annotated[
     str,
     typer.Option(
         "--arrivals",
-        help="poisson, constant or trace.  [default: poisson; trace for a data set with time stamps when neither these "
-        "nor a load are named]",
+        help="poisson, constant, gamma (see --burstiness) or trace.  [default: poisson; trace for a data set with time "
+        "stamps when neither these nor a load are named]",
     ),
+]
+Burstiness = Annotated[
+    float, typer.Option(help="Shape of gamma arrivals: 1 is Poisson, below it bursts, above it evenness.")
 ]
 Seed = Annotated[int, typer.Option(help="Decides prompts and arrivals: the same seed sends the same conversations.")]
 Output = Annotated[

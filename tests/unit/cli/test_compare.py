@@ -135,14 +135,13 @@ def test_a_data_set_is_compared_as_it_was_recorded(monkeypatch: pytest.MonkeyPat
     assert (spec.loads, spec.traffics[0].arrivals, spec.traffics[0].num_requests) == ((4.0, 8.0), "poisson", 2)
     spec = asked(monkeypatch, "--dataset", str(path), "--concurrency", "2")
     assert (spec.load_kind, spec.loads) == ("concurrency", (2.0,))
-    for pattern in ("poisson", "constant"):
+    for pattern in ("poisson", "constant", "gamma"):
         spec = asked(monkeypatch, "--dataset", str(path), "--arrivals", pattern)
         assert (spec.loads, spec.traffics[0].arrivals) == ((0.5,), pattern), "what is named wins"
     spec = asked(monkeypatch, "--dataset", str(path), "--arrivals", "trace")
     assert (spec.loads, spec.traffics[0].arrivals) == ((0.75,), "trace")
     for load in (["--qps", "1"], ["--concurrency", "1"]):
         assert "leave" in refused("compare", "--dataset", str(path), "--arrivals", "trace", *load)
-    assert "poisson or constant" in refused("compare", "--dataset", str(path), "--arrivals", "gamma")
     for flags in (["--workload", "W2"], ["--scale", "0.5"], ["--images", "2"], ["--preset", "demo"]):
         assert "--dataset takes the place of --workload" in refused("compare", "--dataset", str(path), *flags)
     assert "--trace-speed 0" in refused("compare", "--dataset", str(path), "--trace-speed", "0")
@@ -200,6 +199,11 @@ def test_prompts_for_a_running_server_are_new_every_time(monkeypatch: pytest.Mon
     assert len({*nonces}) == 3
 
 
+def test_bursts_are_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    (traffic,) = asked(monkeypatch, "--arrivals", "gamma", "--burstiness", "0.3").traffics
+    assert (traffic.arrivals, traffic.burstiness) == ("gamma", 0.3)
+
+
 def test_headers_are_for_servers_named_by_url(monkeypatch: pytest.MonkeyPatch) -> None:
     url = ("--arch", "now=http://127.0.0.1:8000")
     spec = asked(monkeypatch, *url, "--api-key", "k", "--header", "X-Tenant: a: b", "--header", "Empty:")
@@ -246,7 +250,8 @@ def test_what_running_servers_are_sent_can_be_sent_again_and_merged(
         (["--blocks", "0"], "--blocks 0"),
         (["--primary", "speed"], "--primary 'speed' is unknown"),
         (["--arrivals", "uniform"], "choose poisson"),
-        (["--arrivals", "gamma"], "here requests come poisson or constant"),
+        (["--burstiness", "0.5"], "add --arrivals gamma"),
+        (["--arrivals", "gamma", "--burstiness", "0"], "--burstiness 0.0 is out of range"),
         (["--arrivals", "trace"], "--arrivals trace needs a --dataset"),
         (["--dtype", "int4"], "--dtype: 'int4' is not one of"),
         (["--gpu", "h100"], "--gpu is what --engine virtual imitates"),
