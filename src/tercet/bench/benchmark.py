@@ -13,7 +13,7 @@ from tercet.bench.health import judge
 from tercet.bench.job import Job, prepare, run_job
 from tercet.bench.plan import Display, Plan
 from tercet.bench.result import RequestResult
-from tercet.bench.run import run_record, shown, traffic_record
+from tercet.bench.run import run_record, shown, traffic_record, unsteady_notes
 from tercet.bench.server import ServedModel, TargetServer
 from tercet.bench.tally import Tally
 from tercet.core.errors import TercetError, UsageError
@@ -213,6 +213,7 @@ class Benchmark:
             notes=(
                 f"Measured against {self.plan.url}; {unknown}.",
                 *self.notes,
+                *unsteady_notes(self.plan.traffic.ramp_s, runs),
                 *stopped,
             ),
             interrupted=bool(stopped_by),

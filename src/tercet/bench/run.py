@@ -10,7 +10,7 @@ from typing import Any
 from tercet.results.document import TrafficRecord
 from tercet.results.record import ClientHealth, RequestRecord, RunRecord
 from tercet.traffic.arrivals import Arrivals
-from tercet.traffic.spec import TrafficSpec
+from tercet.traffic.spec import LoadKind, TrafficSpec
 from tercet.traffic.workload import Workload
 
 NOT_MEASURED = ClientHealth(0.0, 0.0, 0.0, 0.0, 0.0, saturated=False, reasons=("interrupted before it was known",))
@@ -77,6 +77,16 @@ def steady_window(ramp_s: float, records: Sequence[RequestRecord]) -> tuple[floa
     """
     end_s = max((record.due_s for record in records if record.turn == 1), default=0.0)
     return (ramp_s, end_s) if 0 < ramp_s < end_s else None
+
+
+def unsteady_notes(ramp_s: float, runs: Sequence[RunRecord]) -> tuple[str, ...]:
+    """Return what is to be said of runs that ended before their load stood, so that their figures are of the whole."""
+    return tuple(
+        f"{run.workload} at {run.load:g}{'/s' if run.load_kind == LoadKind.QPS else ' at once'}: no conversation began "
+        f"after the ramp of {ramp_s:g} s: figures are of the whole run, under less than its load."
+        for run in runs
+        if ramp_s and run.window_s is None
+    )
 
 
 def traffic_record(traffic: TrafficSpec, scale: float) -> TrafficRecord:

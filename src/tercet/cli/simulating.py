@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tercet.bench.run import run_record, traffic_record
+from tercet.bench.run import run_record, traffic_record, unsteady_notes
 from tercet.cli.measuring import Outcome, command_line
 from tercet.cli.publishing import Wanted, finish_bench
 from tercet.cli.serving import Hardware, Serving, serving_of
@@ -176,7 +176,11 @@ def _results(
         summaries=summarise(runs, {label: fleet.gpus}),
         verdicts=(),
         answers=None,
-        notes=(*_notes(serving, model), *(_inside(cases[i], found[i].counters) for i in sorted(found))),
+        notes=(
+            *_notes(serving, model),
+            *(_inside(cases[i], found[i].counters) for i in sorted(found)),
+            *unsteady_notes(asked.traffic.ramp_s, runs),
+        ),
         interrupted=bool(outcome.stopped_by),
     )
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from time import perf_counter
 
 from tercet.bench.health import TICK_S, Vitals, Watch, judge
-from tercet.bench.run import run_record, steady_window, traffic_record
+from tercet.bench.run import run_record, steady_window, traffic_record, unsteady_notes
 from tercet.results.record import ClientHealth, RequestRecord, RunRecord
 from tercet.traffic.arrivals import Arrivals
 from tercet.traffic.pictures import Pictures
@@ -115,6 +115,10 @@ def test_the_steady_window_lies_between_the_ramp_and_the_last_start() -> None:
     assert steady_window(0.0, requests) is None and steady_window(6.0, requests) is None
     run = record(*requests, traffic=replace(TRAFFIC, ramp_s=1.0))
     assert [measured.due_s for measured in run.measured] == [2.0, 5.0]
+    short = record(*requests, traffic=replace(TRAFFIC, ramp_s=6.0))
+    (said,) = unsteady_notes(6.0, [short])
+    assert "no conversation began after the ramp of 6 s: figures are of the whole run" in said
+    assert unsteady_notes(1.0, [run]) == unsteady_notes(0.0, [short]) == ()
 
 
 def test_a_closed_loop_and_its_options_are_recorded() -> None:
