@@ -27,7 +27,7 @@ def latency_table(title: str, summaries: Sequence[Summary]) -> Table:
             rows = (*rows, summary.overall)
         for i, row in enumerate(rows):
             table.add_row(
-                summary.architecture if i == 0 else "",
+                _named(summary) if i == 0 else "",
                 "all" if row.turn is None else str(row.turn),
                 spread_text(row.ttft_ms),
                 spread_text(row.tpot_ms),
@@ -50,7 +50,7 @@ def throughput_table(title: str, summaries: Sequence[Summary]) -> Table:
         all_turns = summary.overall
         per_device = (f"{summary.output_tokens_per_s / summary.devices:.1f}",) if unequal else ()
         table.add_row(
-            summary.architecture + (f" ({summary.invalid_runs} invalid)" if summary.invalid_runs else ""),
+            _named(summary),
             str(summary.devices),
             f"{summary.requests_per_s:.2f}",
             f"{summary.output_tokens_per_s:.1f}",
@@ -60,6 +60,14 @@ def throughput_table(title: str, summaries: Sequence[Summary]) -> Table:
             _share(all_turns.external_tokens, all_turns.prompt_tokens),
         )
     return table
+
+
+def _named(summary: Summary) -> str:
+    """Name an architecture, and how many of its runs are no evidence: these are left out unless there are no others."""
+    if not summary.invalid_runs:
+        return summary.architecture
+    all_of_them = summary.invalid_runs == summary.runs
+    return f"{summary.architecture} ({'INVALID' if all_of_them else f'{summary.invalid_runs} runs invalid, left out'})"
 
 
 def verdict_table(title: str, verdicts: Sequence[Verdict]) -> Table:

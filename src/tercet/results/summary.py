@@ -25,7 +25,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class TurnSummary:
-    """One turn of every conversation, over all runs of a summary; `turn` None is all turns together.
+    """One turn of every conversation, over the runs of a summary; `turn` None is all turns together.
 
     Spreads are over requests with a whole answer, in milliseconds; None when there is none. Token counts are sums over
     those requests; `cached_tokens` is what the decode worker's own prefix cache held, None when no answer said.
@@ -53,7 +53,10 @@ class TurnSummary:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One architecture under one load. Throughputs are means over the runs, each over its run's wall time or window."""
+    """One architecture under one load. Throughputs are means over the runs, each over its run's wall time or window.
+
+    All figures are of the valid runs, and of all where none is valid: `invalid_runs` of `runs` are no evidence.
+    """
 
     workload: str
     load_kind: str
@@ -155,8 +158,9 @@ def goodput(run: RunRecord, slo: Slo) -> float:
 
 
 def _summary(runs: Sequence[RunRecord], devices: int) -> Summary:
-    requests = [request for run in runs for request in run.measured]
-    rates = [throughput(run) for run in runs]
+    valid = [run for run in runs if not run.invalid] or runs
+    requests = [request for run in valid for request in run.measured]
+    rates = [throughput(run) for run in valid]
     turns = sorted({request.turn for request in requests})
     return Summary(
         workload=runs[0].workload,

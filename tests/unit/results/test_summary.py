@@ -46,6 +46,16 @@ def test_a_mode_is_summed_up_by_turn_over_all_its_runs() -> None:
     assert slow.output_tokens_per_s == pytest.approx((1.0 + 0.5) / 2)
 
 
+def test_a_run_that_is_no_evidence_is_in_no_figure_unless_there_are_no_others() -> None:
+    good = [run("pd", (request("c0", 1, 0.1, 0.01),), number=number) for number in range(2)]
+    late = replace(run("pd", (request("c0", 1, 5.0, 0.01),), number=2), invalid_reasons=("the client was late",))
+    (summary,) = summarise([*good, late], {})
+    assert (summary.runs, summary.invalid_runs, summary.overall.requests) == (3, 1, 2)
+    assert summary.overall.ttft_ms is not None and summary.overall.ttft_ms.max == pytest.approx(100)
+    (alone,) = summarise([late], {})
+    assert alone.overall.ttft_ms is not None and alone.overall.ttft_ms.max == pytest.approx(5000)
+
+
 def test_a_failure_counts_for_success_but_not_for_latency_or_throughput() -> None:
     broken = run("pd", (failed(request("c0", 1, 0.5, 0.01)),))
     (summary,) = summarise([broken], {})
