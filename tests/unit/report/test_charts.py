@@ -18,7 +18,7 @@ from tercet.report.charts.render import to_svg
 from tercet.report.charts.turns import turns
 from tercet.report.evidence import Evidence
 from tercet.report.gather import gather
-from tercet.report.metric import SUCCESS, TTFT_P50
+from tercet.report.metric import SUCCESS, TTFT_FIRST, TTFT_LATER, TTFT_P50
 from tercet.results.curve import Region
 
 from .synthetic import comparison
@@ -87,6 +87,15 @@ def test_points_that_are_no_evidence_are_crossed_out() -> None:
     sound = one_group()[0].cells
     assert "✕" not in svg_of(lines(frame, sound, TTFT_P50))
     assert "✕" not in svg_of(turns(frame, sound)) + svg_of(hops(frame, sound, before_first_token=True))
+
+
+def test_intervals_of_turns_are_not_cut_off_at_the_top() -> None:
+    evidence, frame = one_group()
+    picture = turns(frame, evidence.cells)
+    assert picture is not None
+    tops = [float(top) for top in re.findall(r"'value', '[^}]*?'domain': \[[^,]*, ([0-9.]+)\]", str(picture.to_dict()))]
+    found = [cell.get(metric) for cell in evidence.cells for metric in (TTFT_FIRST, TTFT_LATER)]
+    assert tops and min(tops) >= max(each.high for each in found if each is not None and each.high is not None)
 
 
 def test_small_ratios_keep_their_ticks() -> None:

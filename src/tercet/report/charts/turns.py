@@ -35,7 +35,7 @@ def turns(frame: Frame, cells: Sequence[Cell]) -> Picture | None:
                 )
     if not any(row["kind"] == "later turns" for row in rows):
         return None
-    y = value_axis("Median TTFT (ms)", [row["value"] for row in rows])
+    y = value_axis("Median TTFT (ms)", [row[end] for row in rows for end in ("low", "value", "high")])
     dash = alt.StrokeDash(
         "kind:N",
         scale=alt.Scale(domain=list(KINDS.values()), range=[[1, 0], [5, 4]]),
