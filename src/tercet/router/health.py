@@ -299,11 +299,13 @@ class Prober:
         async with self._limits[decode.address]:
             engines = self._identity(prefill), self._identity(decode)
             try:
-                await self._probe(Route(Mode.PD, decode, prefill))
+                crossed = await self._probe(Route(Mode.PD, decode, prefill))
             except (ClientError, RequestError) as error:
                 self._parts.breakers.probe_failed((prefill.address, decode.address), monotonic())
                 self._say(pair, f"a request did not cross: {error}")
                 return
+            if not crossed:  # answers are right, and nothing is won by the pair
+                log.warning("%s: answered, but no blocks came: the decode worker computes prompts again", pair)
             # A restart meanwhile makes the proof worthless.
             if engines == (self._identity(prefill), self._identity(decode)):
                 self._said.pop(pair, None)
@@ -315,8 +317,9 @@ class Prober:
 
     # --- probing ---
 
-    async def _probe(self, way: Route) -> None:
-        """Send an inference this way; of a prefill rank alone, only its leg. Raises ClientError or RequestError."""
+    async def _probe(self, way: Route) -> bool:
+        """Send an inference this way; of a prefill rank alone, only its leg. Return whether a decode rank took over.
+        Raises ClientError or RequestError."""
         models = self._parts.fleet.models.get(way.decode.url)
         body: dict[str, object] = {
             "model": models[0] if models else "",
@@ -327,13 +330,14 @@ class Prober:
             "ignore_eos": True,
         }
         request = ClientRequest(COMPLETIONS_PATH, body, dump(body), self._probe_headers())
-        await self._run_probe(self._parts.dialect.begin(request, way), way.prefill is way.decode)
+        return await self._run_probe(self._parts.dialect.begin(request, way), way.prefill is way.decode)
 
     def _probe_headers(self) -> tuple[tuple[str, str], ...]:
         return self._parts.door.worker_headers("probe-" + secrets.token_hex(4), {})
 
-    async def _run_probe(self, exchange: Exchange, half: bool) -> None:
-        """Send a probe's legs, of `half` a pair only the first ones. Raises ClientError or RequestError."""
+    async def _run_probe(self, exchange: Exchange, half: bool) -> bool:
+        """Send a probe's legs, of `half` a pair only the first ones. Return whether a decode rank took over. Raises
+        ClientError or RequestError."""
         accepted = False
         try:
             async with asyncio.timeout(self._parts.config.probe_timeout_s):
@@ -341,7 +345,7 @@ class Prober:
                 while isinstance(step, Legs):
                     step, accepted = await self._exchange(exchange, step)
                     if isinstance(step, Legs) and half:
-                        return
+                        return False
         except TimeoutError:
             raise RequestError(504, "no answer in time") from None
         finally:
@@ -350,6 +354,7 @@ class Prober:
             raise step.error
         if isinstance(step, Reply) and step.status != 200:
             raise RequestError(step.status, f"it answered {step.status}: {step.body[:200].decode(errors='replace')}")
+        return accepted
 
     async def _exchange(self, exchange: Exchange, legs: Legs) -> tuple[Step, bool]:
         """Send legs, all at once; return the step that decides, and whether D took over. It ends the other legs."""

@@ -140,13 +140,14 @@ async def test_a_pair_is_ready_when_a_request_crossed_it() -> None:
         await setup.idle()
 
 
-async def test_what_d_did_not_take_over_from_a_probe_is_released() -> None:
+async def test_what_d_did_not_take_over_from_a_probe_is_released_and_said(caplog: pytest.LogCaptureFixture) -> None:
     async with routing("PD", "pd", wait=False) as setup:
         setup.role("D")[0].recomputes = True
         fleet, (p, d) = setup.router.parts.fleet, setup.workers
         await until(lambda: fleet.paired(p.url, d.url))
         await until(lambda: not setup.tickets.held)
         assert setup.tickets.ended["released"] == 2, "P's own proof, and the pair's"
+        assert "P0>D0: answered, but no blocks came" in caplog.text
 
 
 async def test_a_pair_across_which_nothing_comes_keeps_no_other_pair_out() -> None:
