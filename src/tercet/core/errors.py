@@ -31,8 +31,8 @@ MESSAGE_CHARS = 4096
 class RequestError(TercetError):
     """A request that is refused; becomes an OpenAI error object with HTTP status `status`.
 
-    `retry_after_s` says when another try is worth it. Of a long message, which may quote what a client sent, the
-    beginning is kept: written as JSON, 64 MiB of a model's name would keep a server for seconds.
+    `retry_after_s` says when another try is worth it. Of a long message, which may quote what a client sent,
+    beginning and end are kept: written as JSON, 64 MiB of a model's name would keep a server for seconds.
     """
 
     def __init__(
@@ -45,7 +45,8 @@ class RequestError(TercetError):
         param: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
-        message = message if len(message) <= MESSAGE_CHARS else f"{message[:MESSAGE_CHARS]} ..."
+        if len(message) > MESSAGE_CHARS:
+            message = f"{message[: MESSAGE_CHARS // 2]} ... {message[-MESSAGE_CHARS // 2 :]}"
         super().__init__(message)
         self.status = status
         self.message = message
