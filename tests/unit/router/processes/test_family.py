@@ -32,7 +32,7 @@ def fill(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fill:
     def put(text: str) -> None:
         program = tmp_path / "program"
         program.unlink(missing_ok=True)
-        program.write_text(f"#!{python} -IS\nimport os, sys, time\nfd = int(sys.argv[3])\n{text}")
+        program.write_text(f"#!{python} -IS\nimport os, sys, time\nfd = int(sys.argv[4])\n{text}")
         program.chmod(0o755)
 
     python = sys.executable
